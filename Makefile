@@ -1,0 +1,44 @@
+# Every target does its own set-up into .venv: Python >= 3.11 and make are all that has to be there.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+    $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+STAMP := .venv/.ready
+CONSTRAINTS := .ci/constraints.txt
+
+.PHONY: help venv demo test smoke docs readme lab clean
+.DEFAULT_GOAL := help
+
+help:            ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP)   ## the set-up alone: .venv with the pinned development set
+
+$(STAMP): pyproject.toml settings.ini $(CONSTRAINTS)
+	@test -n "$(PYTHON)" || { echo "dd_repro needs Python 3.11 or later; name one with: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@echo "setting up .venv (about half a minute on a fast connection)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) uv
+	@VIRTUAL_ENV="$(CURDIR)/.venv" $(BIN)/uv pip install -q -c $(CONSTRAINTS) -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)   ## digits, one image a class: random real, MTT, the whole set
+	@$(BIN)/dd_demo
+
+test: $(STAMP)   ## notebooks, tests and the site, closed by one line of counts
+	@$(BIN)/python tests/run.py
+
+smoke: $(STAMP)  ## the shortest run through the main job, to see that it stands
+	@$(BIN)/dd_demo --smoke
+
+docs: $(STAMP)   ## the site with outputs and pictures: _docs/index.html
+	@$(BIN)/python docs/build.py --execute
+
+readme: $(STAMP) ## README.md from nbs/index.ipynb
+	@$(BIN)/python docs/build.py --readme
+
+lab: $(STAMP)    ## the notebooks in JupyterLab
+	@$(BIN)/jupyter lab nbs
+
+clean:           ## take away what the targets made (.venv and .data stay)
+	@rm -rf _docs _proc build dist *.egg-info
+	@find dd_repro tests docs nbs \( -name __pycache__ -o -name .ipynb_checkpoints \) -exec rm -rf {} +

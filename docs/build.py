@@ -1,0 +1,226 @@
+"""The site and README.md from the notebooks: nbdev's processors, then myst-nb, with neither Quarto nor the network.
+
+    python docs/build.py              notebooks as committed -> _docs/
+    python docs/build.py --execute    run first (cached by source), so that the pages show outputs and pictures
+    python docs/build.py --readme     README.md from nbs/index.ipynb
+"""
+import argparse, hashlib, importlib, io, os, re, shutil, subprocess, sys, tarfile, tempfile, time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from posixpath import normpath
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+from check import check_site
+from pages import Site, lead, machine_paths, md_cell, raw_cells, relink, site_nb
+
+GROUPS = [('The library, in order', 0, 30), ('The papers, told on a CPU', 30, 40),
+          ('Tables: ours beside the printed one', 40, 50), ('Side by side', 50, 100)]
+MATHJAX, MATHJAX_FILES = 'mathjax@3.2.2', ('LICENSE', 'es5/tex-svg-full.js')
+
+
+def fail(lines):
+    "End the build with one line for each fault."
+    sys.exit('\n'.join(f'docs: {l}' for l in lines))
+
+
+# Running notebooks -------------------------------------------------------------------------------------------------
+
+def source_key(site, path):
+    "A hash of what the outputs depend on: the code, the modules up to it, package data and, for tables, the results."
+    h, num = hashlib.sha256(str(bool(os.environ.get('DD_DATA'))).encode()), path.name[:2]
+    for c in raw_cells(path):
+        if c['cell_type'] == 'code': h.update(''.join(c['source']).encode() + b'\0')
+    mods = [site.root/'dd_repro'/f'{m}.py' for p, m in site.modules.items() if p.name[:2] <= num or not num.isdigit()]
+    data = [p for g in ('dd_repro/assets/*', 'docs/results/*') for p in sorted(site.root.glob(g)) if num > '20' or 'assets' in g]
+    for f in [*mods, *data]:
+        if f.is_file(): h.update(f.name.encode() + f.read_bytes())
+    return h.hexdigest()[:16]
+
+def run_one(site, src, dest):
+    "Run one notebook with execnb, slow cells left out, and write it with its outputs."
+    from execnb.nbio import read_nb, write_nb
+    from execnb.shell import CaptureShell
+    from nbdev.process import NBProcessor
+    nb, slow = read_nb(src), set(site.settings.get('tst_flags', '').split())
+    dirs = [c.directives_ for c in NBProcessor(nb=read_nb(src)).nb.cells]
+    os.chdir(src.parent)
+    sys.path.insert(0, str(site.root))
+    shell = CaptureShell(src)
+    try: shell.run_all(nb, exc_stop=True, preproc=lambda c: dirs[c.idx_].keys() & slow or dirs[c.idx_].get('eval:') == ['false'])
+    except Exception: sys.exit(shell.prettytb(src.name))
+    write_nb(nb, dest)
+
+def executed(site, path):
+    "The path of the notebook with outputs, run now or taken from the cache; where it does not run, the error as text."
+    dest = site.work/'executed'/f'{path.stem}-{source_key(site, path)}.ipynb'
+    if dest.exists(): return dest
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    tmp, began = dest.with_suffix('.part'), time.time()
+    cmd = [sys.executable, __file__, '--root', site.root, '--run-one', path, tmp]
+    r = subprocess.run(cmd, env={**os.environ, 'OMP_NUM_THREADS': '1', 'IN_TEST': '1'}, capture_output=True, text=True)
+    if r.returncode: return f'{path.name} does not run:\n{r.stderr[-3000:]}'
+    for old in dest.parent.glob(f'{path.stem}-*.ipynb'): old.unlink()
+    print(f'docs: ran {path.name} in {time.time()-began:.0f} s', flush=True)
+    return tmp.rename(dest)
+
+def execute_all(site, sources):
+    "Run notebooks two at a time; source -> path with outputs."
+    with ThreadPoolExecutor(2) as ex: done = dict(zip(sources, ex.map(partial(executed, site), sources)))
+    bad = [d for d in done.values() if isinstance(d, str)]
+    if bad: fail(bad)
+    return done
+
+
+# Pages that no notebook makes --------------------------------------------------------------------------------------
+
+def toctree(caption, entries):
+    "A hidden toctree: a group of the sidebar."
+    rows = '\n'.join(f'{title} <{page}>' for title, page in entries)
+    return f'```{{toctree}}\n:hidden:\n:caption: "{caption}"\n\n{rows}\n```'
+
+def contents(site, api):
+    "The groups of notebooks, as tables for the index page and as toctrees for the sidebar."
+    shown, trees = ['## The notebooks, in order', ''], []
+    for caption, lo, hi in GROUPS:
+        nbs = [(p.name[:2], p.stem, *lead(raw_cells(p))) for p in site.notebooks if lo <= int(p.name[:2]) < hi]
+        rows = [f'| {num} | [{title or stem[3:]}](page:{stem}.html) | {summary} |' for num, stem, title, summary in nbs]
+        if nbs: shown += [f'**{caption}**', '', '| | notebook | what it is about |', '|---|---|---|', *rows, '']
+        if nbs: trees.append(toctree(caption, [(f'{num} · {title or stem[3:]}', stem) for num, stem, title, _ in nbs]))
+    texts = [(re.search(r'^# +(.+)$', p.read_text(), re.M)[1], site.pages[p]) for p in site.texts]
+    about = [('Every name', 'api')] * bool(api) + texts
+    return '\n'.join(shown), '\n\n'.join(trees + [toctree('About', about)] * bool(about))
+
+def module_docs(path, name):
+    "One module's public names with signature and docstring, by nbdev's show_doc."
+    from fastcore.docments import MarkdownRenderer
+    from nbdev.showdoc import show_doc
+    mod = importlib.import_module(f'dd_repro.{name}')
+    names = [n for n in getattr(mod, '__all__', []) if getattr(getattr(mod, n), '__module__', '') == mod.__name__]
+    docs = [f'### {n}\n\n' + show_doc(getattr(mod, n), renderer=MarkdownRenderer)._repr_markdown_() for n in names if callable(getattr(mod, n))]
+    return [f'## {name}\n\nFrom [{path.stem}](page:{path.stem}.html).', *docs] if docs else []
+
+def api_page(site):
+    "Every public name of the package, module by module; empty where there is no package."
+    mods = [(p, m) for p, m in site.modules.items() if (site.root/'dd_repro'/f'{m}.py').exists()]
+    sys.path.insert(0, str(site.root))
+    docs = [d for p, m in mods for d in module_docs(p, m)]
+    return '# Every name\n\nSignatures and one-line descriptions, module by module.\n\n' + '\n\n'.join(docs) if docs else ''
+
+
+# The build ---------------------------------------------------------------------------------------------------------
+
+def rendered(site, done):
+    "What Sphinx reads: file name -> text or notebook."
+    made, bad = {}, []
+    for p, page in site.pages.items():
+        try:
+            if p.suffix == '.ipynb': made[f'{page}.ipynb'] = site_nb(site, done.get(p, p), p)
+            else: made[f'{page}.md'] = relink(p.read_text(), lambda l, pic: site.resolve(l, p.parent, p.name, pic))
+        except ValueError as e: bad.append(e)
+    if bad: fail(bad)
+    api = api_page(site)
+    if api: made['api.md'] = api
+    shown, trees = contents(site, api)
+    title = f'# {site.settings.get("title", "dd_repro")}\n\n{site.settings.get("description", "")}'
+    if site.index: made['index.ipynb'].cells += [md_cell(shown, 'contents'), md_cell(trees, 'toctrees')]
+    else: made['index.md'] = f'{title}\n\n{shown}\n\n{trees}\n'
+    return made
+
+def write_sources(site, made):
+    "Write what Sphinx reads, a file only when it changed, so that it renders again only what did."
+    from execnb.nbio import nb2str
+    for name, x in made.items():
+        path, text = site.work/'src'/name, x if isinstance(x, str) else nb2str(x)
+        if not path.exists() or path.read_text() != text: path.write_text(text)
+    for old in (site.work/'src').glob('*.*'):
+        if old.name not in made: old.unlink()
+
+def mathjax():
+    "The folder with MathJax from its npm package, fetched once into the environment; None where it cannot be had."
+    home = Path(sys.prefix)/'share'/MATHJAX.replace('@', '-')
+    if all((home/f).exists() for f in MATHJAX_FILES): return home
+    with tempfile.TemporaryDirectory() as tmp:
+        cmd = ['npm', 'pack', MATHJAX, '--fetch-retries=0', '--fetch-timeout=30000', '--silent']
+        try: subprocess.run(cmd, cwd=tmp, check=True, capture_output=True, timeout=120)
+        except (OSError, subprocess.SubprocessError): return None
+        with tarfile.open(next(Path(tmp).glob('*.tgz'))) as tar:
+            for f in MATHJAX_FILES:
+                (home/f).parent.mkdir(parents=True, exist_ok=True)
+                (home/f).write_bytes(tar.extractfile(f'package/{f}').read())
+    return home
+
+def write_static(site):
+    "Style sheet and MathJax, where Sphinx finds them; whether MathJax is there."
+    static, mj = site.work/'static', mathjax()
+    (static/'mathjax').mkdir(parents=True, exist_ok=True)
+    shutil.copytree(HERE/'_static', static, dirs_exist_ok=True)
+    for f in MATHJAX_FILES if mj else (): shutil.copyfile(mj/f, static/'mathjax'/Path(f).name)
+    if not mj: print(f'docs: warning: {MATHJAX} is neither cached nor to be had from npm: formulas stay as TeX', flush=True)
+    return bool(mj)
+
+def sphinx(site, out):
+    "Render the pages; every warning is a fault."
+    from sphinx.application import Sphinx
+    log = io.StringIO()
+    over = dict(html_static_path=[str(site.work/'static')])
+    app = Sphinx(site.work/'src', HERE, out, site.work/'doctrees', 'html', confoverrides=over, status=None, warning=log)
+    app.build()
+    faults = [l.replace(f'{site.work}/src/', '') for l in re.sub(r'\x1b\[[\d;]*m', '', log.getvalue()).splitlines() if l.strip()]
+    if faults: fail(faults)
+
+def build(root, out, work, execute=False):
+    "Build and check the site; returns the number of its pages."
+    site, out = Site(root, work), Path(out)
+    for d in ('src', 'static'): (site.work/d).mkdir(parents=True, exist_ok=True)
+    sources = [p for p in site.pages if p.suffix == '.ipynb']
+    write_sources(site, rendered(site, execute_all(site, sources) if execute else {}))
+    have_math = write_static(site)
+    sphinx(site, out)
+    for f in ('.buildinfo', 'objects.inv'): (out/f).unlink(missing_ok=True)
+    faults = check_site(out, machine_paths(), () if have_math else ('_static/mathjax/tex-svg-full.js',))
+    if faults: fail(faults)
+    return len(list(out.glob('*.html')))
+
+
+# README ------------------------------------------------------------------------------------------------------------
+
+def readme(root):
+    "README.md from nbs/index.ipynb: its text, and the pictures {path: bytes} that it shows."
+    from nbconvert import MarkdownExporter
+    from nbdev.process import NBProcessor
+    from nbdev.processors import hide_, hide_line, populate_language
+    from pages import dress
+    import nbformat
+    from execnb.nbio import nb2str
+    nb = NBProcessor(Path(root)/'nbs'/'index.ipynb', procs=[populate_language, hide_line, hide_, dress], process=True).nb
+    res = dict(unique_key='readme', output_files_dir='docs/img')
+    body, res = MarkdownExporter().from_notebook_node(nbformat.reads(nb2str(nb), 4), res)
+    def near(link, _): return link if re.match(r'[a-z]+:|#|docs/img/', link) else normpath(f'nbs/{link}')
+    return '<!-- made from nbs/index.ipynb by `make readme` -->\n\n' + relink(body, near).strip() + '\n', res['outputs']
+
+def write_readme(root):
+    "Write README.md and its pictures."
+    text, pictures = readme(root)
+    for name, data in {'README.md': text.encode(), **pictures}.items():
+        (Path(root)/name).parent.mkdir(parents=True, exist_ok=True)
+        (Path(root)/name).write_bytes(data)
+
+
+def main():
+    "The command line."
+    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a.add_argument('--execute', action='store_true', help='run the notebooks first')
+    a.add_argument('--readme', action='store_true', help='write README.md and stop')
+    a.add_argument('--root', type=Path, default=HERE.parent, help='the project')
+    a.add_argument('--out', type=Path, help='where the site goes (default: ROOT/_docs)')
+    a.add_argument('--run-one', nargs=2, type=Path, help=argparse.SUPPRESS)
+    o = a.parse_args()
+    if o.run_one: return run_one(Site(o.root), *o.run_one)
+    if o.readme: return write_readme(o.root)
+    out, began = (o.out or o.root/'_docs').resolve(), time.time()
+    n = build(o.root.resolve(), out, o.root/'_proc', o.execute)
+    print(f'docs: {n} pages in {time.time()-began:.0f} s, every link holds: {os.path.relpath(out)}/index.html')
+
+if __name__ == '__main__': main()
