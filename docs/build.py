@@ -13,9 +13,9 @@ from posixpath import normpath
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 from check import check_site
-from pages import Site, lead, machine_paths, md_cell, raw_cells, relink, site_nb
+from pages import Site, as_python, dress, lead, machine_paths, md_cell, raw_cells, relink, site_nb
 
-GROUPS = [('The library, in order', 0, 30), ('The papers, told on a CPU', 30, 40),
+GROUPS = [('The library', 0, 30), ('The papers, told on a CPU', 30, 40),
           ('Tables: ours beside the printed one', 40, 50), ('Side by side', 50, 100)]
 MATHJAX, MATHJAX_FILES = 'mathjax@3.2.2', ('LICENSE', 'es5/tex-svg-full.js')
 
@@ -160,12 +160,12 @@ def write_static(site):
     if not mj: print(f'docs: warning: {MATHJAX} is neither cached nor to be had from npm: formulas stay as TeX', flush=True)
     return bool(mj)
 
-def sphinx(site, out):
-    "Render the pages; every warning is a fault."
+def sphinx(site):
+    "Render the pages into work/html; every warning is a fault."
     from sphinx.application import Sphinx
     log = io.StringIO()
     over = dict(html_static_path=[str(site.work/'static')])
-    app = Sphinx(site.work/'src', HERE, out, site.work/'doctrees', 'html', confoverrides=over, status=None, warning=log)
+    app = Sphinx(site.work/'src', HERE, site.work/'html', site.work/'doctrees', 'html', confoverrides=over, status=None, warning=log)
     app.build()
     faults = [l.replace(f'{site.work}/src/', '') for l in re.sub(r'\x1b\[[\d;]*m', '', log.getvalue()).splitlines() if l.strip()]
     if faults: fail(faults)
@@ -177,8 +177,9 @@ def build(root, out, work, execute=False):
     sources = [p for p in site.pages if p.suffix == '.ipynb']
     write_sources(site, rendered(site, execute_all(site, sources) if execute else {}))
     have_math = write_static(site)
-    sphinx(site, out)
-    for f in ('.buildinfo', 'objects.inv'): (out/f).unlink(missing_ok=True)
+    sphinx(site)
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(site.work/'html', out, ignore=shutil.ignore_patterns('.buildinfo', 'objects.inv', '_sources'))
     faults = check_site(out, machine_paths(), () if have_math else ('_static/mathjax/tex-svg-full.js',))
     if faults: fail(faults)
     return len(list(out.glob('*.html')))
@@ -191,12 +192,11 @@ def readme(root):
     from nbconvert import MarkdownExporter
     from nbdev.process import NBProcessor
     from nbdev.processors import hide_, hide_line, populate_language
-    from pages import dress
     import nbformat
     from execnb.nbio import nb2str
     nb = NBProcessor(Path(root)/'nbs'/'index.ipynb', procs=[populate_language, hide_line, hide_, dress], process=True).nb
     res = dict(unique_key='readme', output_files_dir='docs/img')
-    body, res = MarkdownExporter().from_notebook_node(nbformat.reads(nb2str(nb), 4), res)
+    body, res = MarkdownExporter().from_notebook_node(nbformat.reads(nb2str(as_python(nb)), 4), res)
     def near(link, _): return link if re.match(r'[a-z]+:|#|docs/img/', link) else normpath(f'nbs/{link}')
     return '<!-- made from nbs/index.ipynb by `make readme` -->\n\n' + relink(body, near).strip() + '\n', res['outputs']
 

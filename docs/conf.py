@@ -1,6 +1,7 @@
 """How Sphinx renders the pages; build.py says where they are."""
 project = html_title = 'dd_repro'
-copyright = '2026 onwards, dd_repro founders'
+author = 'dd_repro founders'
+copyright = f'2026 onwards, {author}'
 extensions = ['myst_nb']
 nb_execution_mode = 'off'
 nb_output_stderr = 'remove'
@@ -15,7 +16,9 @@ html_theme = 'sphinx_book_theme'
 html_css_files = ['site.css']
 html_copy_source = html_show_sourcelink = False
 html_use_index = False
+html_context = {'default_mode': 'auto'}
 html_theme_options = dict(
+    navbar_persistent=[], extra_footer='', footer_content_items=['copyright.html'],
     show_toc_level=2, use_download_button=False, use_fullscreen_button=False, use_repository_button=False,
     show_navbar_depth=1, home_page_in_toc=True, pygments_light_style='friendly', pygments_dark_style='github-dark')
 suppress_warnings = ['mystnb.unknown_mime_type', 'mystnb.mime_priority', 'config.cache']

@@ -161,12 +161,18 @@ def with_anchors(cell):
     spots = ''.join(f'<span class="name-anchor" id="{n}"></span>' for n in names)
     return [md_cell(spots, f'{cell.id}-a'), cell] if names else [cell]
 
+def as_python(nb):
+    "The notebook, said to be in Python, which nbdev_clean leaves out."
+    nb.metadata.update(kernelspec=dict(display_name='python3', language='python', name='python3'), language_info=dict(name='python'))
+    return nb
+
 def site_nb(site, path, source):
     "One notebook, read from `path`, ready for Sphinx; its links are those of `source`."
     from nbdev.process import NBProcessor
     from nbdev.processors import (ai_magics, clean_magics, filter_stream_, hide_, hide_line, populate_language, rm_header_dash, strip_ansi)
     procs = [populate_language, strip_ansi, hide_line, hide_, filter_stream_, rm_header_dash, ai_magics, clean_magics, dress]
     nb = NBProcessor(path, procs=procs, process=True).nb
+    as_python(nb)
     linkify = linker({n: o for n, o in site.symbols.items() if o[0] != source.stem})
     for c in nb.cells:
         if c.cell_type == 'markdown': c.source = relink(linkify(c.source), lambda l, pic: site.resolve(l, source.parent, source.name, pic))

@@ -1,0 +1,85 @@
+"""The site builder on small projects: formulas stay, directives are obeyed, a broken link is named."""
+import json, subprocess, sys
+from pathlib import Path
+
+import pytest
+
+BUILD = Path(__file__).resolve().parent.parent/'docs'/'build.py'
+sys.path.insert(0, str(BUILD.parent))
+
+CORE = '''#| export
+def thrice(x:float): # a number
+    "Three times `x`."
+    return 3*x'''
+
+
+def cell(i, source, outputs=None):
+    "A markdown cell, or with `outputs` a code cell."
+    c = dict(id=f'c{i}', metadata={}, source=source)
+    return dict(c, cell_type='markdown') if outputs is None else dict(c, cell_type='code', execution_count=None, outputs=outputs)
+
+def notebook(path, *parts):
+    "Write a notebook; strings that start with '#|' or '>>>' are code."
+    cells = [cell(i, s.removeprefix('>>>'), [] if s.startswith(('#|', '>>>')) else None) for i, s in enumerate(parts)]
+    path.write_text(json.dumps(dict(cells=cells, metadata={}, nbformat=4, nbformat_minor=5)))
+
+@pytest.fixture
+def project(tmp_path):
+    "A project of two notebooks and a text."
+    for d in ('nbs', 'docs'): (tmp_path/d).mkdir()
+    (tmp_path/'settings.ini').write_text('[DEFAULT]\ntitle = small\ntst_flags = slow\nlib_path = small\nnbs_path = nbs\n')
+    notebook(tmp_path/'nbs'/'00_core.ipynb', '# core\n\n> The small things.', '#| default_exp core', CORE, '#| hide\nsecret = 1',
+             'The area is\n\n$$a_{i+1} = \\pi r_i^2$$\n\nand the notes are [here](../docs/notes.md#the-end).', '#| slow\n1/0', '>>>print(thrice(7))')
+    notebook(tmp_path/'nbs'/'01_use.ipynb', '# use\n\n> What for.', 'We call `thrice` from [core](00_core.ipynb).')
+    (tmp_path/'docs'/'notes.md').write_text('# Notes\n\n## The end\n\nFin.\n')
+    return tmp_path
+
+def build(root, *flags):
+    "Run the builder as make does."
+    return subprocess.run([sys.executable, BUILD, '--root', root, *flags], capture_output=True, text=True)
+
+def test_site(project):
+    r = build(project, '--execute')
+    assert r.returncode == 0, r.stderr
+    core, use, index = ((project/'_docs'/f'{n}.html').read_text() for n in ('00_core', '01_use', 'index'))
+    assert 'a_{i+1} = \\pi r_i^2' in core and 'mathjax/tex-svg-full.js' in core
+    assert 'secret' not in core and 'default_exp' not in core and '#|' not in core
+    assert 'tag_slow' in core and '>21\n' in core, 'slow cells are shown and not run, the others show what they print'
+    assert 'href="notes.html#the-end"' in core
+    assert 'href="00_core.html#thrice"' in use and 'href="00_core.html"' in use
+    assert 'The small things.' in index
+
+def test_broken_links_are_named(project):
+    notebook(project/'nbs'/'02_lost.ipynb', '# lost', 'See [there](05_gone.ipynb) and [that](../docs/none.md).')
+    r = build(project)
+    assert r.returncode == 1 and '02_lost.ipynb: 05_gone.ipynb leads nowhere' in r.stderr and not (project/'_docs').exists()
+
+def test_broken_places_are_named(project):
+    notebook(project/'nbs'/'02_lost.ipynb', '# lost', 'See [core](00_core.ipynb#no-such-place).')
+    r = build(project)
+    assert r.returncode == 1 and '02_lost.html: 00_core.html#no-such-place: no such place on that page' in r.stderr
+
+def test_a_notebook_that_does_not_run_is_named(project):
+    notebook(project/'nbs'/'02_bad.ipynb', '# bad', '>>>1/0')
+    r = build(project, '--execute')
+    assert r.returncode == 1 and '02_bad.ipynb does not run' in r.stderr and 'ZeroDivisionError' in r.stderr
+
+def test_check_finds_what_a_page_fetches(tmp_path):
+    from check import check_site
+    (tmp_path/'a.html').write_text('<script src="https://example.org/x.js"></script><a href="https://example.org">out</a><p id="x">'
+                                   '<img src="none.png"><a href="#x">up</a><a href="#y">down</a> /some/where/else')
+    (tmp_path/'a.css').write_text('@import url("https://example.org/font.css");')
+    assert check_site(tmp_path, ['/some/where']) == [
+        'a.css: https://example.org/font.css: would be fetched from the network',
+        'a.html: #y: no such place on that page',
+        'a.html: https://example.org/x.js: <script src> would be fetched from the network',
+        'a.html: none.png: no such file in the site',
+        'a.html: tells a path of this machine: /some/where']
+
+def test_readme(tmp_path):
+    from build import readme
+    (tmp_path/'nbs').mkdir()
+    notebook(tmp_path/'nbs'/'index.ipynb', '# small\n\n![grid](../docs/img/grid.png) and [core](00_core.ipynb), $x^2$', '#| hide\nsecret = 1', '>>>import small')
+    text, pictures = readme(tmp_path)
+    assert '![grid](docs/img/grid.png) and [core](nbs/00_core.ipynb), $x^2$' in text and '```python\nimport small\n```' in text
+    assert 'secret' not in text and pictures == {}

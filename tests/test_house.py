@@ -1,0 +1,128 @@
+"""The house rules that a machine can hold: one source, one order, one set of requirements."""
+import ast, json, os, re, shutil, subprocess, sys, tomllib
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LIB, NBS = ROOT/'dd_repro', ROOT/'nbs'
+OPTIONAL = {'fastai', 'diffusers', 'nbdev', 'execnb', 'IPython', 'pytest'}
+SELF = Path(__file__).name
+
+
+def notebooks(): return sorted(p for p in NBS.glob('*.ipynb'))
+def cells(p): return json.loads(p.read_text(encoding='utf-8'))['cells']
+def source(c): return ''.join(c['source'])
+def trees(): return {p: ast.parse(p.read_text(encoding='utf-8')) for p in sorted(LIB.glob('*.py')) if p.name[0] != '_'}
+
+def order():
+    "Module -> number of the notebook that exports it."
+    found = ((re.search(r'^#\|\s*default_exp\s+(\S+)', source(c), re.M), p) for p in notebooks() for c in cells(p) if c['cell_type'] == 'code')
+    return {m[1]: p.name[:2] for m, p in found if m}
+
+def sources():
+    "Text files of the tree that are ours, as git would list them, or as they lie where there is no git."
+    r = subprocess.run(['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True)
+    tops = ['nbs', 'dd_repro', 'docs', 'tests', '.ci', 'README.md', 'Makefile', 'pyproject.toml', 'settings.ini', 'CHANGELOG.md', 'CITATION.cff']
+    lying = [p for t in tops for p in [ROOT/t, *(ROOT/t).rglob('*')]]
+    names = [ROOT/n for n in r.stdout.split('\0') if n] if r.returncode == 0 else lying
+    return [p for p in names if p.is_file() and p.suffix not in {'.png', '.safetensors', '.pyc', '.npz'} and '__pycache__' not in p.parts]
+
+
+@pytest.fixture(scope='module')
+def fresh(tmp_path_factory):
+    "A copy of the tree, exported and cleaned afresh."
+    top = tmp_path_factory.mktemp('fresh')
+    shutil.copytree(NBS, top/'nbs', ignore=shutil.ignore_patterns('.*', '__pycache__'))
+    shutil.copy(ROOT/'settings.ini', top)
+    shutil.copy(ROOT/'pyproject.toml', top)
+    (top/'dd_repro').mkdir()
+    env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
+    for cmd in ('nbdev_export', 'nbdev_clean'):
+        subprocess.run([Path(sys.executable).parent/cmd], cwd=top, env=env, check=True, capture_output=True)
+    return top
+
+def differing(a, b, pattern):
+    "Names of the files that are not the same in both folders."
+    names = {p.name for d in (a, b) for p in d.glob(pattern)}
+    return sorted(n for n in names if not (a/n).exists() or not (b/n).exists() or (a/n).read_bytes() != (b/n).read_bytes())
+
+def test_package_is_what_the_notebooks_export(fresh): assert differing(LIB, fresh/'dd_repro', '*.py') == [], 'run nbdev_export'
+
+def test_notebooks_are_clean(fresh): assert differing(NBS, fresh/'nbs', '*.ipynb') == [], 'run nbdev_clean'
+
+def test_project_file_is_left_alone(fresh): assert (fresh/'pyproject.toml').read_text() == (ROOT/'pyproject.toml').read_text()
+
+def test_readme_is_made_from_the_index(root):
+    if not (NBS/'index.ipynb').exists(): pytest.skip('nbs/index.ipynb is not there yet')
+    sys.path.insert(0, str(root/'docs'))
+    from build import readme
+    text, pictures = readme(root)
+    stale = [n for n, data in {'README.md': text.encode(), **pictures}.items() if not (root/n).exists() or (root/n).read_bytes() != data]
+    assert stale == [], 'run make readme'
+
+@pytest.mark.parametrize('nb', notebooks(), ids=lambda p: p.stem)
+def test_only_pictures_are_stored(nb):
+    kinds = {k for c in cells(nb) for o in c.get('outputs', []) for k in [*o.get('data', {}), *(['stream'] if 'text' in o else [])]}
+    assert {k for k in kinds if not k.startswith('image/') and k != 'text/plain'} == set(), 'nbdev_clean --clear_all'
+    assert all('image/png' in o.get('data', {}) or 'image/svg+xml' in o.get('data', {}) for c in cells(nb) for o in c.get('outputs', []))
+
+def test_modules_import_only_what_stands_above_them():
+    nums = order()
+    def above(tree):
+        "Modules of the package that a module imports at its top or in its functions."
+        for o in ast.walk(tree):
+            if isinstance(o, ast.ImportFrom) and (o.level or (o.module or '').startswith('dd_repro.')): yield (o.module or '').split('.')[-1], o.lineno
+    bad = [f'{p.name}:{line} imports {m}' for p, t in trees().items() if p.stem in nums
+           for m, line in above(t) if m not in nums or nums[m] >= nums[p.stem]]
+    assert bad == []
+
+def test_optional_packages_are_imported_where_they_are_used():
+    def at_top(tree):
+        "Packages imported when the module is."
+        for o in tree.body:
+            yield from [(a.name, o.lineno) for a in o.names] if isinstance(o, ast.Import) else []
+            yield from [(o.module or '', o.lineno)] if isinstance(o, ast.ImportFrom) and not o.level else []
+    assert [f'{p.name}:{n} imports {m}' for p, t in trees().items() for m, n in at_top(t) if m.split('.')[0] in OPTIONAL] == []
+
+def test_every_public_name_is_documented():
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    bad = [f'{p.name}:{o.lineno} {o.name}' for p, t in trees().items() for o in t.body
+           if isinstance(o, kinds) and o.name[0] != '_' and not ast.get_docstring(o)]
+    assert bad == []
+
+def test_docstrings_are_one_line():
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    bad = [f'{p.name}:{o.lineno} {o.name}' for p, t in trees().items() for o in ast.walk(t)
+           if isinstance(o, kinds) and len((ast.get_docstring(o) or '').splitlines()) > 1]
+    assert bad == []
+
+def test_settings_and_pyproject_agree():
+    ini = ConfigParser(interpolation=None)
+    ini.read(ROOT/'settings.ini')
+    s, toml = ini['DEFAULT'], tomllib.loads((ROOT/'pyproject.toml').read_text())
+    p = toml['project']
+    assert p['name'] == s['lib_name'] and p['requires-python'] == f">={s['min_python']}" and p['description'] == s['description']
+    assert p['dependencies'] == s['requirements'].split()
+    assert p['optional-dependencies']['dev'] == s['dev_requirements'].split()
+    assert f'__version__ = "{s["version"]}"' in (LIB/'__init__.py').read_text()
+    assert f'version: {s["version"]}\n' in (ROOT/'CITATION.cff').read_text()
+
+def test_requirements_have_lower_bounds_only():
+    deps = tomllib.loads((ROOT/'pyproject.toml').read_text())['project']['dependencies']
+    assert all(re.fullmatch(r'[\w-]+>=[\d.]+', d) for d in deps), deps
+
+def test_constraints_pin_names_and_versions_only():
+    lines = (ROOT/'.ci/constraints.txt').read_text().splitlines()
+    assert [l for l in lines if not re.fullmatch(r'[a-z0-9._-]+==[\w.+!]+', l)] == []
+    pinned = {re.split('==', l)[0] for l in lines}
+    p = tomllib.loads((ROOT/'pyproject.toml').read_text())['project']
+    wanted = {re.split('[<>=]', d)[0] for d in p['dependencies'] + p['optional-dependencies']['dev']}
+    assert wanted - pinned == set()
+
+def test_no_path_of_one_machine():
+    path = re.compile(r'(?<![\w.$~<{/-])/(root|work|home/\w|Users/\w|tmp/\w)[\w/.-]*')
+    bad = [f'{p.relative_to(ROOT)}:{i}: {m[0]}' for p in sources() if p.name != SELF
+           for i, l in enumerate(p.read_text(encoding='utf-8', errors='replace').splitlines(), 1) if (m := path.search(l)) and 'image/png' not in l]
+    assert bad == []
