@@ -12,6 +12,7 @@ help:            ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(STAMP)   ## the set-up alone: .venv with the pinned development set
+	@:
 
 $(STAMP): pyproject.toml settings.ini $(CONSTRAINTS)
 	@test -n "$(PYTHON)" || { echo "dd_repro needs Python 3.11 or later; name one with: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
