@@ -17,6 +17,7 @@ from pages import Site, as_python, dress, lead, machine_paths, md_cell, raw_cell
 
 GROUPS = [('The library', 0, 30), ('The papers, told on a CPU', 30, 40),
           ('Tables: ours beside the printed one', 40, 50), ('Side by side', 50, 100)]
+LEGEND = 'In each notebook, a cell with a blue edge is exported to the library; one with a green edge is an example, and checks itself.'
 MATHJAX, MATHJAX_FILES = 'mathjax@3.2.2', ('LICENSE', 'es5/tex-svg-full.js')
 
 
@@ -82,7 +83,7 @@ def toctree(caption, entries):
 
 def contents(site, api):
     "The groups of notebooks, as tables for the index page and as toctrees for the sidebar."
-    shown, trees = ['## The notebooks, in order', ''], []
+    shown, trees = ['## The notebooks, in order', '', LEGEND, ''], []
     for caption, lo, hi in GROUPS:
         nbs = [(p.name[:2], p.stem, *lead(raw_cells(p))) for p in site.notebooks if lo <= int(p.name[:2]) < hi]
         rows = [f'| {num} | [{title or stem[3:]}](page:{stem}.html) | {summary} |' for num, stem, title, summary in nbs]
