@@ -44,12 +44,12 @@ def run_one(site, src, dest):
     from execnb.nbio import read_nb, write_nb
     from execnb.shell import CaptureShell
     from nbdev.process import NBProcessor
-    nb, slow = read_nb(src), set(site.settings.get('tst_flags', '').split())
+    nb = read_nb(src)
     dirs = [c.directives_ for c in NBProcessor(nb=read_nb(src)).nb.cells]
     os.chdir(src.parent)
     sys.path.insert(0, str(site.root))
     shell = CaptureShell(src)
-    try: shell.run_all(nb, exc_stop=True, preproc=lambda c: dirs[c.idx_].keys() & slow or dirs[c.idx_].get('eval:') == ['false'])
+    try: shell.run_all(nb, exc_stop=True, preproc=lambda c: dirs[c.idx_].keys() & site.flags or dirs[c.idx_].get('eval:') == ['false'])
     except Exception: sys.exit(shell.prettytb(src.name))
     write_nb(nb, dest)
 

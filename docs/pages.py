@@ -21,6 +21,11 @@ class Site:
         return cfg['DEFAULT']
 
     @cached_property
+    def flags(self):
+        "Directives of cells that are left out: `slow` always, `data` where DD_DATA names no real images."
+        return set(self.settings.get('tst_flags', '').split()) - ({'data'} if os.environ.get('DD_DATA') else set())
+
+    @cached_property
     def notebooks(self):
         "The numbered notebooks, in order."
         return sorted(p for p in (self.root/'nbs').glob('*.ipynb') if re.match(r'\d\d_', p.name))
@@ -143,7 +148,7 @@ def dress(cell):
     "A processor: directives become tags or are obeyed; a cell that only directs goes."
     if cell.cell_type != 'code': return
     d = cell.directives_
-    tags = {'export': d.keys() & {'export', 'exports', 'exporti'}, 'slow': 'slow' in d,
+    tags = {'export': d.keys() & {'export', 'exports', 'exporti'}, 'slow': 'slow' in d, 'data': 'data' in d,
             'remove-input': d.get('echo:') == ['false'], 'remove-output': d.get('output:') == ['false']}
     cell.metadata['tags'] = [t for t, on in tags.items() if on]
     cell.outputs = [scrub_output(o) for o in cell.get('outputs', [])]

@@ -83,3 +83,11 @@ def test_readme(tmp_path):
     text, pictures = readme(tmp_path)
     assert '![grid](docs/img/grid.png) and [core](nbs/00_core.ipynb), $x^2$' in text and '```python\nimport small\n```' in text
     assert 'secret' not in text and pictures == {}
+
+def test_cells_on_real_data_run_where_the_data_is(project, monkeypatch):
+    from pages import Site
+    (project/'settings.ini').write_text('[DEFAULT]\ntst_flags = slow data\n')
+    monkeypatch.delenv('DD_DATA', raising=False)
+    assert Site(project).flags == {'slow', 'data'}
+    monkeypatch.setenv('DD_DATA', str(project))
+    assert Site(project).flags == {'slow'}
