@@ -169,7 +169,7 @@ def sphinx(site):
     app = Sphinx(site.work/'src', HERE, site.work/'html', site.work/'doctrees', 'html', confoverrides=over, status=None, warning=log)
     app.build()
     faults = [l.replace(f'{site.work}/src/', '') for l in re.sub(r'\x1b\[[\d;]*m', '', log.getvalue()).splitlines() if l.strip()]
-    if faults: fail(faults)
+    if faults: fail(dict.fromkeys(faults))
 
 def build(root, out, work, execute=False):
     "Build and check the site; returns the number of its pages."
