@@ -122,7 +122,7 @@ def deit_tiny(n_in, n_out, size, patch=None):
 
 # %% ../nbs/04_zoo.ipynb #bfc31dd9
 def _convnet(n_in, n_out, size, depth=None, **kw):
-    if depth is None: depth = max(3, int(math.log2(max(size, 1))) - 2)
+    if depth is None: depth = max(2, int(math.log2(max(size, 1))) - 2)
     return ConvNet(n_in, n_out, size, depth=depth, **kw)
 
 NETS = dict(convnet=_convnet, alexnet=alexnet, vgg11=vgg11, vgg11_bn=partial(vgg11, norm='batch'),
