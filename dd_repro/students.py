@@ -110,7 +110,7 @@ PROTOCOLS = {p.name: p for p in (
     _MTT.scaled(name='mtt-smoke', kind='smoke', epochs=200),
     Protocol('dc', 'paper', epochs=301, lr=0.01, aug=''),
     Protocol('dsa', 'paper', epochs=1001, lr=0.01),
-    Protocol('full', 'decided', epochs=60, batch=128, lr=0.1, schedule='onecycle'))}
+    Protocol('full', 'decided', epochs=60, batch=128, lr=0.05, schedule='onecycle'))}
 
 def as_protocol(
     protocol # a key of `PROTOCOLS`, or a Protocol
