@@ -271,7 +271,7 @@ def _evaluate_one(d, test, arch, p, lr, n_eval, seed, together):
     return accs, cost
 
 # %% ../nbs/05_students.ipynb #c5e4be92
-def _weaker(*kinds): return max((k for k in kinds if k), key=PROTOCOL_KINDS.index)
+def _weaker(*kinds): return max(kinds, key=PROTOCOL_KINDS.index)
 
 def evaluate(
     d, # what students learn from: `.epoch`, `.n_classes`; optionally `.student_lr` and `.arch`
@@ -282,7 +282,7 @@ def evaluate(
     seed=0, # of initialisation, order and augmentation
     row='', # the row's id
     method='', # the method's name
-    kind=None, # the weakest word that is true of everything else in this row
+    kind='reduced', # the word that is true of the rest of this row: data, distillation, network
     deviations='', # what else differs from the paper
     lr=None, # overrides the protocol's rate and the learned one
     together='auto', # see `train`
@@ -290,7 +290,7 @@ def evaluate(
     "Train fresh students on a set and test them."
     p = as_protocol(protocol)
     archs = [_arch(n, d, test) for n in ([nets] if isinstance(nets, (str, dict)) else nets)]
-    _check_eval(d, test, archs, n_eval)
+    _check_eval(d, test, archs, n_eval); _one_of('kind', kind, PROTOCOL_KINDS)
     if lr is not None: deviations = '; '.join(filter(None, (deviations, f'lr {lr:g} (given)')))
     rows, lr = [], _pick_lr(p, d, lr)
     for a in archs:

@@ -123,8 +123,10 @@ def test_evaluate_uses_what_the_set_knows(tmp_path):
 def test_the_weaker_word_wins():
     d, test, smoke = Given(), toy(8, torch.float32), as_protocol('mtt-smoke').scaled('smoke', epochs=1, aug='')
     paper = dataclasses.replace(PROTOCOLS['mtt'], epochs=1, aug='')
-    kinds = [evaluate(d, test, protocol=p, n_eval=1, kind=k)[0].protocol for p, k in ((smoke, None), (smoke, 'reduced'), (paper, 'reduced'), (paper, None))]
-    assert kinds == ['smoke', 'smoke', 'reduced', 'paper']
+    kinds = [evaluate(d, test, protocol=p, n_eval=1, kind=k)[0].protocol for p, k in ((smoke, 'paper'), (smoke, 'reduced'), (paper, 'reduced'), (paper, 'paper'), (paper, 'decided'))]
+    assert kinds == ['smoke', 'smoke', 'reduced', 'paper', 'decided']
+    assert evaluate(d, test, protocol=paper, n_eval=1)[0].protocol == 'reduced'
+    with pytest.raises(ValueError, match="kind 'best' is not one of"): evaluate(d, test, protocol=paper, n_eval=1, kind='best')
     r, = evaluate(d, test, protocol=smoke, n_eval=1, deviations='width 6 (paper: 128)', lr=0.1)
     assert r.deviations.endswith('width 6 (paper: 128); lr 0.1 (given)')
 
