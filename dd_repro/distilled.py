@@ -178,7 +178,7 @@ def load(cls:Distilled, path, device=None):
 @patch(cls_method=True)
 def example(cls:Distilled):
     "The artefact that ships with the package: ten digits, distilled by MTT."
-    return Distilled.load(Path(__file__).parent/'assets'/'digits-mtt-ipc1.safetensors')
+    return Distilled.load(asset('digits-mtt-ipc1.safetensors'))
 
 # %% ../nbs/07_distilled.ipynb #b4ccda67
 @patch

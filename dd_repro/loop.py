@@ -121,6 +121,7 @@ def _unpack(o, tensors):
 
 @patch
 def state(self:Run):
+    "Everything that the next iteration depends on."
     return dict(it=self.it, d=self.d.state_dict(), opts={g: o.state_dict() for g, o in self.opts.items()}, history=self.history,
         phases=[p.state_dict() if hasattr(p, 'state_dict') else {} for p, _ in self.phases],
         callbacks=[c.state_dict() if hasattr(c, 'state_dict') else {} for c in self.callbacks])
