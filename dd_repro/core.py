@@ -98,7 +98,7 @@ def load_tensors(
     try:
         with safe_open(str(path), framework='pt') as f:
             meta = (f.metadata() or {}).get('dd')
-            tensors = {k: f.get_tensor(k) for k in (f.keys() if keys is None else keys)}
+            tensors = {k: f.get_tensor(k).clone() for k in (f.keys() if keys is None else keys)} # a copy: the file may be replaced
     except Exception as e: raise ValueError(f'{path}: truncated, damaged or not a safetensors file ({str(e)[:80]})') from None
     if meta is None: raise ValueError(f'{path}: a safetensors file, but not one written by dd_repro')
     return tensors, json.loads(meta)

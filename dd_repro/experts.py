@@ -45,7 +45,7 @@ def snapshot(self:Buffer,
 )->Tensor: # [P]
     "All parameters of one expert after one epoch."
     epoch = epoch % (self.epochs + 1)
-    with safe_open(str(self.files[expert]), framework='pt') as f: return f.get_slice('theta')[epoch].to(device or 'cpu')
+    with safe_open(str(self.files[expert]), framework='pt') as f: return f.get_slice('theta')[epoch].clone().to(device or 'cpu')
 
 @patch
 def segment(self:Buffer,
