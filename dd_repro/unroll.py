@@ -18,7 +18,8 @@ from .experts import to_vector
 def _refuse_state(net):
     for name, m in net.named_modules():
         if getattr(m, 'running_mean', None) is not None: raise ValueError(f'unroll needs a network without running statistics; {name!r} is {type(m).__name__}: use instance or group norm')
-        if isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 and m.training: raise ValueError(f'unroll needs a network without unseeded randomness; {name!r} is {type(m).__name__}(p={m.p})')
+        p = m.p if isinstance(m, nn.modules.dropout._DropoutNd) else m.dropout if isinstance(m, (nn.MultiheadAttention, nn.RNNBase)) else 0.
+        if p > 0 and m.training: raise ValueError(f'unroll needs a network without unseeded randomness; {name!r} is {type(m).__name__}(p={p})')
 
 class Functional:
     "A network as a function of one flat parameter vector: f(theta, x) -> logits."
