@@ -82,7 +82,7 @@ class Pixels(Distilled):
         if len(images) != len(y): raise ValueError(f'{len(images)} images but {len(y)} labels')
         self.images = nn.Parameter(images.clone()); self.register_buffer('y', y.clone())
     def __len__(self): return len(self.images)
-    def __repr__(self): return f'Pixels({self.name or "?"}: {len(self)} images {list(self.shape)}, {self.n_classes} classes, lr {float(self.student_lr):.4g})'
+    def __repr__(self): return f'Pixels({self.name or "?"}: {len(self)} images {list(self.shape)}, {self.n_classes} classes, lr {self.student_lr.item():.4g})'
     def groups(self): return {'images': [self.images], 'lr': [self.lr]}
     def init_args(self): return {}
     def hard(self): return self.y if self.y.ndim == 1 else self.y.argmax(1)
@@ -137,7 +137,7 @@ def from_noise(cls:Pixels, real:ImageTensors, ipc:int, seed=0, **kw):
 def part(self:Pixels, idx:slice):
     "A view of consecutive images that shares their memory: what is learned there is learned here."
     if not isinstance(idx, slice): raise ValueError(f'part takes a slice, so that memory can be shared, not {type(idx).__name__}')
-    d = Pixels(self.images.data[idx], self.y[idx], self.n_classes, classes=self.classes, norm=self.norm, lr=float(self.lr), arch=self.arch, aug=self.aug, protocol=self.protocol, name=self.name)
+    d = Pixels(self.images.data[idx], self.y[idx], self.n_classes, classes=self.classes, norm=self.norm, lr=self.lr.item(), arch=self.arch, aug=self.aug, protocol=self.protocol, name=self.name)
     d.images.data = self.images.data[idx]
     return d
 

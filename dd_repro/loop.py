@@ -48,11 +48,12 @@ class Sum(Objective):
 class Diverged(ValueError):
     "A run that cannot go on: non-finite loss, or an effective student rate at or below zero."
 
-def _why(it, loss, lr, opts):
+def _why(it, loss, lr, opts, lost):
     rates = ', '.join(f'lr of {g} {o.param_groups[0]["lr"]:g}' for g, o in opts.items())
     if not math.isfinite(loss): return f'the loss is {loss} at iteration {it}; try a smaller step for the set or a smaller start for the student rate (now {lr:.3g}; {rates})'
     if not math.isfinite(lr): return f'the student learning rate is {lr} at iteration {it}; try a smaller lr_lr ({rates})'
     if lr <= 0: return f'the student learning rate fell to {lr:.3g} at iteration {it}; try a smaller lr_lr, or a larger start ({rates})'
+    if lost: return f'{", ".join(lost)} are not finite after the step of iteration {it}; try a smaller step ({rates})'
 
 # %% ../nbs/09_loop.ipynb #09b30dfb
 class Run:
@@ -60,13 +61,15 @@ class Run:
     def __init__(self, d, phases, steps, opts, sched=None, project=None, callbacks=(), ckpt=None, every=100, minutes=None, settings=None, quiet=None):
         phases = [(p, None) if not isinstance(p, tuple) else p for p in (phases if isinstance(phases, list) else [phases])]
         store_attr('d,phases,steps,sched,project,callbacks,every,minutes,quiet'); self.ckpt = Path(ckpt) if ckpt else None
-        if steps < 1: raise ValueError(f'steps is {steps}; it must be at least 1')
+        for k, v in dict(steps=steps, every=every).items():
+            if v < 1: raise ValueError(f'{k} is {v}; it must be at least 1')
+        if idle := {g for _, gs in phases for g in gs or ()} - set(opts): raise ValueError(f'a phase lists {sorted(idle)}; the groups with an optimiser are {sorted(opts)}')
         if unknown := set(opts) - set(d.groups()): raise ValueError(f'no group {sorted(unknown)} in this set; it has {sorted(d.groups())}')
         self.opts = {g: f(d.groups()[g]) for g, f in opts.items()}
         self.base = {g: [p['lr'] for p in o.param_groups] for g, o in self.opts.items()}
         self.it, self.history, self.stopped, self.settings = 0, [], None, settings_hash([settings, [str(s.shape) for s in d.parameters()]])
     @property
-    def lr(self): return float(self.d.student_lr)
+    def lr(self): return self.d.student_lr.item()
     def params(self): return [p for g in self.opts for p in self.d.groups()[g]]
     def __repr__(self): return f'Run({self.d}, iteration {self.it} of {self.steps}, {self.stopped or "running"})'
 
@@ -76,7 +79,7 @@ def phase(self:Run, objective, groups):
     "Zero, backward, check, step, project, after; returns the loss."
     for p in self.params(): p.grad = None
     if hasattr(objective, 'backward'): loss = float(objective.backward(self.d))
-    else: out = objective(self.d); out.backward(); loss = float(out)
+    else: out = objective(self.d); out.backward(); loss = out.item()
     self.check(loss)
     for g in groups or self.opts: self.opts[g].step()
     with torch.no_grad():
@@ -88,7 +91,8 @@ def phase(self:Run, objective, groups):
 @patch
 def check(self:Run, loss):
     "Stop a run that diverged: its state goes beside the checkpoint, which stays as it was."
-    why = _why(self.it, loss, self.lr, self.opts)
+    lost = [g for g in self.opts if not all(p.isfinite().all() for p in self.d.groups()[g])]
+    why = _why(self.it, loss, self.lr, self.opts, lost)
     if not why: return
     where = f'; the state is in {self.save(self.ckpt.with_suffix(".diverged.safetensors"))}, the last good one in {self.ckpt}' if self.ckpt else ''
     self.stopped = 'diverged'
@@ -203,13 +207,13 @@ def distill(
 # %% ../nbs/09_loop.ipynb #3277a995
 class Evaluate:
     "Every `every` iterations: students' accuracy into the history; best of k with k beside the last."
-    def __init__(self, test, every, protocol='mtt', nets=('convnet',), n_eval=5, seed=0): store_attr(); self.best, self.k, self.last = math.nan, 0, math.nan
+    def __init__(self, test, every, protocol='mtt', nets=('convnet',), n_eval=5, seed=0): store_attr(); self.best, self.k, self.last, self.rows = math.nan, 0, math.nan, []
     def __call__(self, run):
         if run.it % self.every and run.it != run.steps: return
-        rows = evaluate(run.d, self.test, self.nets, self.protocol, self.n_eval, seed=self.seed)
-        self.last, self.k = rows[0].mean, self.k + 1
+        self.rows = evaluate(run.d, self.test, self.nets, self.protocol, self.n_eval, seed=self.seed)
+        self.last, self.k = self.rows[0].mean, self.k + 1
         self.best = self.last if math.isnan(self.best) else max(self.best, self.last)
-        run.history[-1].update({f'acc_{r.net}': r.mean for r in rows})
+        run.history[-1].update({f'acc_{r.net}': r.mean for r in self.rows})
     def state_dict(self): return dict(best=self.best, k=self.k, last=self.last)
     def load_state_dict(self, s): self.best, self.k, self.last = s['best'], s['k'], s['last']
 
