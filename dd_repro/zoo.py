@@ -11,9 +11,8 @@ import math
 from collections import OrderedDict
 from functools import partial
 
-import torch, torchvision
+import torch
 from torch import nn, Tensor
-from torchvision.models.resnet import BasicBlock
 
 from .convnet import *
 
@@ -57,14 +56,20 @@ def small_stem(size, stem=None):
     if stem not in (None, 'small', 'imagenet'): raise ValueError(f"stem {stem!r} is not one of 'small', 'imagenet'")
     return size < 128 if stem is None else stem == 'small'
 
+def _models():
+    "torchvision.models, imported when a network is asked for: it takes longer to import than torch itself."
+    import torchvision
+    return torchvision.models
+
 def _layer(c_in, c, n, stride, norm):
+    BasicBlock = _models().resnet.BasicBlock
     down = nn.Sequential(nn.Conv2d(c_in, c, 1, stride, bias=False), norm(c)) if stride != 1 or c_in != c else None
     return nn.Sequential(BasicBlock(c_in, c, stride, down, norm_layer=norm), *[BasicBlock(c, c, norm_layer=norm) for _ in range(n-1)])
 
 def _pool_for_stride(net):
     "Put average pooling in the place of every stride of two: after a block's first ReLU, and after the shortcut's convolution."
     for b in net.modules():
-        if isinstance(b, BasicBlock) and b.stride != 1:
+        if isinstance(b, _models().resnet.BasicBlock) and b.stride != 1:
             b.conv1.stride = b.downsample[0].stride = (1, 1)
             b.conv2 = nn.Sequential(nn.AvgPool2d(2), b.conv2)
             b.downsample[0] = nn.Sequential(b.downsample[0], nn.AvgPool2d(2))
@@ -104,7 +109,7 @@ def _stem(net, n_in, small):
 
 def from_torchvision(n_in, n_out, size, name='resnet50', stem=None, **kw):
     "A network of torchvision.models, untrained, with a small stem below 128 px."
-    net = getattr(torchvision.models, name)(weights=None, num_classes=n_out, **kw)
+    net = getattr(_models(), name)(weights=None, num_classes=n_out, **kw)
     return split_head(_stem(net, n_in, small_stem(size, stem)))
 
 # %% ../nbs/04_zoo.ipynb #117cc2ec
@@ -112,7 +117,7 @@ def vit(n_in, n_out, size, patch=None, depth=6, dim=192, heads=3, mlp=384, dropo
     "A vision transformer; patches of size/8 px unless `patch` says otherwise."
     patch = patch or size//8
     if size % patch: raise ValueError(f'{size}-px images cannot be cut into patches of {patch} px')
-    net = torchvision.models.VisionTransformer(size, patch, depth, heads, dim, mlp, dropout=dropout, num_classes=n_out)
+    net = _models().VisionTransformer(size, patch, depth, heads, dim, mlp, dropout=dropout, num_classes=n_out)
     nn.init.trunc_normal_(net.heads.head.weight, std=0.02)
     return split_head(_stem(net, n_in, False))
 
