@@ -97,11 +97,11 @@ def load_tensors(
     if not Path(path).is_file(): raise ValueError(f'{path}: no such file')
     try:
         with safe_open(str(path), framework='pt') as f:
-            meta = (f.metadata() or {}).get('dd')
+            meta = json.loads((f.metadata() or {}).get('dd', 'null'))
             tensors = {k: f.get_tensor(k).clone() for k in (f.keys() if keys is None else keys)} # a copy: the file may be replaced
     except Exception as e: raise ValueError(f'{path}: truncated, damaged or not a safetensors file ({str(e)[:80]})') from None
     if meta is None: raise ValueError(f'{path}: a safetensors file, but not one written by dd_repro')
-    return tensors, json.loads(meta)
+    return tensors, meta
 
 # %% ../nbs/00_core.ipynb #138338f6
 class NoNorm:
@@ -421,7 +421,9 @@ def record(
     rows = [rows] if isinstance(rows, Row) else list(rows)
     for r in rows: r.date, r.commit = r.date or datetime.now(timezone.utc).strftime('%Y-%m-%dT%H:%M:%SZ'), r.commit or git_commit()
     with file_lock(path):
+        read_rows(path) # a file that was edited, or is another one, is not added to
         old = Path(path).read_text() if Path(path).is_file() else ''
+        if old and old[-1] != '\n': old += '\n'
         out = io.StringIO(); w = csv.DictWriter(out, _FIELDS + ['hash'], lineterminator='\n')
         if not old: w.writeheader()
         for c in map(_cells, rows): w.writerow(c | {'hash': _row_hash(c)})
@@ -437,8 +439,9 @@ def read_rows(
     path, # a file that `record` wrote
 )->list: # of Row
     "Read results back; ValueError naming the line when one was edited by hand."
-    if not Path(path).is_file(): return []
-    with open(path, newline='') as f: lines = list(csv.DictReader(f))
+    if not Path(path).is_file() or not Path(path).stat().st_size: return []
+    with open(path, newline='') as f: reader = csv.DictReader(f); lines = list(reader)
+    if reader.fieldnames != _FIELDS + ['hash']: raise ValueError(f'{path}: not a file of results that `record` wrote')
     for i, c in enumerate(lines, 2):
         if None in c or None in c.values() or c.get('hash') != _row_hash(c):
             raise ValueError(f'{path}, line {i} ({c.get("row")}): its hash does not fit; this line was not written by `record`')

@@ -158,9 +158,11 @@ def save(self:Distilled, path)->Path:
 
 # %% ../nbs/07_distilled.ipynb #32900094
 def _kind(path, card):
-    if 'format' not in card or 'kind' not in card: raise ValueError(f'{path}: not a distilled dataset')
+    if not isinstance(card.get('format'), int) or 'kind' not in card: raise ValueError(f'{path}: not a distilled dataset')
     if card['format'] > FORMAT: raise ValueError(f'{path}: artefact format {card["format"]} is newer than this dd_repro reads ({FORMAT}); update dd_repro')
-    if card['kind'] not in Distilled.kinds and str(card.get('module', '')).startswith('dd_repro.'): importlib.import_module(card['module'])
+    if card['kind'] not in Distilled.kinds and str(card.get('module', '')).startswith('dd_repro.'):
+        try: importlib.import_module(card['module'])
+        except ImportError: pass
     if card['kind'] not in Distilled.kinds: raise ValueError(f'{path}: unknown kind {card["kind"]!r}; known: {", ".join(Distilled.kinds)} (import the module that defines it first)')
     return Distilled.kinds[card['kind']]
 
@@ -170,9 +172,11 @@ def load(cls:Distilled, path, device=None):
     tensors, card = load_tensors(path)
     kind = _kind(path, card)
     own = {k[2:]: v for k, v in tensors.items() if k.startswith('d.')}
-    norm = norm_from_state({k[5:]: v for k, v in tensors.items() if k.startswith('norm.')}, card['norm'])
-    d = kind.empty(own, norm=norm, **card['init'])
-    d.load_state_dict(own)
+    try:
+        norm = norm_from_state({k[5:]: v for k, v in tensors.items() if k.startswith('norm.')}, card['norm'])
+        d = kind.empty(own, norm=norm, **card['init'])
+        d.load_state_dict(own)
+    except (KeyError, TypeError, ValueError, RuntimeError) as e: raise ValueError(f'{path}: an incomplete artefact ({type(e).__name__}: {" ".join(str(e).split())[:90]})') from None
     return d.to(device or 'cpu')
 
 @patch(cls_method=True)

@@ -14,10 +14,17 @@ from torch import nn, Tensor
 from safetensors import safe_open
 from fastcore.basics import patch
 from .core import *
+from .augment import *
 from .students import *
 
 # %% ../nbs/06_experts.ipynb #34c850e4
 def _expert_file(folder, i): return Path(folder)/f'expert_{i:04}.safetensors'
+
+def _read_card(folder):
+    file = Path(folder)/'buffer.json'
+    try: card = json.loads(file.read_text()); card['epochs'], card['size']
+    except (ValueError, KeyError, TypeError): raise ValueError(f'{file}: damaged; put it back, or remove the folder and train again') from None
+    return card
 
 class Buffer:
     "Expert trajectories on disk: a folder with one file an expert."
@@ -27,7 +34,7 @@ class Buffer:
     ):
         self.path = Path(path)
         if not (self.path/'buffer.json').is_file(): raise ValueError(f'{path}: no buffer here (a folder with buffer.json, made by train_experts or dd_experts)')
-        self.card = json.loads((self.path/'buffer.json').read_text())
+        self.card = _read_card(path)
         self.files = sorted(self.path.glob('expert_*.safetensors'))[:n]
         if not self.files: raise ValueError(f'{path}: the buffer holds no experts yet')
         self.epochs, self.size = self.card['epochs'], self.card['size']
@@ -44,8 +51,11 @@ def snapshot(self:Buffer,
     device=None
 )->Tensor: # [P]
     "All parameters of one expert after one epoch."
-    epoch = epoch % (self.epochs + 1)
-    with safe_open(str(self.files[expert]), framework='pt') as f: return f.get_slice('theta')[epoch].clone().to(device or 'cpu')
+    if not -1 <= epoch <= self.epochs: raise ValueError(f'{self.path}: there is no epoch {epoch}; the buffer holds {self.epochs}')
+    try:
+        with safe_open(str(self.files[expert]), framework='pt') as f: return f.get_slice('theta')[epoch % (self.epochs + 1)].clone().to(device or 'cpu')
+    except OSError as e: raise ValueError(f'{self.files[expert]}: {e}') from None
+    except Exception: raise ValueError(f'{self.files[expert]}: damaged; train_experts (or dd_experts) with the same settings trains it again') from None
 
 @patch
 def segment(self:Buffer,
@@ -98,9 +108,15 @@ def _whole(path, epochs, size):
         return ok
     except Exception: return False
 
+def _check_fit(net, real, aug):
+    "What would fail in the first epoch is said before a folder is made."
+    if aug: DSA(aug)
+    with torch.no_grad(): n_out = net(torch.zeros(2, *real.shape)).shape[1]
+    if n_out != real.n_classes: raise ValueError(f'the network tells {n_out} classes apart, the data have {real.n_classes}')
+
 def _open_folder(path, card):
-    path = Path(path); old = path/'buffer.json'
-    if old.is_file() and (have := json.loads(old.read_text())) != card:
+    path, card = Path(path), json.loads(json.dumps(card)); old = path/'buffer.json'
+    if old.is_file() and (have := _read_card(path)) != card:
         k = next(k for k in card if have.get(k) != card[k])
         raise ValueError(f'{path}: holds experts with other settings ({k}: {have.get(k)!r}, not {card[k]!r}); give another folder')
     if not old.is_file(): write_atomic(old, json.dumps(card, indent=1).encode())
@@ -124,6 +140,7 @@ def train_experts(
     protocol, device, probe = expert_protocol(epochs, lr, batch, aug, momentum, wd), device or real.device, net_fn()
     card = dict(name=real.name, norm=repr(real.norm), n_images=len(real), arch=getattr(probe, 'arch', None), size=to_vector(probe).numel(), epochs=epochs,
                 lr=lr, batch=batch, aug=aug, momentum=momentum, wd=wd, seed=seed)
+    _check_fit(probe, real, aug)
     path = _open_folder(path, card)
     for i in progress(range(n), desc='experts', quiet=quiet):
         file, start = _expert_file(path, i), time.perf_counter()
