@@ -87,11 +87,18 @@ def dd_demo(
         say(f'{time.perf_counter()-start:.0f} s; picture {out/"digits-mtt-ipc1.png"}, artefact {out/"digits-mtt-ipc1.safetensors"}')
 
 # %% ../nbs/22_cli.ipynb #8a9165cd
+def _device(name):
+    "The device of that name; ValueError where this machine has none."
+    name = name or str(default_device())
+    try: return str(torch.empty(0, device=name).device)
+    except Exception: raise ValueError(f'device {name!r}: this machine has none such; try cpu') from None
+
 def _real(data, zca, size, root, device, val=0.):
-    return load(data, size=size or None, zca=zca, root=root or None, val=val, device=device or str(default_device()))
+    return load(data, size=size or None, zca=zca, root=root or None, val=val, device=_device(device))
 
 def _net_fn(real, width, depth):
     c, side, _ = real.shape
+    if width < 1: raise ValueError(f'width is {width}; it must be at least 1')
     depth = depth or {64: 4, 128: 5, 256: 6, 512: 7}.get(side, 3)
     return partial(ConvNet, c, real.n_classes, side, width, depth)
 
@@ -167,8 +174,10 @@ def distill_mtt(
     every=100, eval_every=0, protocol='mtt', n_eval=5, minutes=None, quiet=None
 )->tuple: # (Distilled, Run, Evaluate or None)
     "MTT from settings to a checkpointed run; the artefact is in out/distilled.safetensors."
-    for k, v in dict(ipc=ipc, iterations=iterations).items():
+    for k, v in dict(ipc=ipc, iterations=iterations, n_eval=n_eval).items():
         if v < 1: raise ValueError(f'{k} is {v}; it must be at least 1')
+    for k, v in dict(eval_every=eval_every, minutes=minutes or 0).items():
+        if v < 0: raise ValueError(f'{k} is {v}; it must be at least 0')
     out, kw = Path(out), dict(lr=s['lr_teacher'], arch=net_fn().arch, aug=aug)
     d = (Pixels.from_noise if init == 'noise' else Pixels.from_real)(real, ipc, seed, **kw).to(real.device)
     full = dict(s, method='mtt', data=real.name, norm=repr(real.norm), ipc=ipc, init=init, aug=aug, seed=seed, arch=d.arch, buffer=buffer.card)
@@ -236,7 +245,7 @@ def check_data(buffer, real):
 def _subject(path, data, zca, size, root, device, width, depth, full, random, ipc, lr, seed):
     "What is evaluated: (the set, test images, method's name)."
     if not (full or random):
-        d = Distilled.load(path, device or default_device())
+        d = Distilled.load(path, _device(device))
         test = load(data or d.name.split(' ')[0], size=d.shape[-1], root=root or None, device=str(d.device))[1]
         return d, test.renorm(d.norm), d.info.get('settings', {}).get('method', type(d).__name__)
     real, test = _real(data or 'digits', zca, size, root, device)
@@ -265,7 +274,7 @@ def dd_eval(
 ):
     "Train fresh networks on a distilled set and test them."
     with manners():
-        if not (path or full or random): raise ValueError('name an artefact, or give --full or --random')
+        if bool(path) + full + random != 1: raise ValueError('give one of the three: the path of an artefact, --full or --random')
         d, test, method = _subject(path, data, zca, size, root, device, width, depth, full, random, ipc, lr, seed)
         p = as_protocol(protocol or ('full' if full else getattr(d, 'protocol', 'mtt')))
         own = None if full else aug or getattr(d, 'aug', None)

@@ -7,7 +7,7 @@ import pytest, torch
 from dd_repro.core import ImageTensors, Row, load_tensors, read_rows, record, rng_for, save_tensors, seed_of, seeded, settings_hash, write_atomic
 
 FRESH = multiprocessing.get_context('forkserver')                 # children of a process that has run nothing yet
-FRESH.set_forkserver_preload(['pytest', 'sklearn.datasets', 'dd_repro.cli'])
+FRESH.set_forkserver_preload(['pytest', 'sklearn.datasets', 'torch._dynamo', 'dd_repro.cli'])
 
 def together(target, *args):
     ps = [FRESH.Process(target=target, args=a) for a in args]

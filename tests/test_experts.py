@@ -13,7 +13,7 @@ from dd_repro.mtt import MTT
 from dd_repro.zoo import make_net
 
 FRESH = multiprocessing.get_context('forkserver')                 # children of a process that has run nothing yet
-FRESH.set_forkserver_preload(['pytest', 'sklearn.datasets', 'dd_repro.cli'])
+FRESH.set_forkserver_preload(['pytest', 'sklearn.datasets', 'torch._dynamo', 'dd_repro.cli'])
 net_fn = partial(ConvNet, n_in=1, n_out=10, size=8, width=8, depth=2)
 
 def few(): return load('digits')[0].subset(torch.arange(256))

@@ -17,7 +17,7 @@ from dd_repro.mtt import MTT, mtt_opts
 from dd_repro.students import as_protocol
 
 FRESH = multiprocessing.get_context('forkserver')                 # children of a process that has run nothing yet
-FRESH.set_forkserver_preload(['pytest', 'sklearn.datasets', 'dd_repro.cli'])
+FRESH.set_forkserver_preload(['pytest', 'sklearn.datasets', 'torch._dynamo', 'dd_repro.cli'])
 OPTS = {'images': partial(SGD, lr=1., momentum=.5), 'lr': partial(SGD, lr=1e-2, momentum=.5)}
 net_fn = partial(ConvNet, n_in=1, n_out=10, size=8, width=8, depth=2)
 

@@ -1,0 +1,176 @@
+"The commands: what a user can mend is one line on stderr, exit status 2, and nothing left behind; what works leaves rows."
+import os, shutil, signal, socket, subprocess, sys
+from functools import partial
+from pathlib import Path
+
+import pytest, torch
+from PIL import Image
+
+from dd_repro import cli
+from dd_repro.cli import dd_distill, dd_eval, dd_experts
+from dd_repro.convnet import ConvNet
+from dd_repro.core import load_tensors, read_rows, save_tensors
+from dd_repro.data import load
+from dd_repro.distilled import FORMAT, Distilled, Pixels
+
+NET = dict(data='digits', width=8, depth=2)
+FAST = dict(**NET, syn_steps=2, expert_epochs=1, max_start_epoch=1, lr_img=1., lr_lr=1e-5, lr_teacher=.02, aug='flip', iterations=2)
+BIN = Path(sys.executable).parent
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+    "DD_HOME with one buffer of digits and one artefact; DD_DATA is empty, and there is no network."
+    top, mp = tmp_path_factory.mktemp('home'), pytest.MonkeyPatch()
+    def offline(*a, **kw): raise socket.gaierror(-2, 'Name or service not known')
+    for k, v in dict(DD_HOME=top, DD_DATA=top/'data', DD_DEVICE='cpu').items(): mp.setenv(k, str(v))
+    (top/'data').mkdir()
+    dd_experts(**NET, n=1, epochs=2, batch=512, aug='flip')
+    Pixels.from_real(load('digits')[0], 1, lr=.05, arch=ConvNet(1, 10, 8, 8, 2).arch, aug='flip', info=dict(result=dict(mean=50., std=1., n=5))).save(top/'d.safetensors')
+    mp.setattr(socket, 'getaddrinfo', offline)
+    yield top
+    mp.undo()
+
+def pictures(root, classes, n=2, parts=('train', 'val'), side=8):
+    for part in parts:
+        for k, c in enumerate(classes):
+            (root/part/c).mkdir(parents=True, exist_ok=True)
+            for i in range(n): Image.new('RGB', (side, side), (k*40, i*20, 9)).save(root/part/c/f'{i}.png')
+    return root
+
+def files(*tops): return {p: p.stat().st_mtime_ns for t in tops for p in t.rglob('*') if p.is_file()}
+
+@pytest.fixture
+def bad(home, tmp_path, capsys):
+    "A function: run a command that must fail in the way that users see."
+    def run(says, command, *a, **kw):
+        before = files(home, tmp_path); capsys.readouterr()
+        with pytest.raises(SystemExit) as e: command(*a, **kw)
+        err = capsys.readouterr().err
+        assert e.value.code == 2 and err.count('\n') == 1 and err.startswith('dd_repro: '), err
+        assert says in err, err
+        assert files(home, tmp_path) == before and not (home/'runs').exists() and not (tmp_path/'out').exists()
+        return err
+    return run
+
+# --- data
+def test_unknown_data_sets_name_the_known(bad, home):
+    own = partial(dd_distill, **(FAST | dict(buffer=str(home/'buffers'/'digits-w8-d2'))))
+    for command in (dd_experts, own, partial(dd_eval, full=True)):
+        err = bad('cifar11', command, data='cifar11')
+        assert all(k in err for k in ('digits', 'cifar10', 'tinyimagenet', 'imagenette'))
+
+@pytest.mark.parametrize('data', ['cifar10', 'tinyimagenet', 'imagenette', 'imagewoof', 'imagefruit'])
+def test_no_folder_and_no_network(bad, data): assert 'DD_DATA' in bad(data, dd_experts, data=data, **{k: NET[k] for k in ('width',)})
+
+def test_folders_that_are_no_data_set(bad, tmp_path):
+    one, torn, few = (tmp_path/n for n in ('one', 'torn', 'few'))
+    bad('at least 2', dd_experts, data=str(pictures(one, ['cat'])), width=8, depth=2)
+    pictures(torn, ['cat', 'dog']); (torn/'train'/'dog'/'1.png').write_bytes(b'not a picture')
+    assert str(torn/'train'/'dog'/'1.png') in bad('not a readable image', dd_experts, data=str(torn), width=8, depth=2)
+    pictures(few, ['cat', 'dog', 'owl']); shutil.rmtree(few/'val'/'dog')
+    bad("'dog'", dd_experts, data=str(few), width=8, depth=2)
+    bad('no such folder', dd_experts, data=str(tmp_path/'none'))
+
+# --- experts
+@pytest.mark.parametrize('kw, says', [(dict(n=0), 'n is 0'), (dict(n=-1), 'n is -1'), (dict(epochs=0), 'epochs is 0'), (dict(lr=0.), 'lr is 0'), (dict(lr=-.1), 'lr is -0.1'), (dict(batch=0), 'batch is 0'), (dict(width=0), 'width'),
+    (dict(depth=5), 'halved'), (dict(depth=-1), 'depth'), (dict(aug='blur'), "'blur'"), (dict(size=-8), 'size is -8'), (dict(size=9), 'multiple of'), (dict(device='tpu'), 'tpu')])
+def test_experts_refuse(bad, tmp_path, kw, says): bad(says, dd_experts, **(dict(NET, n=1, epochs=1, path=str(tmp_path/'out')) | kw))
+
+def test_experts_refuse_a_folder_of_others(bad, home): bad('other settings', dd_experts, **NET, n=1, epochs=3, aug='flip')
+
+# --- distil
+@pytest.mark.parametrize('kw, says', [(dict(method='dm'), "'dm' is not one of"), (dict(init='zeros'), "'zeros' is not one of"), (dict(ipc=0), 'ipc is 0'), (dict(ipc=-3), 'ipc is -3'), (dict(ipc=500), 'asked for; it has'),
+    (dict(iterations=0), 'iterations is 0'), (dict(iterations=-5), 'iterations is -5'), (dict(syn_steps=-1), 'syn_steps is -1'), (dict(batch_syn=-1), 'batch_syn is -1'), (dict(lr_img=-1.), 'lr_img is -1'), (dict(lr_lr=-1.), 'lr_lr is -1'),
+    (dict(lr_teacher=-.1), 'lr_teacher is -0.1'), (dict(expert_epochs=2, max_start_epoch=2), 'reach epoch 3'), (dict(buffer='nowhere'), 'no buffer here'), (dict(width=12), 'no buffer here'), (dict(grad='exact'), "grad='exact'"),
+    (dict(aug='blur'), "'blur'"), (dict(every=0), 'every is 0'), (dict(eval_every=-1), 'eval_every is -1'), (dict(eval_every=1, n_eval=0), 'n_eval is 0'), (dict(eval_every=1, eval_epochs=-2), 'epochs is -2'), (dict(minutes=-1.), 'minutes is -1'),
+    (dict(data='cifar10', ipc=20, lr_img=0.), 'no stated MTT settings for cifar10, ipc 20')])
+def test_distil_refuses(bad, tmp_path, kw, says): bad(says, dd_distill, **(dict(FAST, out=str(tmp_path/'out')) | kw))
+
+def test_a_buffer_of_another_network_or_other_data(bad, home, tmp_path):
+    mine, kw = str(home/'buffers'/'digits-w8-d2'), dict(FAST, out=str(tmp_path/'out'))
+    bad('parameters', dd_distill, **(kw | dict(buffer=mine, width=12)))
+    bad('experts of other data', dd_distill, **kw, buffer=mine, size=16)
+    bad('experts of other data', dd_distill, **(kw | dict(buffer=mine, data=str(pictures(tmp_path/'set', ['cat', 'dog'])))))
+
+def test_a_damaged_buffer(bad, home, tmp_path):
+    shutil.copytree(home/'buffers'/'digits-w8-d2', tmp_path/'b'); file = tmp_path/'b'/'expert_0000.safetensors'
+    os.truncate(file, 1000)
+    with pytest.raises(SystemExit) as e: dd_distill(**FAST, buffer=str(tmp_path/'b'), out=str(tmp_path/'run'))
+    assert e.value.code == 2 and not (tmp_path/'run'/'distilled.safetensors').exists()
+
+def test_distil_goes_on_and_refuses_other_settings(home, tmp_path, capsys, monkeypatch):
+    out, (one, two) = tmp_path/'a', (dict(FAST, out=str(tmp_path/n), iterations=4, every=3) for n in 'ab')
+    def stop(self, d): self.n = getattr(self, 'n', 0) + 1; self.n == 2 and signal.raise_signal(signal.SIGTERM)
+    with monkeypatch.context() as m, pytest.raises(SystemExit) as e: m.setattr(cli.MTT, 'after', stop); dd_distill(**one)
+    assert e.value.code == 130 and 'SIGTERM at iteration 2 of 4' in capsys.readouterr().out and Distilled.load(out/'distilled.safetensors').info['iterations'] == 2
+    dd_distill(**one); dd_distill(**two)
+    a, b = (Distilled.load(tmp_path/n/'distilled.safetensors') for n in 'ab')
+    assert torch.equal(a.images, b.images) and torch.equal(a.lr, b.lr) and a.info == b.info
+    before = files(tmp_path); capsys.readouterr()
+    with pytest.raises(SystemExit) as e: dd_distill(**(one | dict(syn_steps=3)))
+    assert e.value.code == 2 and 'other settings' in capsys.readouterr().err and files(tmp_path) == before
+
+def test_a_run_that_diverges_says_so(home, tmp_path, capsys):
+    with pytest.raises(SystemExit) as e: dd_distill(**(FAST | dict(out=str(tmp_path/'r'), lr_lr=1e6, iterations=50)))
+    err = capsys.readouterr().err
+    assert e.value.code == 2 and err.count('\n') == 1 and 'lr_lr' in err
+    assert not (tmp_path/'r'/'distilled.safetensors').exists() and (tmp_path/'r'/'checkpoint.diverged.safetensors').is_file()
+
+# --- evaluate
+@pytest.mark.parametrize('kw, says', [(dict(path='none.safetensors'), 'no such file'), (dict(path=''), '--full or --random'), (dict(nets='resnet99'), "'resnet99'"), (dict(nets='convnet,vgg11'), 'at least 32 px'), (dict(nets=''), "''"),
+    (dict(protocol='best'), "'best'"), (dict(n_eval=0), 'n_eval is 0'), (dict(epochs=-1), 'epochs is -1'), (dict(lr=-1.), 'learning rate is -1'), (dict(aug='blur'), "'blur'"), (dict(kind='best'), "'best'"), (dict(data='cifar11'), 'cifar11')])
+def test_eval_refuses(bad, home, kw, says): bad(says, dd_eval, **(dict(path=str(home/'d.safetensors'), n_eval=1, epochs=1) | kw))
+
+@pytest.mark.parametrize('kw, says', [(dict(ipc=0), 'ipc is 0'), (dict(ipc=500), 'asked for; it has'), (dict(lr=-1.), 'rate is -1'), (dict(width=0), 'width'), (dict(depth=7), 'halved'), (dict(full=True, random=True), 'one of')])
+def test_eval_refuses_with_random(bad, kw, says): bad(says, dd_eval, **(dict(NET, random=True, n_eval=1, epochs=1) | kw))
+
+def test_artefacts_that_are_none(bad, home, tmp_path):
+    good, p = home/'d.safetensors', tmp_path/'x.safetensors'
+    t, card = load_tensors(good)
+    p.write_bytes(good.read_bytes()[:900]); bad('truncated', dd_eval, str(p))
+    p.write_bytes(b'\x89PNG' + bytes(100)); bad('not a safetensors file', dd_eval, str(p))
+    save_tensors(p, t, card | dict(format=FORMAT + 1)); bad('is newer than', dd_eval, str(p))
+    bad('not a distilled dataset', dd_eval, str(home/'buffers'/'digits-w8-d2'/'expert_0000.safetensors'))
+
+def test_a_test_set_that_does_not_fit(bad, home, tmp_path):
+    err = bad('', dd_eval, str(home/'d.safetensors'), data=str(pictures(tmp_path/'set', ['cat', 'dog', 'owl'])), n_eval=1, epochs=1)
+    assert 'classes' in err or 'images' in err
+
+def test_full_random_and_artefact_become_rows(home, tmp_path, capsys):
+    kw = dict(n_eval=1, epochs=1, kind='smoke', record_to=str(tmp_path/'r.csv'))
+    dd_eval(**NET, full=True, **kw); dd_eval(**NET, random=True, ipc=2, **kw); dd_eval(str(home/'d.safetensors'), row='mine', **kw)
+    rows = read_rows(tmp_path/'r.csv')
+    assert [r.method for r in rows] == ['whole set', 'random', 'Pixels'] and {r.protocol for r in rows} == {'smoke'} and all(r.n == 1 and 0 <= r.mean <= 100 for r in rows)
+    assert rows[2].row == 'mine' and len(rows[2].artefact) == 16 and rows[2].deviations
+    assert 'recorded in the artefact: 50.0' in capsys.readouterr().out
+
+def test_a_results_file_that_is_none(home, tmp_path, capsys):
+    (tmp_path/'r.csv').write_text('name,accuracy\nours,99\n')
+    with pytest.raises(SystemExit) as e: dd_eval(str(home/'d.safetensors'), n_eval=1, epochs=1, record_to=str(tmp_path/'r.csv'))
+    assert e.value.code == 2 and (tmp_path/'r.csv').read_text() == 'name,accuracy\nours,99\n'
+
+def test_own_folder_from_experts_to_a_number(home, tmp_path, capsys):
+    "An artefact of a folder says where its test images are, or what to give."
+    own, kw = str(pictures(tmp_path/'pets', ['cat', 'dog'], n=6)), dict(width=8, depth=2)
+    dd_experts(data=own, **kw, n=1, epochs=2, aug='')
+    dd_distill(**(FAST | dict(data=own, out=str(tmp_path/'run'), lr_lr=1e-9)))
+    dd_eval(str(tmp_path/'run'/'distilled.safetensors'), data=own, n_eval=1, epochs=1)
+    assert Distilled.load(tmp_path/'run'/'distilled.safetensors').classes == ['cat', 'dog']
+    with pytest.raises(SystemExit) as e: shutil.rmtree(tmp_path/'pets'); dd_eval(str(tmp_path/'run'/'distilled.safetensors'), n_eval=1, epochs=1)
+    err = capsys.readouterr().err
+    assert e.value.code == 2 and err.count('\n') == 1 and 'pets' in err
+
+# --- as programs
+def program(name, *a, **env):
+    if not (BIN/name).exists(): pytest.skip(f'{name} is not installed beside this Python')
+    return subprocess.run([BIN/name, *map(str, a)], capture_output=True, text=True, timeout=300, env={**os.environ, 'OMP_NUM_THREADS': '1', **env})
+
+def test_the_demo_as_a_program(home, tmp_path):
+    r = program('dd_demo', '--smoke', '--out', tmp_path/'demo', '--record_to', tmp_path/'r.csv')
+    assert r.returncode == 0 and r.stderr == ''
+    assert [l.split()[0] for l in r.stdout.splitlines()][:2] == ['random', 'MTT'] and str(tmp_path/'demo'/'digits-mtt-ipc1.png') in r.stdout.splitlines()[-1]
+    assert len(read_rows(tmp_path/'r.csv')) == 3 and len(Distilled.load(tmp_path/'demo'/'digits-mtt-ipc1.safetensors')) == 10 and (tmp_path/'demo'/'digits-mtt-ipc1.png').stat().st_size > 100
+
+def test_a_bad_word_to_a_program(home, tmp_path):
+    r = program('dd_distill', '--data', 'digits', '--lr_img', '-1', '--out', tmp_path/'out')
+    assert (r.returncode, r.stdout) == (2, '') and r.stderr == 'dd_repro: lr_img is -1.0; it must be above 0\n' and not list(tmp_path.iterdir())
