@@ -35,7 +35,9 @@ def manners():
         print(f'dd_repro: {" ".join(str(e).split())}', file=sys.stderr)
         sys.exit(2)
 
-def say(*s): print(*s, flush=True)
+def say(*s):
+    "Print at once, also into a pipe."
+    print(*s, flush=True)
 
 # %% ../nbs/22_cli.ipynb #76db1a94
 DEMO = dict(size=16, width=32, n=6, epochs=4, lr=.05, batch=64, aug='crop_scale_rotate', expert_epochs=3, max_start_epoch=1, syn_steps=30,
