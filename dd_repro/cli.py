@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEMO', 'SMOKE', 'manners', 'say', 'result', 'demo', 'dd_demo', 'buffer_path', 'dd_experts', 'expert_rows', 'fill_in',
-           'distill_mtt', 'dd_distill', 'check_data', 'dd_eval']
+           'distill_mtt', 'check_data', 'prepare', 'how_it_went', 'dd_distill', 'dd_eval']
 
 # %% ../nbs/22_cli.ipynb #e932b4d5
 import dataclasses, json, sys, time
@@ -40,9 +40,9 @@ def say(*s):
     print(*s, flush=True)
 
 # %% ../nbs/22_cli.ipynb #76db1a94
-DEMO = dict(size=16, width=32, n=6, epochs=4, lr=.05, batch=64, aug='crop_scale_rotate', expert_epochs=3, max_start_epoch=1, syn_steps=30,
-            iterations=100, lr_img=50., lr_lr=1e-4, lr_teacher=.05, eval_epochs=300, n_eval=5)
-SMOKE = dict(n=1, epochs=2, expert_epochs=2, max_start_epoch=1, syn_steps=3, iterations=2, eval_epochs=5, n_eval=2)
+DEMO = dict(size=16, width=32, n=20, epochs=3, lr=.05, batch=64, expert_aug='', aug='crop_scale_rotate', expert_epochs=2, max_start_epoch=2,
+            syn_steps=60, iterations=80, lr_img=200., lr_lr=1e-4, lr_teacher=.02, eval_epochs=500, n_eval=5)
+SMOKE = dict(n=1, epochs=2, expert_epochs=1, max_start_epoch=1, syn_steps=3, iterations=2, eval_epochs=5, n_eval=2)
 
 def result(row, protocol)->dict:
     "A row as an artefact keeps it: `dd_eval` prints it beside a new measurement."
@@ -62,12 +62,12 @@ def demo(
     p = as_protocol('mtt').scaled(kind='smoke' if smoke else 'reduced', epochs=o['eval_epochs'], aug=o['aug'])
     ev = partial(evaluate, test=test, protocol=p, n_eval=o['n_eval'], seed=seed, row='demo/digits/ipc1', kind=p.kind)
     rows = ev(Pixels.from_real(real, 1, **kw), method='random'); say(rows[-1])
-    buffer = train_experts(net_fn, real, out/f'buffer-{settings_hash(o)}', o['n'], o['epochs'], o['lr'], o['batch'], o['aug'], seed=seed, quiet=quiet)
+    buffer = train_experts(net_fn, real, out/f'buffer-{settings_hash(o)}', o['n'], o['epochs'], o['lr'], o['batch'], o['expert_aug'], seed=seed, quiet=quiet)
     d = Pixels.from_real(real, 1, info=dict(settings=o, seed=seed), **kw)
     mtt = MTT(net_fn(), buffer, o['syn_steps'], o['expert_epochs'], o['max_start_epoch'], aug=DSA(o['aug']), seed=seed)
-    with Cost() as c: distill(d, mtt, o['iterations'], mtt_opts(o['lr_img'], o['lr_lr']), quiet=quiet)
+    with Cost() as c: distill(d, mtt, o['iterations'], mtt_opts(o['lr_img'], o['lr_lr']), sched=lambda done: 1 - done, quiet=quiet)
     rows += ev(d, method='MTT'); say(rows[-1])
-    full = as_protocol('full').scaled(kind=p.kind, epochs=max(1, o['eval_epochs']//20), aug=o['aug'])
+    full = as_protocol('full').scaled(kind=p.kind, epochs=max(1, o['eval_epochs']//25), aug=o['aug'])
     rows += evaluate(real, test, [d.arch], full, 1 if smoke else 3, seed, 'demo/digits/full', 'whole set', kind=p.kind); say(rows[-1])
     d.info.update(result=result(rows[1], p), seconds=round(c.seconds, 1))
     d.save(out/'digits-mtt-ipc1.safetensors'); d.png(out/'digits-mtt-ipc1.png', scale=6)
@@ -152,8 +152,8 @@ def expert_rows(
     return [seconds, dataclasses.replace(seconds, row=f'mtt/section5/{c["name"]}/mb_an_expert', metric='storage', unit='MB', mean=buffer.nbytes/len(buffer)/1e6, std=0.)]
 
 # %% ../nbs/22_cli.ipynb #104377d2
-_OURS = {('digits', 1): dict(syn_steps=30, expert_epochs=3, max_start_epoch=1, batch_syn=None, lr_img=50., lr_lr=1e-4, lr_teacher=.05, source='our own (the demo, at 16 px)')}
 _KEYS = ('syn_steps', 'expert_epochs', 'max_start_epoch', 'batch_syn', 'lr_img', 'lr_lr', 'lr_teacher')
+_OURS = {('digits', 1): {k: DEMO.get(k) for k in _KEYS} | dict(source='our own (the demo, at 16 px and width 32)')}
 
 def fill_in(
     given:dict, # settings by name; None or 0 means not given
@@ -192,7 +192,29 @@ def distill_mtt(
     d.save(out/'distilled.safetensors')
     return d, run, look
 
-# %% ../nbs/22_cli.ipynb #45a10db4
+# %% ../nbs/22_cli.ipynb #47794027
+def check_data(buffer, real):
+    "ValueError when a buffer was trained on other data."
+    for k, have in (('name', real.name), ('norm', repr(real.norm)), ('n_images', len(real))):
+        if buffer.card[k] != have: raise ValueError(f'{buffer.path}: experts of other data ({k}: {buffer.card[k]!r}, here {have!r})')
+
+def prepare(method, init, given, data, ipc, zca, buffer, size, root, device):
+    "Check the words, complete the settings, open experts and data: (settings, Buffer, train, test)."
+    if method != 'mtt': raise ValueError(f'method {method!r} is not one of mtt')
+    if init not in ('real', 'noise'): raise ValueError(f'init {init!r} is not one of real, noise')
+    s, b = fill_in(given, data, ipc, zca), Buffer(buffer)
+    real, test = _real(data, zca, size, root, device)
+    check_data(b, real)
+    return s, b, real, test
+
+def how_it_went(d, run, look, out):
+    "Three lines at the end of a run; exit status 130 when a signal stopped it."
+    say(f'{run.stopped} at iteration {run.it} of {run.steps}: loss {run.history[-1]["loss"]:.4f}, learned lr {d.student_lr.item():.4g}')
+    if look: say(f'last {look.last:.1f} %, best of {look.k} {look.best:.1f} %')
+    say(f'{d}; evaluate it: dd_eval {out/"distilled.safetensors"}')
+    if run.stopped.startswith('SIG'): sys.exit(130)
+
+# %% ../nbs/22_cli.ipynb #3127050c
 @call_parse
 def dd_distill(
     method:str='mtt', # the method
@@ -223,27 +245,14 @@ def dd_distill(
 ):
     "Distil a data set; given again, the same command goes on from its checkpoint."
     with manners():
-        if method != 'mtt': raise ValueError(f'method {method!r} is not one of mtt')
-        if init not in ('real', 'noise'): raise ValueError(f'init {init!r} is not one of real, noise')
         given = dict(syn_steps=syn_steps, expert_epochs=expert_epochs, max_start_epoch=max_start_epoch, batch_syn=batch_syn, lr_img=lr_img, lr_lr=lr_lr, lr_teacher=lr_teacher)
-        s = fill_in(given, data, ipc, zca)
-        b = Buffer(buffer or buffer_path(data, zca, size, width, depth))
-        real, test = _real(data, zca, size, root, device); check_data(b, real)
+        s, b, real, test = prepare(method, init, given, data, ipc, zca, buffer or buffer_path(data, zca, size, width, depth), size, root, device)
         p = as_protocol('mtt').scaled(epochs=eval_epochs) if eval_epochs else as_protocol('mtt')
         out = Path(out or dd_home()/'runs'/f'mtt-{b.path.name}-ipc{ipc}-s{seed}')
         d, run, look = distill_mtt(real, test, _net_fn(real, width, depth), b, s, out, ipc, iterations, init, aug, grad, seed, every, eval_every, p, n_eval, minutes or None)
-        say(f'{run.stopped} at iteration {run.it} of {run.steps}: loss {run.history[-1]["loss"]:.4f}, learned lr {d.student_lr.item():.4g}')
-        if look: say(f'last {look.last:.1f} %, best of {look.k} {look.best:.1f} %')
-        say(f'{d}, {out/"distilled.safetensors"}; evaluate it: dd_eval {out/"distilled.safetensors"}')
-        if run.stopped.startswith('SIG'): sys.exit(130)
+        how_it_went(d, run, look, out)
 
-# %% ../nbs/22_cli.ipynb #6bd5917b
-def check_data(buffer, real):
-    "ValueError when a buffer was trained on other data."
-    for k, have in (('name', real.name), ('norm', repr(real.norm)), ('n_images', len(real))):
-        if buffer.card[k] != have: raise ValueError(f'{buffer.path}: experts of other data ({k}: {buffer.card[k]!r}, here {have!r})')
-
-# %% ../nbs/22_cli.ipynb #bcf746ec
+# %% ../nbs/22_cli.ipynb #81f1033c
 def _subject(path, data, zca, size, root, device, width, depth, full, random, ipc, lr, seed):
     "What is evaluated: (the set, test images, method's name)."
     if not (full or random):
@@ -255,6 +264,7 @@ def _subject(path, data, zca, size, root, device, width, depth, full, random, ip
     if full: real.arch = arch; return real, test, 'whole set'
     return Pixels.from_real(real, ipc, seed, lr=lr or .01, arch=arch).to(real.device), test, 'random'
 
+# %% ../nbs/22_cli.ipynb #81f6e8d4
 @call_parse
 def dd_eval(
     path:str='', # an artefact
@@ -277,6 +287,7 @@ def dd_eval(
     "Train fresh networks on a distilled set and test them."
     with manners():
         if bool(path) + full + random != 1: raise ValueError('give one of the three: the path of an artefact, --full or --random')
+        if record_to: read_rows(record_to) # a results file that was edited is refused before the work, not after
         d, test, method = _subject(path, data, zca, size, root, device, width, depth, full, random, ipc, lr, seed)
         p = as_protocol(protocol or ('full' if full else getattr(d, 'protocol', 'mtt')))
         own = None if full else aug or getattr(d, 'aug', None)

@@ -36,7 +36,10 @@ class Objective:
 
 class Sum(Objective):
     "A weighted sum of objectives; each term keeps its own state."
-    def __init__(self, terms, weights=None): self.terms, self.weights = list(terms), list(weights or [1.]*len(terms))
+    def __init__(self, terms, weights=None):
+        self.terms, self.weights = list(terms), list(weights or [1.]*len(terms))
+        own = [t for t in self.terms if getattr(type(t), 'backward', Objective.backward) is not Objective.backward]
+        if own: raise ValueError(f'{type(own[0]).__name__} adds its gradient by itself, so it cannot be a term of a sum; make it a phase of its own')
     def __call__(self, d): return sum(w*t(d) for w, t in zip(self.weights, self.terms))
     def after(self, d): [t.after(d) for t in self.terms if hasattr(t, 'after')]
     def state_dict(self): return {f'{i}.{k}': v for i, t in enumerate(self.terms) if hasattr(t, 'state_dict') for k, v in t.state_dict().items()}
