@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from fastcore.script import call_parse
+from fastcore.script import Param, call_parse
 from .core import *
 from .data import *
 from .augment import *
@@ -267,7 +267,7 @@ def _subject(path, data, zca, size, root, device, width, depth, full, random, ip
 # %% ../nbs/22_cli.ipynb #81f6e8d4
 @call_parse
 def dd_eval(
-    path:str='', # an artefact
+    path:Param('an artefact', str, opt=False, nargs='?')='',
     nets:str='convnet', # architectures, separated by commas
     n_eval:int=5, # networks of each
     protocol:str='', # mtt, dc, dsa, full, mtt-smoke (default: the artefact's; full with --full)
