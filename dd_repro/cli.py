@@ -41,7 +41,7 @@ def say(*s):
 
 # %% ../nbs/22_cli.ipynb #76db1a94
 DEMO = dict(size=16, width=32, n=20, epochs=3, lr=.05, batch=64, expert_aug='', aug='crop_scale_rotate', expert_epochs=2, max_start_epoch=2,
-            syn_steps=60, iterations=80, lr_img=200., lr_lr=1e-4, lr_teacher=.02, eval_epochs=500, n_eval=5)
+            syn_steps=60, iterations=200, lr_img=200., lr_lr=1e-4, lr_teacher=.02, eval_epochs=500, n_eval=5)
 SMOKE = dict(n=1, epochs=2, expert_epochs=1, max_start_epoch=1, syn_steps=3, iterations=2, eval_epochs=5, n_eval=2)
 
 def result(row, protocol)->dict:
