@@ -65,11 +65,11 @@ def demo(
     buffer = train_experts(net_fn, real, out/f'buffer-{settings_hash(o)}', o['n'], o['epochs'], o['lr'], o['batch'], o['expert_aug'], seed=seed, quiet=quiet)
     d = Pixels.from_real(real, 1, info=dict(settings=o, seed=seed), **kw)
     mtt = MTT(net_fn(), buffer, o['syn_steps'], o['expert_epochs'], o['max_start_epoch'], aug=DSA(o['aug']), seed=seed)
-    with Cost() as c: distill(d, mtt, o['iterations'], mtt_opts(o['lr_img'], o['lr_lr']), sched=lambda done: 1 - done, quiet=quiet)
+    run = distill(d, mtt, o['iterations'], mtt_opts(o['lr_img'], o['lr_lr']), sched=lambda done: 1 - done, quiet=quiet)
     rows += ev(d, method='MTT'); say(rows[-1])
     full = as_protocol('full').scaled(kind=p.kind, epochs=max(1, o['eval_epochs']//25), aug=o['aug'])
     rows += evaluate(real, test, [d.arch], full, 1 if smoke else 3, seed, 'demo/digits/full', 'whole set', kind=p.kind); say(rows[-1])
-    d.info.update(result=result(rows[1], p), seconds=round(c.seconds, 1))
+    d.info.update(result=result(rows[1], p), seconds=round(run.seconds, 1), device=device_name())
     d.save(out/'digits-mtt-ipc1.safetensors'); d.png(out/'digits-mtt-ipc1.png', scale=6)
     return rows
 
@@ -187,7 +187,7 @@ def distill_mtt(
     look = Evaluate(test, eval_every, protocol, n_eval=n_eval) if eval_every else None
     calls = [c for c in (look, Pictures(out/'pictures', eval_every) if eval_every else None) if c]
     run = distill(d, mtt, iterations, mtt_opts(s['lr_img'], s['lr_lr']), callbacks=calls, ckpt=out/'checkpoint.safetensors', every=every, minutes=minutes, settings=full, quiet=quiet)
-    d.info.update(settings=full, iterations=run.it, seed=seed)
+    d.info.update(settings=full, iterations=run.it, seed=seed, seconds=round(run.seconds, 1), device=device_name(real.device))
     if look and look.rows: d.info['result'] = result(look.rows[0], look.protocol) | dict(best=look.best, k=look.k)
     d.save(out/'distilled.safetensors')
     return d, run, look
@@ -209,7 +209,7 @@ def prepare(method, init, given, data, ipc, zca, buffer, size, root, device):
 
 def how_it_went(d, run, look, out):
     "Three lines at the end of a run; exit status 130 when a signal stopped it."
-    say(f'{run.stopped} at iteration {run.it} of {run.steps}: loss {run.history[-1]["loss"]:.4f}, learned lr {d.student_lr.item():.4g}')
+    say(f'{run.stopped} at iteration {run.it} of {run.steps}: loss {run.history[-1]["loss"]:.4f}, learned lr {d.student_lr.item():.4g}, {run.seconds:.0f} s')
     if look: say(f'last {look.last:.1f} %, best of {look.k} {look.best:.1f} %')
     say(f'{d}; evaluate it: dd_eval {out/"distilled.safetensors"}')
     if run.stopped.startswith('SIG'): sys.exit(130)

@@ -70,7 +70,7 @@ class Run:
         if unknown := set(opts) - set(d.groups()): raise ValueError(f'no group {sorted(unknown)} in this set; it has {sorted(d.groups())}')
         self.opts = {g: f(d.groups()[g]) for g, f in opts.items()}
         self.base = {g: [p['lr'] for p in o.param_groups] for g, o in self.opts.items()}
-        self.it, self.history, self.stopped, self.settings = 0, [], None, settings_hash([settings, [str(s.shape) for s in d.parameters()]])
+        self.it, self.history, self.stopped, self.seconds, self.settings = 0, [], None, 0., settings_hash([settings, [str(s.shape) for s in d.parameters()]])
     @property
     def lr(self): return self.d.student_lr.item()
     def params(self): return [p for g in self.opts for p in self.d.groups()[g]]
@@ -138,7 +138,7 @@ def save(self:Run, path=None)->Path:
     "Write the checkpoint, whole or not at all, and the history as CSV beside it."
     path, tensors = Path(path or self.ckpt), {}
     packed = _pack('s', self.state(), tensors)
-    save_tensors(path, tensors, dict(run=packed, settings=self.settings))
+    save_tensors(path, tensors, dict(run=packed, settings=self.settings, seconds=self.seconds))
     keys = list(dict.fromkeys(k for r in self.history for k in r))
     out = io.StringIO(); w = csv.DictWriter(out, keys, lineterminator='\n'); w.writeheader(); w.writerows(self.history)
     write_atomic(path.with_suffix('.csv'), out.getvalue().encode())
@@ -153,7 +153,7 @@ def resume(self:Run, path=None):
     if 'run' not in meta: raise ValueError(f'{path}: not a checkpoint of `distill`')
     if meta['settings'] != self.settings: raise ValueError(f'{path}: a checkpoint of a run with other settings; give another path, or remove it to start again')
     s = _unpack(meta['run'], tensors)
-    self.it, self.history = s['it'], s['history']
+    self.it, self.history, self.seconds = s['it'], s['history'], meta.get('seconds', 0.)
     self.d.load_state_dict(s['d'])
     for g, o in self.opts.items(): o.load_state_dict(s['opts'][g])
     for things, states in ((tuple(p for p, _ in self.phases), s['phases']), (self.callbacks, s['callbacks'])):
@@ -178,7 +178,7 @@ def fit(self:Run):
     with _signals(self), bar:
         if self.it == 0 and self.ckpt: self.save()
         while self.it < self.steps and not self.stopped:
-            row = self.one()
+            t = time.perf_counter(); row = self.one(); self.seconds += time.perf_counter() - t
             for c in self.callbacks: c(self)
             if self.ckpt and (self.it % self.every == 0 or self.it == self.steps): self.save()
             bar.update(); bar.set_postfix(loss=f'{row["loss"]:.4g}', lr=f'{row["lr"]:.3g}')
