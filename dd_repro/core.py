@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from safetensors import safe_open
-from safetensors.torch import save as _st_save
+from safetensors.torch import load as _st_load, save as _st_save
 
 # %% ../nbs/00_core.ipynb #144d0119
 def rng_for(
@@ -96,9 +95,10 @@ def load_tensors(
     "Read tensors and JSON header back; ValueError in one line when the file is missing, truncated or not ours."
     if not Path(path).is_file(): raise ValueError(f'{path}: no such file')
     try:
-        with safe_open(str(path), framework='pt') as f:
-            meta = json.loads((f.metadata() or {}).get('dd', 'null'))
-            tensors = {k: f.get_tensor(k).clone() for k in (f.keys() if keys is None else keys)} # a copy: the file may be replaced
+        data = Path(path).read_bytes() # in one piece: a file that is being replaced is read whole, old or new
+        tensors = {k: t for k, t in _st_load(data).items() if keys is None or k in keys}
+        head = json.loads(data[8:8 + int.from_bytes(data[:8], 'little')])
+        meta = json.loads(head.get('__metadata__', {}).get('dd', 'null'))
     except Exception as e: raise ValueError(f'{path}: truncated, damaged or not a safetensors file ({str(e)[:80]})') from None
     if meta is None: raise ValueError(f'{path}: a safetensors file, but not one written by dd_repro')
     return tensors, meta

@@ -211,7 +211,8 @@ def _pick_lr(p, data, lr):
     lr = p.lr if lr is None else lr
     if lr is None and getattr(data, 'student_lr', None) is None:
         raise ValueError(f'protocol {p.name} uses the learned rate and this set has none; pass lr=')
-    return check_lr(float(torch.as_tensor(data.student_lr if lr is None else lr).detach()))
+    lr = data.student_lr if lr is None else lr
+    return check_lr(lr.item() if isinstance(lr, Tensor) else float(lr))
 
 def train(
     nets, # a network, or a list of networks
