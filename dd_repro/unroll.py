@@ -34,6 +34,7 @@ class Functional:
     def __call__(self, theta, x): return torch.func.functional_call(self.net, self.params(theta), (x,))
 
 # %% ../nbs/08_unroll.ipynb #138744f9
+@torch.enable_grad()
 def _grad(f, theta, x, y, create_graph=False):
     return torch.autograd.grad(F.cross_entropy(f(theta, x), y), theta, create_graph=create_graph)[0]
 
