@@ -38,6 +38,8 @@ class Protocol:
     aug:str='color_crop_cutout_flip_scale_rotate' # DSA strategy; '' for none
     labels:str='hard' # 'hard': class numbers; 'soft': probabilities [n, classes]
     temperature:float=1. # the student's logits are divided by it when labels are soft
+    t2:bool=False # multiply the loss on soft labels by the temperature squared
+    view:dict|None=None # passed on to the set's `epoch`: how a distribution is sampled, say
     test_batch:int=128 # images a step at test time
     amp:bool=False # bfloat16 autocast on a GPU
     base:'Protocol|None'=dataclasses.field(default=None, repr=False) # what `scaled` began from
@@ -83,7 +85,13 @@ def deviations(self:Protocol)->str:
 @patch
 def settings(self:Protocol)->dict:
     "The values that decide a result, for its settings hash."
-    return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ('name', 'kind', 'base', 'test_batch')}
+    got = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ('name', 'kind', 'base', 'test_batch')}
+    return {k: v for k, v in got.items() if k not in ('t2', 'view') or v}
+
+@patch(as_prop=True)
+def soft(self:Protocol)->bool:
+    "Whether students see probabilities: soft labels, or an augmentation that mixes labels."
+    return self.labels == 'soft' or 'cutmix' in self.aug.split('_')
 
 # %% ../nbs/05_students.ipynb #b5b6d8ba
 @patch(as_prop=True)
@@ -177,8 +185,10 @@ def _optimiser(p, params, lr):
 def _draws(p, data, e, rngs, device):
     "Batches of an epoch, augmented: images [k, b, c, h, w] and labels [k, b, ...], one draw for each network."
     aug = DSA(p.aug) if p.aug else noop
-    for group in zip(*(data.epoch(e, p.batch, r) for r in rngs)):
-        yield torch.stack([aug(x.to(device), r) for (x, _), r in zip(group, rngs)]), torch.stack([y.to(device) for _, y in group])
+    def one(x, y, r): return aug.pair(x.to(device), y.to(device), data.n_classes, r) if aug.mixes else (aug(x.to(device), r), y.to(device))
+    for group in zip(*(data.epoch(e, p.batch, r, **(p.view or {})) for r in rngs)):
+        xs, ys = zip(*(one(x, y, r) for (x, y), r in zip(group, rngs)))
+        yield torch.stack(xs), torch.stack(ys)
 
 def student_loss(
     z:Tensor, # logits [k, b, classes]
@@ -186,10 +196,10 @@ def student_loss(
     p:Protocol, # says which
 )->Tensor: # the sum over networks of the mean over images
     "Cross-entropy with hard or soft labels; ValueError when labels are not what the protocol says."
-    if y.is_floating_point() != (p.labels == 'soft'):
+    if y.is_floating_point() != p.soft:
         raise ValueError(f"protocol {p.name} trains on {p.labels} labels and these are {'soft' if y.is_floating_point() else 'hard'}; use its scaled(labels=...)")
     t = p.temperature if p.labels == 'soft' else 1.
-    return len(z)*F.cross_entropy(z.flatten(0, 1)/t if t != 1 else z.flatten(0, 1), y.flatten(0, 1))
+    return (t*t if p.t2 else 1)*len(z)*F.cross_entropy(z.flatten(0, 1)/t if t != 1 else z.flatten(0, 1), y.flatten(0, 1))
 
 # %% ../nbs/05_students.ipynb #9ebdb66b
 def _run(team, data, p, lr, rngs, device, hook):
@@ -296,7 +306,8 @@ def evaluate(
     rows, lr = [], _pick_lr(p, d, lr)
     for a in archs:
         accs, cost = _evaluate_one(d, test, a, p, lr, n_eval, seed, together)
-        rows.append(_row(row, method, p, kind, deviations, a, accs, cost, test, dict(arch=a, lr=lr, n_eval=n_eval, seed=seed)))
+        note = '; '.join(filter(None, (deviations, d.notes() if hasattr(d, 'notes') else '')))
+        rows.append(_row(row, method, p, kind, note, a, accs, cost, test, dict(arch=a, lr=lr, n_eval=n_eval, seed=seed)))
     return rows
 
 # %% ../nbs/05_students.ipynb #c36e1bee
