@@ -35,6 +35,8 @@ class Protocol:
     momentum:float=0.9 # of sgd
     wd:float=5e-4 # weight decay, on all parameters
     schedule:str='step' # 'step', 'cosine', 'onecycle' or 'none', see `lr_factor`
+    drop_every:int=0 # of 'step': a tenth after every so many epochs; 0: once, after the middle
+    warmup:int=0 # epochs of linear rise before the schedule
     aug:str='color_crop_cutout_flip_scale_rotate' # DSA strategy; '' for none
     labels:str='hard' # 'hard': class numbers; 'soft': probabilities [n, classes]
     temperature:float=1. # the student's logits are divided by it when labels are soft
@@ -60,6 +62,7 @@ def _check_protocol(p):
     for what, allowed in dict(kind=PROTOCOL_KINDS, opt=OPTS, schedule=SCHEDULES, labels=LABELS).items(): _one_of(what, getattr(p, what), allowed)
     for what in ('epochs', 'batch', 'test_batch'):
         if getattr(p, what) < 1: raise ValueError(f'{what} is {getattr(p, what)}; it must be 1 or more')
+    if p.drop_every < 0 or not 0 <= p.warmup < p.epochs + (p.warmup == 0): raise ValueError(f'warmup {p.warmup} and drop_every {p.drop_every} must be 0 or more, and the warmup shorter than the {p.epochs} epochs')
     if not p.temperature > 0: raise ValueError(f'temperature is {p.temperature}; it must be above 0')
     if p.lr is not None: check_lr(p.lr)
 
@@ -86,7 +89,7 @@ def deviations(self:Protocol)->str:
 def settings(self:Protocol)->dict:
     "The values that decide a result, for its settings hash."
     got = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ('name', 'kind', 'base', 'test_batch')}
-    return {k: v for k, v in got.items() if k not in ('t2', 'view') or v}
+    return {k: v for k, v in got.items() if k not in ('t2', 'view', 'drop_every', 'warmup') or v}
 
 @patch(as_prop=True)
 def soft(self:Protocol)->bool:
@@ -106,8 +109,10 @@ def lr_factor(
 )->float: # what the rate is multiplied with
     "The schedule."
     t = (e + part)/p.epochs
+    if e < p.warmup: return max(e + part, 1e-3)/p.warmup
+    if p.schedule == 'step' and p.drop_every: return 0.1**(e//p.drop_every)
     if p.schedule == 'step': return 0.1 if e > p.drop_after else 1.
-    if p.schedule == 'cosine': return 0.5*(1 + math.cos(math.pi*e/p.epochs))
+    if p.schedule == 'cosine': return 0.5*(1 + math.cos(math.pi*(e - p.warmup)/(p.epochs - p.warmup)))
     if p.schedule == 'onecycle': return min((t + 1e-3)/0.2, (1 - t)/0.8, 1.)
     return 1.
 
@@ -212,7 +217,7 @@ def _run(team, data, p, lr, rngs, device, hook):
             with torch.autocast(device.type, torch.bfloat16, enabled=p.amp and device.type == 'cuda'): z = team.logits(x)
             student_loss(z.float() if p.amp else z, y, p).backward()
             opt.step(); opt.zero_grad()
-        if p.schedule == 'step' and e == p.drop_after: opt.state.clear()
+        if p.schedule == 'step' and not p.drop_every and e == p.drop_after: opt.state.clear()
         if hook: team.sync(); hook(e, team.nets)
     team.sync()
 
