@@ -67,6 +67,7 @@ def unroll_iteration(
     width=128, # of the ConvNet-3
     device='cpu', # or cuda
     captured=True, # on a GPU: replay captured steps
+    keep=0, # graphs that the walk back may keep
 ): # a function of the number of steps (N when not given), that returns the gradient of the pixels
     "One iteration of MTT on noise, ready to be timed."
     with seeded('bench', 'net'): net = ConvNet(width=width).to(device)
@@ -76,12 +77,14 @@ def unroll_iteration(
     d = Pixels(x, torch.arange(batch) % 10, 10, lr=.01).to(device)
     def iteration(steps=N):
         d.zero_grad()
-        MTT(f, buffer, steps, 1, 1, aug=DSA(), grad=form)(d).backward()
+        MTT(f, buffer, steps, 1, 1, aug=DSA(), grad=form, keep=keep)(d).backward()
         return d.images.grad
     return iteration
 
 # %% ../nbs/23_bench.ipynb #58e26173
-CPU_MODES, GPU_MODES = ('default', 'tuned'), ('eager', 'captured')
+CPU_MODES, GPU_MODES = ('default', 'tuned', 'keep30'), ('eager', 'captured')
+
+def _keep(mode): return int(mode[4:]) if mode.startswith('keep') else 0
 
 def _sync(device):
     if device == 'cuda': torch.cuda.synchronize()
@@ -109,7 +112,7 @@ def matmul_rate(
 # %% ../nbs/23_bench.ipynb #e8a1cfa7
 def _settle(threads, mode):
     if threads: torch.set_num_threads(threads)
-    if mode == 'tuned' and not tune_allocator(): raise ValueError('the allocator can be tuned only on Linux with glibc')
+    if (mode == 'tuned' or _keep(mode)) and not tune_allocator(): raise ValueError('the allocator can be tuned only on Linux with glibc')
 
 def measure_unroll(
     form:str, mode:str, # which form, and the allocator's (CPU) or the steps' (GPU) setting
@@ -121,7 +124,7 @@ def measure_unroll(
 )->dict: # seconds, memory_mb, warm, matmul, device
     "One cell, in this process."
     _settle(threads, mode)
-    step, few = unroll_iteration(form, batch, N, width, device, mode == 'captured'), min(2, N)
+    step, few = unroll_iteration(form, batch, N, width, device, mode == 'captured', _keep(mode)), min(2, N)
     with Cost(device) as cost:
         guess = timed(step, few, device=device)/few*N
         if warm := guess < warm_s: timed(step, device=device)
@@ -156,9 +159,9 @@ def unroll_cells(
     modes=CPU_MODES, # of `CPU_MODES` or `GPU_MODES`
     **kw # the rest of what `measure_unroll` takes
 )->list: # of lists of cells, one for each size
-    "The cells of a table, grouped by size; the plain form is not captured."
-    pairs = [(f, m) for m, f in product(modes, forms) if (f, m) != ('bptt', 'captured')]
-    return [[dict(subject='unroll', form=f, mode=m, batch=b, N=n, **kw) for f, m in pairs] for b, n in sizes]
+    "The cells of a table, grouped by size; only the walk back is captured or keeps graphs, and these only at ipc 1."
+    pairs = [(f, m) for m, f in product(modes, forms) if f != 'bptt' or not (m == 'captured' or _keep(m))]
+    return [[dict(subject='unroll', form=f, mode=m, batch=b, N=n, **kw) for f, m in pairs if b <= 10 or not _keep(m)] for b, n in sizes]
 
 def visits(
     groups:list, # of lists of cells
@@ -220,8 +223,8 @@ CLAIMS = ( # batch, N, what, cell, over which cell, at most
     (100, 30, 'memory_mb', 'adjoint-default', 'bptt-default', 1/8), (100, 30, 'memory_mb', 'adjoint-tuned', 'bptt-tuned', 1/8),
     (100, 30, 'seconds', 'adjoint-default', 'bptt-default', 1.35), (100, 30, 'seconds', 'adjoint-tuned', 'bptt-tuned', 1.35),
     (100, 30, 'seconds', 'adjoint-tuned', 'bptt-default', .7), (10, 50, 'seconds', 'adjoint-tuned', 'bptt-default', 1.),
-    (10, 50, 'seconds', 'adjoint-captured', 'adjoint-eager', 1/3))
-PAIRS = (('adjoint-default', 'bptt-default'), ('adjoint-tuned', 'bptt-tuned'), ('adjoint-tuned', 'bptt-default'), ('bptt-tuned', 'bptt-default'),
+    (10, 50, 'seconds', 'adjoint-keep30', 'bptt-default', 1.),     (10, 50, 'seconds', 'adjoint-captured', 'adjoint-eager', 1/3))
+PAIRS = (('adjoint-default', 'bptt-default'), ('adjoint-tuned', 'bptt-tuned'), ('adjoint-tuned', 'bptt-default'), ('bptt-tuned', 'bptt-default'), ('adjoint-keep30', 'bptt-default'), ('adjoint-keep30', 'bptt-tuned'),
          ('adjoint-eager', 'bptt-eager'), ('adjoint-captured', 'adjoint-eager'), ('adjoint-captured', 'bptt-eager'), ('detached-tuned', 'adjoint-tuned'))
 
 def ratios(

@@ -31,6 +31,7 @@ class MTT(Objective):
         batch_syn=None, # b, images a step; all when None
         aug=noop, # differentiable augmentation, for example DSA()
         grad='adjoint', # as in `unroll`
+        keep=0, # graphs that the unroll may keep, as in `unroll`: memory for time
         inclusive=False, # may the start be T+ itself? (LatentDD; official MTT: no)
         seed=0, # of starts, permutations and augmentation
     ):
@@ -40,7 +41,7 @@ class MTT(Objective):
         self.f = net if isinstance(net, Functional) else Functional(net)
         buffer.check(self.f.size, expert_epochs + max_start_epoch - (not inclusive))
         self.buffer, self.syn_steps, self.expert_epochs, self.max_start_epoch = buffer, syn_steps, expert_epochs, max_start_epoch
-        self.batch_syn, self.aug, self.grad, self.inclusive = batch_syn, aug, grad, inclusive
+        self.batch_syn, self.aug, self.grad, self.keep, self.inclusive = batch_syn, aug, grad, keep, inclusive
     def augmented(self, draw, seed):
         "A re-runnable draw with its augmentation, from a seed of its own."
         def batch():
@@ -50,7 +51,7 @@ class MTT(Objective):
     def __call__(self, d):
         start, target = self.buffer.segment(self.expert_epochs, self.max_start_epoch, self.rng, self.inclusive, d.device)
         batches = [self.augmented(s, seed_of(self.rng)) for s in d.steps(self.syn_steps, self.batch_syn, self.rng)]
-        end = unroll(self.f, start, batches, d.student_lr, self.grad)
+        end = unroll(self.f, start, batches, d.student_lr, self.grad, self.keep)
         return (end - target).square().sum()/(start - target).square().sum()
 
 def _check(**kw):

@@ -49,12 +49,17 @@ def unroll_plain(f, theta, batches, lr):
 # %% ../nbs/08_unroll.ipynb #912659dd
 def _leaf(t): return t.detach().requires_grad_(t.requires_grad)
 
-def _pull_back(f, theta, x, y, lam):
-    "One step's share of the way back: <g, lam>, and its gradients for theta, x and (soft) y; None where none is wanted."
+def _lift(f, theta, x, y):
+    "One step's gradient g with its graph, and the leaves (theta, x, y) that it hangs on."
     ts = theta.detach().requires_grad_(), _leaf(x), _leaf(y)
-    inner = _grad(f, *ts, create_graph=True) @ lam
-    grads = iter(torch.autograd.grad(inner, [t for t in ts if t.requires_grad]))
-    return inner.detach(), *(next(grads) if t.requires_grad else None for t in ts)
+    return ts, _grad(f, *ts, create_graph=True)
+
+def _pull(ts, g, lam):
+    "One step's share of the way back: <g, lam>, and its gradients for theta, x and (soft) y; None where none is wanted."
+    grads = iter(torch.autograd.grad(g, [t for t in ts if t.requires_grad], lam))
+    return g.detach() @ lam, *(next(grads) if t.requires_grad else None for t in ts)
+
+def _pull_back(f, theta, x, y, lam): return _pull(*_lift(f, theta, x, y), lam)
 
 # %% ../nbs/08_unroll.ipynb #5c5ceb02
 def _leaves_of(ts):
@@ -105,14 +110,18 @@ def _captured(f):
 # %% ../nbs/08_unroll.ipynb #a447183f
 class _Path:
     "The student's points, and what is needed to walk back along them."
-    def __init__(self, f, theta, batches, lr, exact):
-        store_attr('batches,exact'); self.lr, self.points = lr.detach(), [theta.detach()]
-        step, self.pull_back = _captured(f)
-        self.leaves, self.where = [], {}
-        for batch in batches:
+    def __init__(self, f, theta, batches, lr, exact, keep=0):
+        store_attr('f,batches,exact'); self.lr, self.points = lr.detach(), [theta.detach()]
+        self.step, self.pull_back = _captured(f)
+        self.leaves, self.where, self.kept = [], {}, {}
+        for i, batch in enumerate(batches):
             ts = self.draw(batch)
             for t in _leaves_of(ts) if callable(batch) else ts: self.add(t)
-            self.points.append(step(self.points[-1], *(t.detach() for t in ts), self.lr)[0])
+            self.points.append(self.forward(i, ts, i >= len(batches) - keep))
+    def forward(self, i, ts, keep):
+        if not keep: return self.step(self.points[-1], *(t.detach() for t in ts), self.lr)[0]
+        self.kept[i] = ts, *_lift(self.f, self.points[-1], *ts)
+        return self.points[-1] - self.lr*self.kept[i][2].detach()
     def draw(self, batch):
         if not callable(batch): return batch
         with torch.enable_grad(): return batch()
@@ -135,9 +144,10 @@ def spread(self:_Path, batch, ts, grads, out):
 def walk_back(self:_Path, lam):
     "From dL/dtheta_N to the gradients for theta_0, lr and all leaves."
     dlr, out = torch.zeros_like(self.lr), [None]*len(self.leaves)
-    for theta, batch in zip(self.points[-2::-1], self.batches[::-1]):
-        ts = self.draw(batch)
-        inner, dtheta, *gs = self.pull_back(theta, *map(_leaf, ts), lam)
+    for i, batch in reversed(list(enumerate(self.batches))):
+        if i in self.kept: ts, leaves, g = self.kept.pop(i); got = _pull(leaves, g, lam)
+        else: ts = self.draw(batch); got = self.pull_back(self.points[i], *map(_leaf, ts), lam)
+        inner, dtheta, *gs = got
         if any(g is not None for g in gs): self.spread(batch, ts, [None if g is None else -self.lr*g for g in gs], out)
         dlr = dlr - inner
         if self.exact: lam = lam - self.lr*dtheta
@@ -163,14 +173,16 @@ def unroll(
     batches, # N pairs (x [b, c, h, w], y [b] int or [b, C] soft), or N pure callables that return one
     lr, # the student's rate: a float, or a 0-d tensor that may require gradients
     grad='adjoint', # 'adjoint' (exact, constant memory), 'bptt' (exact, N graphs) or 'detached' (TESLA, not exact)
+    keep=0, # how many of the last steps leave their graphs standing: memory for time (not used by 'bptt', which keeps all)
 )->Tensor: # theta_N [P], differentiable in the batches' leaves, lr and theta
     "N steps of gradient descent as one differentiable operation (MTT, Algorithm 1, lines 8 to 13)."
     if grad not in GRADS: raise ValueError(f'grad={grad!r} is not one of {", ".join(GRADS)}')
     f = net if isinstance(net, Functional) else Functional(net)
     if theta.shape != (f.size,): raise ValueError(f'the starting point has {theta.numel()} parameters, the network {f.size}')
+    if keep < 0: raise ValueError(f'keep is {keep}; it must be at least 0')
     batches, lr = list(batches), torch.as_tensor(lr, dtype=theta.dtype, device=theta.device)
     if grad == 'bptt': return unroll_plain(f, theta, batches, lr)
-    path = _Path(f, theta, batches, lr, grad == 'adjoint')
+    path = _Path(f, theta, batches, lr, grad == 'adjoint', keep)
     return _Unroll.apply(path, theta, lr, *path.leaves)
 
 # %% ../nbs/08_unroll.ipynb #0618633d

@@ -235,3 +235,16 @@ def test_a_kept_functional_gives_the_same():
     for N in (2, 5, 2):
         X, lr = leaves()
         same(torch.autograd.grad(loss_of(unroll(f, THETA, callables(X, N), lr)), [X, lr]), torch.autograd.grad(loss_of(unroll(NET, THETA, callables(X, N), lr)), [X, lr]), 1e-12)
+
+def test_kept_graphs_cost_memory_and_change_nothing():
+    "The dial between constant memory and the plain form's: the same gradient, memory that grows by kept graphs only."
+    with seeded(0): f = Functional(ConvNet(1, 3, 8, 6, 2).double())
+    theta, x, y = to_vector(f.net).detach(), torch.randn(6, 1, 8, 8, dtype=torch.double, generator=rng_for(0)), torch.arange(6) % 3
+    def grad(keep, N):
+        X = x.clone().requires_grad_()
+        return torch.autograd.grad(unroll(f, theta, [(X, y)]*N, .1, keep=keep).square().sum(), X)[0]
+    torch.testing.assert_close(grad(5, 12), grad(0, 12), rtol=1e-11, atol=1e-14)
+    mb = {(k, n): peak_bytes(lambda: grad(k, n)) for k in (0, 5) for n in (10, 30)}
+    point = theta.numel()*8
+    assert mb[0, 10] < mb[5, 10] and mb[5, 30] - mb[5, 10] <= 20*point*1.1
+    with pytest.raises(ValueError, match='keep is -1'): unroll(f, theta, [(x, y)], .1, keep=-1)
