@@ -295,6 +295,13 @@ def stats_floor(
     convs, covs = map(sum, zip(*work.values()))
     return covs/convs
 
+def _seconds(device, f):
+    "Processor time of a call, so that other work on the machine does not count; wall clock on a GPU."
+    cuda = torch.device(device).type == 'cuda'
+    now = lambda: (torch.cuda.synchronize(), time.perf_counter())[1] if cuda else time.process_time()
+    start = now(); f()
+    return now() - start
+
 def _synthesis(net, x, y, kind=None, T=None):
     "One forward and backward pass to the images, with or without the loss on statistics."
     if kind is None: return F.cross_entropy(net(x), y).backward()
@@ -308,15 +315,15 @@ def stats_cost(
     n=5, # repetitions, of which the fastest counts
     kind='kl-multi', # one of `KINDS`
     device='cpu', # or cuda
-)->dict: # seconds `plain` and `full`, `overhead` = full/plain - 1, and the `floor` of that
+)->dict: # processor seconds `plain` and `full`, `overhead` = full/plain - 1, and the `floor` of that
     "Time a synthesis iteration with and without statistics and their loss."
     with seeded('stats', 'cost'): net = make_net('resnet18_bn', 3, 10, size, width=width).to(device).eval().requires_grad_(False)
     x = torch.randn(batch, 3, size, size, generator=rng_for('stats', 'x')).to(device).requires_grad_()
     y, T, best = torch.arange(batch, device=device) % 10, targets(batch_stats(net, x), device=device), {}
-    for _ in range(n + 1):
+    for i in range(n + 1):
         for name, k in (('plain', None), ('full', kind)):
-            with Cost(device) as c: _synthesis(net, x, y, k, T)
-            best[name] = min(best.get(name, c.seconds) if _ else c.seconds, c.seconds)
+            t = _seconds(device, lambda: _synthesis(net, x, y, k, T))
+            if i: best[name] = min(best.get(name, t), t)
     return best | dict(overhead=best['full']/best['plain'] - 1, floor=stats_floor(net, (3, size, size)))
 
 # %% ../nbs/15_gauss.ipynb #1a27b0fc
