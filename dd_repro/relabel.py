@@ -109,6 +109,7 @@ def pictures(
     "Some images of a set as networks see them."
     return d.x[idx.to(d.x.device)] if hasattr(d, 'x') else d.sample(idx=idx)[0].detach()
 
+# %% ../nbs/18_relabel.ipynb #3058faab
 @dataclasses.dataclass
 class Views:
     "How one label epoch sees the images of a set."
@@ -129,7 +130,7 @@ class Views:
         x = crop_flip(pictures(d, self.order[s].long()).to(device), self.box[s])
         return x if self.mix is None else cut_mix(x, self.partner[s].long(), self.mix[i])
 
-# %% ../nbs/18_relabel.ipynb #3058faab
+# %% ../nbs/18_relabel.ipynb #6a487755
 def draw_views(
     n:int, # images
     shape, # of an image (c, h, w)
@@ -149,7 +150,7 @@ def draw_views(
         v.mix = torch.tensor([cut_box(shape[1:], rng) for _ in sizes], dtype=torch.int16)
     return v
 
-# %% ../nbs/18_relabel.ipynb #7c7bd921
+# %% ../nbs/18_relabel.ipynb #8a5089b2
 @torch.no_grad()
 def mean_logits(
     teachers, # callables images -> logits
@@ -169,14 +170,17 @@ def inference(teachers):
     finally:
         for m, t in was: m.training = t
 
-# %% ../nbs/18_relabel.ipynb #bbe5130a
+# %% ../nbs/18_relabel.ipynb #bf1e46f8
 def _check_teachers(teachers, d, device):
+    "What each teacher says of the first image (eight logits): it works, and it can be recognised."
     if not teachers: raise ValueError('there are no teachers (M = 0); labels need at least one')
     with inference(teachers), torch.no_grad():
-        x = pictures(d, torch.arange(min(2, len(d)))).to(device)
+        x, said = pictures(d, torch.arange(min(2, len(d)))).to(device), []
         for i, t in enumerate(teachers):
             z = t(x)
             if z.shape != (len(x), d.n_classes): raise ValueError(f'teacher {i} gives {list(z.shape)} for {len(x)} images; the set has {d.n_classes} classes')
+            said.append([round(v, 3) for v in z[0, :8].tolist()])
+    return said
 
 def weights_hash(
     net, # a module; anything else has no weights and the hash ''
@@ -184,10 +188,10 @@ def weights_hash(
     "A hash of a network's parameters and buffers, with their names."
     if not isinstance(net, nn.Module): return ''
     h = hashlib.sha256()
-    for k, v in sorted(net.state_dict().items()): h.update(k.encode()); h.update(v.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    for k, v in sorted(net.state_dict().items()): h.update(k.encode()); h.update(v.detach().cpu().contiguous().numpy().tobytes())
     return h.hexdigest()[:16]
 
-# %% ../nbs/18_relabel.ipynb #6bc5ce6a
+# %% ../nbs/18_relabel.ipynb #74e68453
 def fingerprint(
     d, # a set of images
     bs=256, # images a step
@@ -202,7 +206,7 @@ def fingerprint(
         h.update(x.cpu().contiguous().numpy())
     return h.hexdigest()[:16]
 
-# %% ../nbs/18_relabel.ipynb #91b2a41b
+# %% ../nbs/18_relabel.ipynb #db9efcf0
 _TYPES = {torch.int32: 'I32', torch.int16: 'I16', torch.float16: 'F16'}
 
 def _header(small, n, n_classes, meta):
@@ -214,6 +218,7 @@ def _header(small, n, n_classes, meta):
     text = json.dumps(head).encode(); text += b' '*(-len(text) % 8)
     return len(text).to_bytes(8, 'little') + text, 8 + text.index(b'"crc": "') + 8
 
+# %% ../nbs/18_relabel.ipynb #b5bf325b
 def _small(v): return {k: t for k in ('order', 'partner', 'box', 'mix') if (t := getattr(v, k)) is not None}
 
 def write_labels(
@@ -235,7 +240,7 @@ def write_labels(
     except OSError as e: raise OSError(e.errno, f'could not write {path}: {e.strerror} (finished epochs are intact; go on with the same call)') from None
     finally: part.unlink(missing_ok=True)
 
-# %% ../nbs/18_relabel.ipynb #b5bf325b
+# %% ../nbs/18_relabel.ipynb #eb6b7b04
 def _file_crc(path):
     "Checksum of all that stands behind a file's header, read in pieces."
     crc = 0
@@ -244,6 +249,7 @@ def _file_crc(path):
         while b := f.read(1 << 22): crc = zlib.crc32(b, crc)
     return f'{crc:08x}'
 
+# %% ../nbs/18_relabel.ipynb #4abab9df
 class Labels:
     "One label epoch on disk: its views and logits; ValueError naming the file when it is damaged."
     def __init__(self, path, batch, check=True):
@@ -258,7 +264,7 @@ class Labels:
         "Labels of step i as probabilities [b, classes]."
         return (self.logits[self.views.at(i)].float()/temperature).softmax(1)
 
-# %% ../nbs/18_relabel.ipynb #eb6b7b04
+# %% ../nbs/18_relabel.ipynb #94554265
 _INDEX, LABEL_FORMAT = 'index.json', 1
 def _file(path, e): return Path(path)/f'labels-{e:05d}.safetensors'
 
@@ -278,12 +284,13 @@ class LabelStore:
         self.settings, self.teachers, self.versions = m['settings'], m['settings']['teachers'], m['versions']
         self.n, self.n_classes, self.batch, self.epochs = *(self.settings[k] for k in ('n', 'n_classes', 'batch')), epochs or m['epochs']
         gone = [e for e in range(self.epochs) if not _file(path, e).is_file()]
-        if gone: raise ValueError(f'{path}: {self.epochs - len(gone)} of {self.epochs} label epochs are there; the first that is missing is {gone[0]}; finish them, or ask for fewer with epochs=')
+        if gone: raise ValueError(f'{path}: {self.epochs - len(gone)} of {self.epochs} label epochs are there; the first that is missing is {gone[0]}; '
+                                  'finish them, or ask for fewer with epochs=')
         self.open = {}
     def __len__(self): return self.epochs
     def __repr__(self): return f'LabelStore({self.epochs} epochs x {self.n} images x {self.n_classes} classes, {len(self.teachers)} teachers, {human(self.nbytes)})'
 
-# %% ../nbs/18_relabel.ipynb #4abab9df
+# %% ../nbs/18_relabel.ipynb #0ca4a26e
 @patch(as_prop=True)
 def nbytes(self:LabelStore)->int:
     "Bytes on disk of the label epochs."
@@ -308,7 +315,7 @@ def costs(self:LabelStore, d)->dict:
     values, size = label_size(self.epochs, self.n, self.n_classes)
     return dict(label_values=values, label_bytes=size, other_bytes=self.nbytes - size, image_values=len(d)*math.prod(d.shape), image_bytes=int(d.nbytes))
 
-# %% ../nbs/18_relabel.ipynb #94554265
+# %% ../nbs/18_relabel.ipynb #cf2498bc
 def check_disk(
     path, # where to
     need:int, # bytes
@@ -324,19 +331,22 @@ def _announce(path, n, n_classes, epochs, cutmix, quiet):
     "Print the size of what is to come and test the disk."
     each, todo = label_size(1, n, n_classes)[1] + n*(18 if cutmix else 14) + 1000, sum(not _file(path, e).is_file() for e in range(epochs))
     free = check_disk(path, each*todo, f' for {todo} label epochs; ask for fewer (epochs=)')
-    if not quiet: print(f'{path}: {epochs} epochs x {n} images x {n_classes} classes x 2 bytes = {human(label_size(epochs, n, n_classes)[1])} of labels; '
-                        f'{human(each*todo)} to write, {human(free)} free', flush=True)
+    if quiet: return
+    print(f'{path}: {epochs} epochs x {n} images x {n_classes} classes x 2 bytes = {human(label_size(epochs, n, n_classes)[1])} of labels; '
+          f'{human(each*todo)} to write, {human(free)} free', flush=True)
 
-def _same_settings(path, settings):
-    "ValueError when the folder belongs to other labels; True when its index is fine."
-    try: old = _read_index(path)['settings']
+# %% ../nbs/18_relabel.ipynb #4f8e485d
+def _same_settings(path, settings, said):
+    "ValueError when the folder belongs to other labels; a damaged index is named."
+    try: m = _read_index(path)
     except ValueError as e:
         if (Path(path)/_INDEX).exists(): print(e, flush=True)
         return
-    diff = [k for k in settings if json.loads(json.dumps(settings[k])) != old.get(k)]
+    diff = [k for k in settings if json.loads(json.dumps(settings[k])) != m['settings'].get(k)]
+    if not diff and not np.allclose(said, m.get('said', said), rtol=.05, atol=.05): diff = ['teachers (the weights fit, their answers do not: is the norm another one?)']
     if diff: raise ValueError(f'{path}: holds labels made with other {", ".join(diff)}; give another folder, or remove it')
 
-# %% ../nbs/18_relabel.ipynb #0ca4a26e
+# %% ../nbs/18_relabel.ipynb #cc32c48f
 def _whole(path, e, batch, key):
     "Is this label epoch there, whole, and of these settings? A damaged file is named."
     if not _file(path, e).is_file(): return False
@@ -351,11 +361,22 @@ def _label_epoch(d, teachers, path, e, s, device):
     def steps():
         for i in range(len(v)):
             z = mean_logits(teachers, v.see(d, i, device), s['amp']).half()
-            if not z.isfinite().all(): raise ValueError(f'label epoch {e}, step {i}: logits that are not finite, or beyond the 65,504 of half precision; is the norm the one of the teachers?')
+            if not z.isfinite().all():
+                raise ValueError(f'label epoch {e}, step {i}: logits that are not finite, or beyond the 65,504 of half precision; is the norm the one of the teachers?')
             yield z
     write_labels(_file(path, e), v, steps(), s['n_classes'], dict(epoch=e, store=settings_hash(s)))
 
-# %% ../nbs/18_relabel.ipynb #9bbb1223
+# %% ../nbs/18_relabel.ipynb #0d3372f5
+def _check_how(d, epochs, batch, scale):
+    for what, v in dict(epochs=epochs, batch=batch, images=len(d)).items():
+        if v < 1: raise ValueError(f'{what} is {v}; it must be at least 1')
+    if not 0 < scale[0] <= scale[1] <= 1: raise ValueError(f'scale is {tuple(scale)}; it must be two parts of the area, 0 < smallest <= largest <= 1')
+
+def _settings(d, teachers, names, **how):
+    "All that decides the labels: two stores with the same settings are the same."
+    who = [[n, weights_hash(t)] for n, t in zip(names or [type(t).__name__ for t in teachers], teachers, strict=True)]
+    return dict(n=len(d), n_classes=d.n_classes, shape=list(d.shape), images=fingerprint(d), teachers=who, **how)
+
 def relabel(
     d, # images: a `Distilled` with fixed images, or `ImageTensors`
     teachers, # callables normalised images -> logits, M of them
@@ -372,24 +393,20 @@ def relabel(
     quiet=None, # True: neither size nor progress are printed
 )->LabelStore:
     "Ask an ensemble for labels of many augmented views (algorithm 2); resumes. ValueError before any work for what cannot work."
-    teachers, path = list(teachers), Path(path)
-    for what, v in dict(epochs=epochs, batch=batch, images=len(d)).items():
-        if v < 1: raise ValueError(f'{what} is {v}; it must be at least 1')
-    if not 0 < scale[0] <= scale[1] <= 1: raise ValueError(f'scale is {tuple(scale)}; it must be two parts of the area, 0 < smallest <= largest <= 1')
+    names, teachers, path = names or getattr(teachers, 'names', None), list(teachers), Path(path)
     device = device or next((p.device for t in teachers if isinstance(t, nn.Module) for p in t.parameters()), None)
-    _check_teachers(teachers, d, device); _announce(path, len(d), d.n_classes, epochs, cutmix, quiet)
-    who = [[n, weights_hash(t)] for n, t in zip(names or [type(t).__name__ for t in teachers], teachers)]
-    s = dict(n=len(d), n_classes=d.n_classes, shape=list(d.shape), batch=batch, cutmix=cutmix, scale=list(scale), flip=flip, seed=seed, amp=amp,
-             images=fingerprint(d), teachers=who)
-    _same_settings(path, s)
+    _check_how(d, epochs, batch, scale); said = _check_teachers(teachers, d, device); _announce(path, len(d), d.n_classes, epochs, cutmix, quiet)
+    s = _settings(d, teachers, names, batch=batch, cutmix=cutmix, scale=list(scale), flip=flip, seed=seed, amp=amp)
+    _same_settings(path, s, said)
     with file_lock(path/_INDEX), inference(teachers):
         for f in path.glob('.labels-*.tmp'): f.unlink()
-        write_atomic(path/_INDEX, json.dumps(dict(format=LABEL_FORMAT, epochs=epochs, settings=s, versions=versions()), indent=1).encode())
+        index = dict(format=LABEL_FORMAT, epochs=epochs, settings=s, said=said, versions=versions())
+        write_atomic(path/_INDEX, json.dumps(index, indent=1).encode())
         todo = [e for e in range(epochs) if not _whole(path, e, batch, settings_hash(s))]
         for e in progress(todo, desc='label epochs', quiet=quiet): _label_epoch(d, teachers, path, e, s, device)
     return LabelStore(path, epochs)
 
-# %% ../nbs/18_relabel.ipynb #456de66b
+# %% ../nbs/18_relabel.ipynb #3ffe6dda
 def epoch_order(
     labelled:int, # E_L, label epochs there are
     e:int, # epoch of training, from 0
@@ -399,6 +416,7 @@ def epoch_order(
     if seed is None: return e % labelled
     return int(torch.randperm(labelled, generator=rng_for(seed, 'label epochs', e//labelled))[e % labelled])
 
+# %% ../nbs/18_relabel.ipynb #4824a4e1
 class Relabelled:
     "Images with stored labels: what `train` and `evaluate` take."
     def __init__(self,
@@ -416,19 +434,20 @@ class Relabelled:
     def __repr__(self): return f'Relabelled({self.d}, {self.store})'
     def notes(self): return f'{self.epochs} label epochs for {self.trained} trained' if self.trained not in (0, self.epochs) else ''
 
-# %% ../nbs/18_relabel.ipynb #0549cab3
+# %% ../nbs/18_relabel.ipynb #c6557a1f
 @patch
 def epoch(self:Relabelled, e:int, bs:int, rng=None, temperature=None):
     "The batches of the label epoch that is due: augmented images, and labels as probabilities at the temperature."
     if min(bs, len(self)) != min(self.store.batch, len(self)):
-        raise ValueError(f'{self.store.path}: labelled in batches of {self.store.batch}, not {bs}; batches are replayed as they were (relabel with batch={bs}, or train with that batch)')
+        raise ValueError(f'{self.store.path}: labelled in batches of {self.store.batch}, not {bs}; batches are replayed as they were '
+                         f'(relabel with batch={bs}, or train with batch={self.store.batch})')
     self.trained = max(self.trained, e + 1)
     k = self.store.epoch(epoch_order(self.epochs, e, None if rng is None else rng.initial_seed()))
     for i in range(len(k.views)):
         x = k.views.see(self.d, i)
         yield x, k.soft(i, temperature or self.temperature).to(x.device)
 
-# %% ../nbs/18_relabel.ipynb #6453867e
+# %% ../nbs/18_relabel.ipynb #60b8d5ef
 def _kd(name, kind, temperature=20., **kw):
     o = dict(lr=1e-3, opt='adamw', wd=1e-4, batch=128, epochs=300, schedule='cosine', aug='', labels='soft', t2=True)
     return Protocol(name, kind, temperature=temperature, view=dict(temperature=temperature), **(o | kw))
@@ -451,7 +470,7 @@ def at_temperature(
     "The same protocol at another temperature, for labels and student alike."
     return as_protocol(protocol).scaled(kind=kind, temperature=temperature, view=dict(temperature=temperature))
 
-# %% ../nbs/18_relabel.ipynb #21aa5b86
+# %% ../nbs/18_relabel.ipynb #0c1c58ff
 def relabel_artefact(
     path, # a distilled set on disk
     teachers, # as in `relabel`

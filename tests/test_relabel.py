@@ -221,6 +221,16 @@ def test_images_in_a_mapped_byte_store_go_by_batches(tmp_path):
     assert all(torch.equal(store.epoch(0).views.see(d, i), store.epoch(0).views.see(p, i)) for i in range(5))
     with pytest.raises(ValueError, match='labels of other images'): Relabelled(Stored(tmp_path/'images.npy', 4, Normalize((.4,)*3, (.2,)*3)), store)
 
+class Scaled(torch.nn.Module):
+    "A network under another norm, which is no weight."
+    def __init__(self, net, by): super().__init__(); self.net, self.by = net, by
+    def forward(self, x): return self.net(x*self.by)
+
+def test_the_right_weights_under_another_norm_are_other_teachers(tmp_path):
+    relabel(images(), [Scaled(net(), 1.)], tmp_path, 1, 4, quiet=True)
+    relabel(images(), [Scaled(net(), 1.)], tmp_path, 2, 4, quiet=True)
+    with pytest.raises(ValueError, match='other teachers .the weights fit, their answers do not'): relabel(images(), [Scaled(net(), 3.)], tmp_path, 2, 4, quiet=True)
+
 def test_real_images_are_labelled_in_the_same_way(tmp_path):
     p = images()
     r = ImageTensors(p.images.detach(), p.y, 4)
