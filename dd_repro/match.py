@@ -184,10 +184,13 @@ def after(self:DC, d):
         opt.step(); opt.zero_grad()
 
 @patch
-def state_dict(self:DC): return dict(rng=self.rng.get_state(), at=self.at, net=dict(self.net.state_dict()))
+def state_dict(self:DC):
+    "The network, its stage, and the generator."
+    return dict(rng=self.rng.get_state(), at=self.at, net=dict(self.net.state_dict()))
 
 @patch
 def load_state_dict(self:DC, s):
+    "Go on with a network where it was."
     self.rng.set_state(s['rng']); self.at = s['at']; self.net.load_state_dict(s['net'])
 
 # %% ../nbs/11_match.ipynb #5231d361
