@@ -44,7 +44,8 @@ class _MeanCov(torch.autograd.Function):
     @staticmethod
     def forward(ctx, h):
         with torch.autocast(h.device.type, enabled=False):
-            X = h.transpose(0, 1).flatten(1).clone(); m = X.mean(1); X -= m[:, None]
+            X = h.transpose(0, 1).flatten(1); m = X.mean(1)
+            X = X - m[:, None] if X.data_ptr() == h.data_ptr() else X.sub_(m[:, None])
             ctx.save_for_backward(h, m); ctx.n = X.shape[1]
             return m, X@X.T/ctx.n
     @staticmethod
@@ -185,16 +186,20 @@ def load(cls:Stats, path):
     return cls({k: Moments(n, tensors[f'{k}.mean'], tensors[f'{k}.cov']) for k, n in meta['stats'].items()})
 
 # %% ../nbs/15_gauss.ipynb #2ea3ca2e
-class _LogDet(torch.autograd.Function):
-    "The log-determinant of a positive definite matrix (nan otherwise); its gradient is the inverse."
+class _ToTarget(torch.autograd.Function):
+    "Equation 1 for one layer, with its gradient written out."
     @staticmethod
-    def forward(ctx, S):
-        L, info = torch.linalg.cholesky_ex(S)
-        ctx.save_for_backward(L)
-        return torch.where(info == 0, _logdet(L), torch.nan)
+    def forward(ctx, m, S, t):
+        L, info = torch.linalg.cholesky_ex(S + t.ridge)
+        d = m - t.mean; v = t.inv@d
+        ctx.save_for_backward(v, t.inv, L)
+        kl = (t.logdet - _logdet(L) + torch.dot(t.inv.flatten(), S.flatten()) + d@v - t.rest)/2
+        return torch.where(info == 0, kl, torch.nan)
     @staticmethod
     @once_differentiable
-    def backward(ctx, g): return g*torch.cholesky_inverse(ctx.saved_tensors[0])
+    def backward(ctx, g):
+        v, inv, L = ctx.saved_tensors
+        return g*v, (inv - torch.cholesky_inverse(L))*(g/2), None
 
 # %% ../nbs/15_gauss.ipynb #2b826062
 def _check_target(mean, cov, eps, name):
@@ -220,17 +225,17 @@ class Target:
         v = S if S.ndim == 1 else S.diagonal()
         self.C, self.eps, self.floor, self.mean, self.var, self.cov = len(m), eps, eps*v.mean().item(), keep(m), keep(v), keep(S)
         if S.ndim == 1: self.cov = None; return
-        L, info = torch.linalg.cholesky_ex(S + self.floor*torch.eye(self.C, dtype=S.dtype, device=S.device))
+        ridge = self.floor*torch.eye(self.C, dtype=S.dtype, device=S.device)
+        L, info = torch.linalg.cholesky_ex(S + ridge)
         if info: raise ValueError(f'{name}: the covariance has no Cholesky factor with eps {eps:g}; use a larger eps (1e-3, say)')
-        self.inv, self.logdet = keep(torch.cholesky_inverse(L)), _logdet(L).item()
+        inv = torch.cholesky_inverse(L)
+        self.inv, self.ridge, self.logdet, self.rest = keep(inv), keep(ridge), _logdet(L).item(), self.C - self.floor*inv.trace().item()
 
 # %% ../nbs/15_gauss.ipynb #f26a2657
 @patch
 def kl(self:Target, mean, cov)->Tensor:
     "Equation 1 for one layer: the divergence from a batch's Gaussian to the target's, both floored."
-    S, d = cov.to(self.mean.dtype), mean.to(self.mean.dtype) - self.mean
-    S = S + self.floor*torch.eye(self.C, dtype=S.dtype, device=S.device)
-    return (self.logdet - _LogDet.apply(S) + (self.inv*S).sum() + d@self.inv@d - self.C)/2
+    return _ToTarget.apply(mean.to(self.mean.dtype), cov.to(self.mean.dtype), self)
 
 @patch
 def kl_diag(self:Target, mean, var)->Tensor:
