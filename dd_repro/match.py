@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 from torch import nn, Tensor
-from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 from torch.optim import SGD
 from .core import *
@@ -128,10 +127,11 @@ def matches(self:DC, d):
 @patch
 def syn_grads(self:DC, xs):
     "Gradients on the synthetic images of all classes, each tensor with a leading axis of classes."
-    P = {n: p.detach() for n, p in self.net.named_parameters()}
-    y = torch.arange(len(xs), device=xs[0].device)[:, None].expand(-1, len(xs[0]))
-    g = vmap(grad(lambda p, x, y: F.cross_entropy(functional_call(self.net, p, (x,)), y)), (None, 0, 0))(P, torch.stack(list(xs)), y)
-    return tuple(g.values())
+    team = Team([self.net]*len(xs))
+    z, y = team.logits(torch.stack(list(xs))), torch.arange(len(xs), device=xs[0].device).repeat_interleave(len(xs[0]))
+    return torch.autograd.grad(len(xs)*F.cross_entropy(z.flatten(0, 1), y), team.params, create_graph=True)
+
+def _joined(g): return [p.flatten(0, 1) for p in g if p.ndim > 2]
 
 @patch
 def __call__(self:DC, d):
@@ -153,7 +153,7 @@ def backward(self:DC, d):
     "Add the gradient to the images, class by class or all classes together; returns the value."
     if self.at_once(d):
         _, real, syn = zip(*self.matches(d))
-        loss = vmap(partial(match_loss, kind=self.loss))(self.syn_grads(syn), tuple(map(torch.stack, zip(*real)))).sum()
+        loss = match_loss(_joined(self.syn_grads(syn)), _joined(map(torch.stack, zip(*real))), self.loss)
         loss.backward(inputs=_leaves(d)); return loss.detach()
     total = 0.
     for c, g, s in self.matches(d):
