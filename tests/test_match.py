@@ -2,14 +2,16 @@
 import multiprocessing, os, signal
 from functools import partial
 
+import numpy as np
 import pytest, torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import SGD
 
 from dd_repro.augment import DSA, noop
 from dd_repro.convnet import ConvNet
-from dd_repro.core import ImageTensors, rng_for, seed_of, seeded
+from dd_repro.core import ImageStream, ImageTensors, rng_for, seed_of, seeded
 from dd_repro.distilled import Distilled, Pixels
 from dd_repro.loop import distill
 from dd_repro.match import DC, DM, MATCHING, dc_loops, distill_match, match_loss, match_settings
@@ -165,6 +167,22 @@ def test_dm_has_a_new_network_each_time(real):
     s = dm.state_dict(); c = dm(d).item(); dm.load_state_dict(s)
     assert len({a, b, c}) == 3 and dm(d).item() == c
     (2*dm + dm)(d).backward()                                          # a term like any other
+
+def test_images_may_stay_on_disk():
+    "A stream gives the same value and gradient as the same images in memory."
+    class Disk:
+        targets = [i % 3 for i in range(12)]
+        def __len__(self): return 12
+        def __getitem__(self, i): return Image.fromarray(np.random.default_rng(i).integers(0, 255, (8, 8, 3), np.uint8)), self.targets[i]
+    stream, net = ImageStream(Disk(), 3, 8), partial(small, n_in=3)
+    held = stream.held()
+    for method in (partial(DC, outer=2, inner=2, train_on='real', batch_train=5), DM):
+        got = []
+        for real in (stream, held):
+            d, o = Pixels.from_real(held, 1), method(real, net, batch_real=3)
+            for _ in range(2): v = o.backward(d); o.after(d)
+            got.append((v, d.images.grad))
+        assert torch.allclose(got[0][0], got[1][0], rtol=1e-5) and torch.allclose(got[0][1], got[1][1], rtol=1e-4, atol=1e-6)
 
 # --- a run that ends at the worst moment
 KW = dict(net_fn=small, method='dsa', ipc=2, iterations=2, outer=4, inner=2, batch_real=3, lr_img=.5, quiet=True)
