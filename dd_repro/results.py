@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['PAPERS', 'OWN_METHOD', 'SHOWN', 'HOUSE', 'STAGES', 'COLUMNS', 'Value', 'NEEDS', 'COSTLY', 'TRAIN_SIZE', 'N_CLASSES',
-           'family', 'row_id', 'cell_id', 'printed', 'matching', 'find_row', 'contradictions', 'conflicts',
+           'PASS_COST', 'family', 'row_id', 'cell_id', 'printed', 'matching', 'find_row', 'contradictions', 'conflicts',
            'results_dir', 'measured', 'distance', 'record_id', 'compare', 'can_run', 'shade', 'records_of', 'table',
            'Beside', 'points', 'others', 'stated', 'unstated', 'Recipe', 'recipe', 'shrink', 'stage_settings', 'gmacs',
-           'net_name', 'n_images', 'work', 'rates', 'planned_seconds', 'todo', 'smoke_cases', 'coverage']
+           'net_name', 'work_space', 'n_images', 'passes', 'work', 'rates', 'planned_seconds', 'todo', 'smoke_cases',
+           'coverage']
 
 # %% ../nbs/21_results.ipynb #34c811f7
 import csv, dataclasses, difflib, html, json, math, os, re, sys, warnings
@@ -412,7 +413,9 @@ class Recipe:
     @property
     def kind(self): return 'reduced' if self.changes or self.minutes else 'decided' if self.decided else 'paper'
     @property
-    def deviations(self): return '; '.join([f'{n} {t}' for n, t in self.changes.items()] + [f'at most {self.minutes:g} minutes']*bool(self.minutes))
+    def paper(self): return self.row.removeprefix('smoke/').split('/')[0]
+    @property
+    def deviations(self): return '; '.join([f'{n} {t}' for n, t in self.changes.items()] + ([f'at most {self.minutes:g} minutes'] if self.minutes else []))
 
 # %% ../nbs/21_results.ipynb #fcb30321
 _TRAJ, _EVAL = 'syn_steps expert_epochs max_start_epoch lr_lr lr_teacher n_experts expert_lr expert_batch', 'eval_epochs eval_lr eval_optimizer eval_batch_size eval_schedule n_eval'
@@ -426,7 +429,7 @@ _HOME = {'MTT': 'mtt', 'D3': 'd3', 'D3S': 'd3s', 'SRe2L': 'd3s', 'CDA': 'd3s', '
 
 def _row_words(r):
     "Settings in a printed row itself: its variant, the networks' depths, zca of MTT's table 1."
-    out = dict(re.findall(r'([a-z_]+) ?=([^;]+)', r.variant.replace('latent f', 'f').replace('train_epochs', 'eval_epochs')))
+    out = dict(re.findall(r'([a-z_]+) ?=([^;]+)', r.variant.replace('space=latent f', 'space=latent;f').replace('latent f', 'f').replace('train_epochs', 'eval_epochs')))
     for k, net in (('depth_train', r.train_arch), ('depth_eval', r.eval_arch)):
         if m := re.fullmatch(r'convnet-d(\d+)', net): out[k] = m[1]
     return {k: Value(_number(v), 'printed with the row', 'paper') for k, v in out.items()}
@@ -532,7 +535,7 @@ def shrink(
     return dataclasses.replace(r, settings=r.settings | {n: Value(v, 'smaller copy', 'scaled') for n, v in new.items()}, changes=changes, minutes=minutes or r.minutes)
 
 # %% ../nbs/21_results.ipynb #f0054fb5
-_STAGE_WORDS = dict(experts=r'expert_(lr|batch|aug|momentum|weight_decay)|n_experts|expert_epochs\w*|max_start_epoch|zca|zca_eps|width|depth_train|f|latent_scale|posterior',
+_STAGE_WORDS = dict(experts=r'expert_(lr|batch|aug|momentum|weight_decay)|expert_epochs\w*|max_start_epoch|zca|zca_eps|width|depth_train|f|latent_scale|posterior',
                     teachers=r'\w+_teacher|expert_epochs|teachers')
 
 def stage_settings(
@@ -543,7 +546,7 @@ def stage_settings(
     base = dict(stage=stage, dataset=r.dataset, size=r.size)
     if stage in _STAGE_WORDS: return base | {n: v.value for n, v in r.settings.items() if re.fullmatch(_STAGE_WORDS[stage], n)}
     skip = r'eval_\w+|n_eval|depth_eval|temperature|label_\w+|\w+_time\w*|storage|hardware|train_size|source'
-    return base | dict(method=r.method, budget=r.budget, kind=r.budget_kind, minutes=r.minutes) | {n: v.value for n, v in r.settings.items() if not re.fullmatch(skip, n)}
+    return base | dict(method=r.method, budget=r.budget, kind=r.budget_kind) | {n: v.value for n, v in r.settings.items() if not re.fullmatch(skip, n)}
 
 @patch
 def key(self:Recipe, stage='distilled')->str:
@@ -581,10 +584,12 @@ def net_name(
     if not names: raise ValueError(f'network {family!r} is not known; known are {", ".join(NETS)}')
     return names[0]
 
-def _space(r):
-    "(channels, side) in which a method distils."
+def work_space(
+    r # a recipe
+)->tuple: # (channels, side)
+    "The space in which a row distils: pictures, or codes."
     f = r.get('f')
-    return (4, r.size*(2 if f == 4 else 1)//8) if f and r.method.startswith('Latent') else (3, r.size)
+    return (4, r.size//f) if f and (r.method.startswith('Latent') or r.get('space') == 'latent') else (3, r.size)
 
 # %% ../nbs/21_results.ipynb #a4660261
 def n_images(
@@ -595,22 +600,32 @@ def n_images(
     if r.method == 'full': return TRAIN_SIZE.get(r.dataset, 13_000)
     return c*int(r.get('lpc') or r.budget or 1)
 
+def passes(
+    r:Recipe # a recipe
+)->dict: # stage -> [(network train|eval, kind of pass, images)]
+    "How many images go through which network, in each stage."
+    n, it, real, c = n_images(r), r.get('iterations', 0), TRAIN_SIZE.get(r.dataset, 13_000), N_CLASSES.get(r.dataset, 10)
+    epochs, N, b = r.get('max_start_epoch', 0) + (r.get('expert_epochs_matched') or r.get('expert_epochs') or 0), r.get('syn_steps', 1), min(n, r.get('batch_syn') or n)
+    traj = dict(experts=[('train', 'train', r.get('n_experts', 0)*epochs*real)], distill=[('train', 'unroll', it*N*b)])
+    if r.method == 'D3': traj['distill'] += [('train', 'train', it*c*2*r.get('mmd_samples', 30))]
+    dc = dict(distill=[('train', 'train', it*r.get('outer_loop', 1)*(c*256 + r.get('inner_loop', 1)*n)), ('train', 'unroll', it*r.get('outer_loop', 1)*n)])
+    dm = dict(distill=[('train', 'forward', it*c*256), ('train', 'train', it*n)])
+    syn = dict(teachers=[('train', 'train', r.get('teachers', 0)*(r.get('expert_epochs') or 90)*real)], distill=[('train', 'train', n*it)], labels=[('train', 'forward', n*r.get('label_epochs', 0)*r.get('teachers', 0))])
+    by = dict(MTT=traj, D3=traj, LatentMTT=traj, DC=dc, DSA=dc, LatentDC=dc, DM=dm, LatentDM=dm, D3S=syn, SRe2L=syn, CDA=syn)
+    students = dict(evaluate=[('eval', 'train', r.get('n_eval', 5)*r.get('eval_epochs', 0)*n)])
+    return {k: v for k, v in (by.get(r.method, {}) | students).items() if any(p[2] for p in v)}
+
+PASS_COST = dict(forward=1, train=3, unroll=9) # in forward passes
+
 def work(
     r:Recipe # a recipe
 )->dict: # stage -> 1e12 multiply-adds
     "About how much arithmetic each stage of a row is."
-    c, (chan, side), real = N_CLASSES.get(r.dataset, 10), _space(r), TRAIN_SIZE.get(r.dataset, 13_000)
-    train = gmacs(net_name(r.train_net), side, c, chan, r.get('depth_train'), r.get('width'))
-    test = gmacs(net_name(r.eval_net), r.size, c, 3, r.get('depth_eval'), r.get('width'))
-    out, n, it = {}, n_images(r), r.get('iterations', 0)
-    if r.method in ('MTT', 'D3', 'LatentMTT'):
-        epochs = r.get('max_start_epoch', 0) + (r.get('expert_epochs') or r.get('expert_epochs_matched') or 0)
-        out = dict(experts=r.get('n_experts', 1)*epochs*real*3*train, distill=it*r.get('syn_steps', 1)*min(n, r.get('batch_syn') or n)*9*train)
-    if r.method in ('DC', 'DSA', 'LatentDC'): out = dict(distill=it*r['outer_loop']*(c*256*3 + n*(9 + 3*r['inner_loop']))*train)
-    if r.method in ('DM', 'LatentDM'): out = dict(distill=it*(c*256 + 3*n)*train)
-    if r.method in ('D3S', 'SRe2L', 'CDA'):
-        out = dict(teachers=r['teachers']*r.get('expert_epochs', 90)*real*3*train, distill=n*r['iterations']*3*train, labels=n*r['label_epochs']*r['teachers']*train)
-    return {k: v/1e3 for k, v in (out | dict(evaluate=r.get('n_eval', 5)*r.get('eval_epochs', 0)*n*3*test)).items() if v}
+    c, (chan, side) = N_CLASSES.get(r.dataset, 10), work_space(r)
+    seen = (chan, side) if r.method == 'full' else (3, r.size)
+    one = lambda which: (gmacs(net_name(r.train_net), side, c, chan, r.get('depth_train'), r.get('width')) if which == 'train'
+                         else gmacs(net_name(r.eval_net), seen[1], c, seen[0], r.get('depth_eval'), r.get('width')))
+    return {k: sum(images*PASS_COST[kind]*one(which) for which, kind, images in v)/1e3 for k, v in passes(r).items()}
 
 # %% ../nbs/21_results.ipynb #642117e0
 def rates()->dict: # 1e9 multiply-adds a second, by device kind
