@@ -273,7 +273,8 @@ def full_rows(
     real, test, # pictures
     ae:AutoEncoder,
     width=128, # of both ConvNets
-    protocol='full', # of the pictures; among codes its augmentation is crop and cutout
+    protocol='full', # of both, but for the augmentation of codes
+    code_aug='', # augmentation of codes: '' or crop_cutout
     n_eval=1, seed=0, row='', kind='reduced', deviations='', # as in `evaluate`
 )->list: # two rows: space=pixel, space=latent
     "Classifiers trained on the whole set, in pixel space and in latent space (table 3)."
@@ -281,4 +282,4 @@ def full_rows(
     kw = dict(n_eval=n_eval, seed=seed, kind=kind, deviations=deviations)
     nets = [ConvNet(s.shape[0], s.n_classes, s.shape[1], width, code_depth(s.shape[1])).arch for s in (real, a)]
     pixel = evaluate(real, test, nets[0], p, row=f'{row}/pixel', method='full (pixel)', **kw)
-    return pixel + evaluate(a, b, nets[1], p.scaled(kind=p.kind, aug='crop_cutout'), row=f'{row}/latent-f{ae.f}', method=f'full (latent f={ae.f})', **kw)
+    return pixel + evaluate(a, b, nets[1], p.scaled(kind=p.kind, aug=code_aug), row=f'{row}/latent-f{ae.f}', method=f'full (latent f={ae.f})', **kw)
