@@ -43,9 +43,9 @@ def _slug(s): return re.sub(r'[^a-z0-9=+.]+', '-', s.lower()).strip('-')
 
 def family(
     net:str # a printed or recorded network, for example convnet-d3
-)->str: # without the depth of a ConvNet, which follows from the resolution
+)->str: # without the depth of a ConvNet, which follows from the resolution, and without `_bn`
     "The name under which a network is known here."
-    return re.sub(r'^convnet-d\d+$', 'convnet', net.lower().replace('_', '-'))
+    return re.sub(r'^convnet-d\d+$', 'convnet', net.lower().replace('_', '-').removesuffix('-bn'))
 
 # %% ../nbs/21_results.ipynb #2b118743
 _NO_DATASET = [('d3', f'table{i}') for i in (7, 8, 9, 10)]
@@ -122,16 +122,31 @@ def _words(i):
     words = [*r.row.split('/'), r.dataset, f'{r.resolution}px', r.resolution, _slug(r.method), family(r.eval_arch), *r.variant.replace(' ', '-').split(';'), *budget]
     return {w.lower() for w in words if w}
 
+@cache
+def _known(paper):
+    "All words of a paper's rows."
+    df = _printed()
+    return set().union(*(_words(i) for i in df.index[df.paper == paper]))
+
+def _parts(paper, words, loose):
+    "The words of a name; loosely, compounds are taken apart and a resolution that is not printed is left out."
+    out = []
+    for w in words:
+        some = [w] if w in _known(paper) or not loose else [_ALIASES.get(x, re.sub(r'^lpc(\d+)$', r'lpc=\1', x)) for x in w.split('-')]
+        out += [x for x in some if not (loose and x not in _known(paper) and re.fullmatch(r'\d+(px)?', x))]
+    return set(out)
+
 def matching(
     row_id:str, # a name, perhaps with parts missing
     method='', net='', metric='', # what else is known
+    loose=False, # forgive another resolution (a reduced run, which says so)
 )->list: # names of the printed rows that fit
     "The printed rows that have all parts of a name."
     head, *rest = [_ALIASES.get(w, w) for w in row_id.lower().strip('/').split('/')]
-    df, want = _printed(), set(rest)
+    df, want = _printed(), _parts(head, rest, loose) if head in PAPERS else set()
     idx = [i for i in df.index[df.paper == head] if want <= _words(i)]
     for col, v, norm in (('method', method, _slug), ('eval_arch', net, family), ('metric', metric, str)):
-        v = _METHODS.get(v.lower(), v)
+        v = _METHODS.get(v.lower(), re.sub(r'^full \(.*', 'full', v))
         if v: idx = [i for i in idx if norm(df.at[i, col]) == norm(v)] or ([] if col != 'eval_arch' else [i for i in idx if not df.at[i, col]])
     return [df.at[i, 'row'] for i in idx]
 
@@ -179,7 +194,7 @@ _METRIC = {'seconds': 'time_min', 'time': 'time_min', 'storage': 'memory_gb', 'm
 def _match(r):
     "The printed row that a measured one belongs to, or ''."
     if r.row.split('/')[0] not in PAPERS: return ''
-    hits = matching(r.row, '' if r.method == 'experts' else r.method, r.net, _METRIC.get(r.metric, r.metric))
+    hits = matching(r.row, '' if r.method == 'experts' else r.method, r.net, _METRIC.get(r.metric, r.metric), loose=r.protocol == 'reduced')
     exact = [h for h in hits if h.lower() == r.row.lower()]
     return (exact or hits)[0] if len(hits) == 1 or exact else ''
 
@@ -490,6 +505,8 @@ def _fill(r, method):
     for n, v in (_from_papers(r, method, where) | _row_words(r)).items():
         if n not in got or not (isinstance(v.value, str) and ' ' in v.value): got[n] = v
     if r.resolution == '32' and r.dataset.startswith('cifar'): got['zca'] = Value(int(_zca(r) if method == 'MTT' else method == 'D3'), 'table1 asterisk' if method == 'MTT' else 'appendix C' if method == 'D3' else 'none', 'paper')
+    if method in ('SRe2L', 'CDA'): got |= _house_values(r, method) # what the paper states is about its own method
+    if 'n_experts' not in NEEDS[method]: got.pop('n_experts', None)
     return got
 
 # %% ../nbs/21_results.ipynb #a677997d

@@ -68,11 +68,12 @@ def row_data(
     root=None, device=None, # as in `load`
 )->tuple: # (train, test, what to say about them)
     "The data of a row."
+    n = 14 if r.size <= 64 else 4 # images a class of a smoke run
     try: real, test = load(r.dataset, r.size, bool(r.get('zca')) and not smoke, root, download=not smoke, device=device)
     except ValueError as e:
         if not smoke: raise ValueError(f'{e}; or --smoke, on generated images') from None
-        return (*(s.to(device or 'cpu') for s in generated(r.dataset, r.size)), 'generated images')
-    if smoke: return few(real), few(test, per_class=2), 'few images of ten classes'
+        return (*(s.to(device or 'cpu') for s in generated(r.dataset, r.size, per_class=n)), 'generated images')
+    if smoke: return few(real, per_class=n), few(test, per_class=2), 'few images of ten classes'
     part = real.name if ' (' in real.name else ''
     return real, test, f'data: {part}' if part else ''
 
@@ -119,8 +120,8 @@ def experts(self:Job, data=None):
 def teachers(self:Job, n=None):
     "The teachers of a row, n of them."
     r, known = self.r, TEACHERS[self.r.dataset]
-    p = known['protocol'] if r.get('expert_epochs') in (None, known['protocol'].epochs) else known['protocol'].scaled(epochs=r['expert_epochs'])
-    if self.smoke: p = p.scaled(kind='smoke', epochs=1, batch=32)
+    p = known['protocol'] if self.smoke or r.get('expert_epochs') in (None, known['protocol'].epochs) else known['protocol'].scaled(epochs=r['expert_epochs'])
+    if self.smoke: p = known['protocol'].scaled(kind='smoke', epochs=1, batch=32, warmup=0, drop_every=0)
     path = Path(self.home)/'teachers'/f'{r.dataset}-{r.size}px-s{self.seed}-{settings_hash(p.settings())}'
     with self.timed('teachers'): return train_teachers(row_net(r, self.real), self.real, path, n or r['teachers'], p, known['view'], self.seed, self.quiet)
 
@@ -163,6 +164,7 @@ def _d3(job, out):
 def _d3s(job, out):
     r, loss = job.r, str(job.r.get('loss', ''))
     kw = _pick(r, 'batch', 'iterations', 'lr_img', 'kind', 'layers', 'weight', 'alpha', 'first', 'ens', 'crop', 'scale', 'jitter', 'eps') | dict(isu=bool(r['isu']), flip=bool(r.get('flip', 1)))
+    kw['ens'] = '' if kw['ens'] in (0, '') else 'batch'
     if loss: kw |= dict(kind=f'{loss.lower()}-{"multi" if r.get("cov") == "multivariate" else "diag"}')
     t = job.teachers()
     with job.timed('distill'): return distill_d3s(job.real, t, out, r.budget or 1, **kw, seed=job.seed, minutes=r.minutes, quiet=job.quiet)
@@ -187,7 +189,7 @@ def _latent(job, out):
     r, ae = job.r, job.autoencoder()
     with job.timed('build'): codes = encode_set(job.real, ae, cache=Path(job.home)/'codes')
     kw = dict(iterations='iterations', lr_base='lr_base', batch='batch_size')
-    if r.method == 'LatentDC': kw |= dict(outer='outer_loop', inner='inner_loop', net_lr='lr_model', loss='gradient_loss')
+    if r.method == 'LatentDC': kw |= dict(outer='outer_loop', inner='inner_loop', net_lr='lr_model')
     if r.method == 'LatentMTT': kw |= dict(syn_steps='syn_steps', expert_epochs='expert_epochs_matched', max_start_epoch='max_start_epoch', net_lr='lr_model', lr_lr='lr_lr')
     buffer = job.experts(codes) if r.method == 'LatentMTT' else None
     given = {} if r.method == 'Initial' else _pick(r, **kw)
@@ -316,7 +318,7 @@ def _row(job):
     return _full(job) if job.r.method == 'full' else job.students(job.with_labels(job.distilled()))
 
 # %% ../nbs/25_rows.ipynb #b35fae53
-SMOKE_SETTINGS = dict(iterations=1, n_experts=1, syn_steps=2, max_start_epoch=1, expert_epochs=1, expert_epochs_matched=1, outer_loop=1, inner_loop=1, lpc=1, batch_real=8, batch_size=8,
+SMOKE_SETTINGS = dict(iterations=1, n_experts=1, syn_steps=2, max_start_epoch=1, expert_epochs=1, expert_epochs_matched=1, outer_loop=1, inner_loop=1, lpc=1, batch_real=4, batch_size=4,
                       mmd_samples=2, teachers=1, batch=10, label_epochs=1, eval_epochs=1, n_eval=1, coreset_epochs=1, expert_batch=32)
 
 def smoke_recipe(
@@ -352,7 +354,7 @@ def _run(r, smoke, record_to, seed, root, device, quiet, home):
     for x in rows:
         x.row, x.seeds = r.row, str(seed)
         if note.startswith('data:') and x.protocol != 'smoke': x.protocol = 'reduced'
-        x.deviations = '; '.join(dict.fromkeys(s for t in (x.deviations, r.deviations if x.deviations != r.deviations else '', note, *job.notes) for s in t.split('; ') if s))
+        x.deviations = '; '.join(dict.fromkeys(s for t in (x.deviations, r.deviations if x.deviations != r.deviations else '', note, *job.notes) for s in t.split('; ') if s and not s.startswith('eval_epochs')))
         if not quiet: say(x)
     if record_to: record(rows, record_to); _record_plan(job, record_to)
     return rows

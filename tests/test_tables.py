@@ -1,0 +1,161 @@
+"""Printed numbers, recipes and tables: what the notebooks cannot show."""
+import dataclasses, math, os, re, subprocess, sys, warnings
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+from dd_repro import results as R
+from dd_repro.core import Row, record, settings_hash
+from dd_repro.d3s import d3s_settings
+from dd_repro.latent import table6
+from dd_repro.rows import Job, dd_row, run_row, smoke_recipe
+from dd_repro.zoo import NETS
+
+COUNTS = dict(mtt=40, d3=86, d3s=58, latentdd=128)
+KW = dict(net='convnet', n=5, std=.5, protocol='reduced', deviations='small')
+
+
+# The printed numbers -------------------------------------------------------------------------------------------------
+
+@pytest.mark.skipif('DD_PAPERS' not in os.environ, reason='DD_PAPERS names the folder of the transcriptions')
+def test_package_data_are_the_transcriptions():
+    import csv
+    read = lambda p: list(csv.DictReader(open(p, newline='')))
+    papers = Path(os.environ['DD_PAPERS'])
+    assert R._asset_lines('printed.csv') == [r for p in R.PAPERS for r in read(papers/f'{p}_numbers.csv')]
+    assert R._asset_lines('stated.csv') == read(papers/'hparams.csv')
+
+def test_names_are_unique_and_stable():
+    ids = R.printed().row
+    assert ids.is_unique and not ids.str.contains(' ').any()
+    assert settings_hash(sorted(ids)) == '38db6083ec1e', 'names of printed rows are for ever; a new one needs an alias'
+
+def test_every_name_finds_its_own_row():
+    df = R.printed()
+    assert all(R.find_row(r).row == r for r in df.row[::7])
+
+@pytest.mark.parametrize('paper', R.PAPERS)
+def test_own_rows_have_recipes_with_sources(paper):
+    df = R.printed(paper); own = df[df.own & (df.metric == 'test_acc')]
+    assert len(own) == COUNTS[paper]
+    for row in own.row:
+        r = R.recipe(row)
+        assert all(v.source and v.kind in ('paper', 'code', 'decided') for v in r.settings.values()), row
+        assert R.net_name(r.train_net) in NETS and R.net_name(r.eval_net) in NETS and r.kind in ('paper', 'decided')
+
+def test_rows_about_time_memory_and_rate_are_reachable():
+    df = R.printed(); rest = df[df.own & (df.metric != 'test_acc')]
+    stages = [R.recipe(r).stage for r in rest.row]
+    assert len(rest) == 59 and set(stages) == {'row', 'experts', 'build', 'distill'}
+
+def test_baselines_of_the_house_have_recipes():
+    df = R.printed(); df = df[~df.own & df.method.isin(R.HOUSE)]
+    assert set(df.method) == {'Random', 'Herding', 'Forgetting', 'DC', 'DSA', 'DM', 'MTT', 'SRe2L', 'CDA', 'full'}
+    for row in df.row: assert R.recipe(row).settings
+
+def test_cited_methods_are_refused():
+    df = R.printed(); cited = df[~df.method.isin([*R.HOUSE, *R.STAGES])]
+    for row in cited.row[::20]:
+        with pytest.raises(ValueError, match='cited'): R.recipe(row)
+
+def test_illegible_cells_stay_empty():
+    df = R.printed()
+    assert (df.value == '').sum() == 39 and df[df.value == ''].note.str.contains('not legible').all()
+    assert (R.compare('mtt', 'table1', R.measured(Path('nowhere'))).printed == 'not legible').sum() == 39
+
+
+# Recipes agree with the tables of the methods ------------------------------------------------------------------------
+
+@pytest.mark.parametrize('row,method', [('d3s/table1/imagenet1k/ipc10/resnet18', 'd3s'), ('d3s/table1/tinyimagenet/cda/ipc50/resnet18', 'cda'), ('d3s/table6/cifar10/ipc10', 'd3s')])
+def test_synthesis_settings(row, method):
+    r = R.recipe(row); s = d3s_settings(r.dataset, method)
+    assert {k: r[k] for k in ('iterations', 'batch', 'lr_img', 'alpha', 'kind', 'crop', 'teachers')} == {k: s[k] for k in ('iterations', 'batch', 'lr_img', 'alpha', 'kind', 'crop', 'teachers')}
+
+@pytest.mark.parametrize('method,size,f', [('latentdc', 256, 4), ('latentdm', 512, 8), ('latentmtt', 512, 4)])
+def test_latent_settings(method, size, f):
+    r, s = R.recipe(f'latentdd/table5/imagefruit/{size}px/{method}/f={f}'), table6(f'latent-{method[6:]}', size, 1, f)
+    names = dict(iterations='iterations', lr_base='lr_base', batch='batch_size', depth_train='depth_train', depth_eval='depth_eval', syn_steps='syn_steps', lr_lr='lr_lr')
+    assert all(float(r[names[k]]) == float(v) for k, v in s.items() if k in names)
+
+def test_zca_follows_the_asterisks():
+    got = {(d, b): R.recipe(f'mtt/table1/{d}/ipc{b}')['zca'] for d in ('cifar10', 'cifar100') for b in (1, 10, 50)}
+    assert got == {('cifar10', 1): 1, ('cifar10', 10): 1, ('cifar10', 50): 0, ('cifar100', 1): 1, ('cifar100', 10): 0, ('cifar100', 50): 1}
+
+def test_a_smaller_copy_lists_every_change():
+    full, r = R.recipe('d3/table9/ppc5/loss=MTT+DM'), R.recipe('d3/table9/ppc5/loss=MTT+DM', scale=.1, minutes=3)
+    for n, v in full.settings.items():
+        if r[n] != v.value: assert f'{n} {r[n]} ({v.value})' in r.deviations
+    assert r.kind == 'reduced' and r.minutes == 3 and full.kind == 'decided'
+
+
+# Results -------------------------------------------------------------------------------------------------------------
+
+def test_recorded_rows_of_printed_tables_are_found(root):
+    m, df = R.measured(root/'docs'/'results'), R.printed()
+    cells = set(df.paper + '/' + df.table + '/' + df.dataset + '|' + df.method.str.lower())
+    names = m.row.str.split('/').str[:3].str.join('/') + '|' + m.method.str.lower()
+    lost = m[names.isin(cells) & (m.printed == '') & (m.metric == 'test_acc') & (m.protocol != 'smoke')]
+    assert lost.row.tolist() == [], 'named after a printed table, its data and a method of it, and yet no cell of it'
+
+def test_kinds_do_not_mix(tmp_path):
+    rows = [Row('mtt/table1/cifar10/ipc1', method='mtt', mean=m, **KW | dict(protocol=k)) for m, k in ((40., 'reduced'), (46., 'paper'), (45., 'decided'), (11., 'smoke'))]
+    record(rows, tmp_path/'mtt.csv')
+    c = R.compare('mtt', 'table1', R.measured(tmp_path)).set_index('row').loc['mtt/table1/cifar10/ipc1']
+    assert [c[k].split(' ')[0] for k in R.SHOWN] == ['46.0', '45.0', '40.0'] and abs(c.z - -.3/math.hypot(.5, .8)) < 1e-6
+
+def test_each_measured_cell_leads_to_its_record(tmp_path):
+    record([Row('mtt/table1/cifar10/ipc1', method='mtt', mean=40., **KW), Row('mtt/table4/imagewoof/ipc1', method='MTT', mean=28., **KW | dict(protocol='decided'))], tmp_path/'mtt.csv')
+    for t in ('table1', 'table4'):
+        h = R.table('mtt', t, 'html', R.measured(tmp_path))
+        links, ids = re.findall(r'href="#([^"]+)"', h), re.findall(r'id="([^"]+)"', h)
+        assert links and set(links) == set(ids) and 'settings' in h and ('background' in h) == (t == 'table4')
+
+def test_contradictions_show_both_values():
+    text = R.table('mtt', 'table1', runs=R.measured(Path('nowhere')))
+    assert '71.6 (0.2) [also: table2 71.5; prose_sec1 71.5]' in text
+
+def _write(path, i): record(Row('mtt/table1/cifar10/ipc1', method='mtt', mean=40. + i, **KW), path)
+
+def test_two_runs_that_record_at_once_are_both_kept(tmp_path):
+    ps = [get_context('fork').Process(target=_write, args=(tmp_path/'mtt.csv', i)) for i in range(2)]
+    [p.start() for p in ps]; [p.join() for p in ps]
+    assert sorted(R.measured(tmp_path)['mean']) == [40., 41.]
+
+def test_an_edited_file_is_named_and_not_used(tmp_path):
+    for p in ('mtt', 'd3'): record(Row(f'{p}/study/x', method='mtt', mean=40., **KW), tmp_path/f'{p}.csv')
+    f = tmp_path/'d3.csv'; f.write_text(f.read_text().replace(',40,', ',90,'))
+    with pytest.warns(UserWarning, match='d3.csv is not used: d3.csv, line 2'): m = R.measured(tmp_path)
+    assert m.file.tolist() == ['mtt.csv'] and 'd3.csv' in R.table('mtt', 'table2', runs=m)
+
+
+# Running -------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('args,said', [(('mtt/tabel1/cifar10/ipc1',), 'near it: mtt/table1/cifar10/'), (('mtt/table2/cifar10/kip/width=128/ipc1',), 'KIP is not in this house'),
+                                       (('mtt/table1/cifar10/ipc1', '--scale', '3'), 'scale is 3')])
+def test_bad_rows_end_in_one_line(args, said, capsys):
+    kw = {'scale': 3.} if len(args) > 1 else {}
+    with pytest.raises(SystemExit) as e: dd_row(args[0], **kw)
+    err = capsys.readouterr().err
+    assert e.value.code == 2 and err.count('\n') == 1 and said in err
+
+def test_an_edited_results_file_stops_a_row_before_the_work(tmp_path, capsys):
+    f = tmp_path/'mtt.csv'; record(Row('x', method='mtt', mean=40., **KW), f); f.write_text(f.read_text().replace(',40,', ',90,'))
+    with pytest.raises(SystemExit): dd_row('mtt/table1/cifar10/random/ipc1', smoke=True, record_to=str(f))
+    assert 'line 2' in capsys.readouterr().err
+
+def test_the_second_row_finds_what_the_first_made(tmp_path):
+    def costs(row):
+        made = []
+        keep, Job.timed = Job.timed, lambda self, stage: made.append(stage) or keep(self, stage)
+        try: rows = run_row(row, smoke=True, quiet=True, root=tmp_path, home=tmp_path/'home')
+        finally: Job.timed = keep
+        return made, rows[0]
+    first, a = costs('mtt/table3/cifar10/ipc10/convnet')
+    second, b = costs('mtt/table1/cifar10/ipc10')
+    assert first == ['experts', 'distill', 'evaluate'] and second == ['evaluate'] and a.mean == b.mean
+    assert a.row == 'smoke/mtt/table3/cifar10/ipc10/convnet' and 'generated images' in a.deviations
+
+def test_a_smoke_run_never_fills_a_cell(tmp_path):
+    rows = run_row('mtt/table1/cifar10/random/ipc1', smoke=True, quiet=True, root=tmp_path, record_to=tmp_path/'mtt.csv')
+    m = R.measured(tmp_path)
+    assert rows[0].protocol == 'smoke' and m.printed.tolist() == [''] and R.coverage(m).set_index('paper').loc['mtt', ['smoke', 'reduced']].tolist() == [1, 0]
