@@ -37,7 +37,7 @@ class AutoEncoder:
         seed=0, # of 'sample'
         own=False, # was it trained here? then its weights travel with the codes
     ):
-        if native % f or not 1 <= f <= native: raise ValueError(f'f is {f}; {name or "this autoencoder"} can do {", ".join(str(k) for k in range(1, native + 1) if native % k == 0)}')
+        if not 1 <= f <= native or native % f: raise ValueError(f'f is {f}; {name or "this autoencoder"} can do {", ".join(str(k) for k in range(1, native + 1) if native % k == 0)}')
         if posterior not in POSTERIORS: raise ValueError(f'posterior {posterior!r} is not one of {", ".join(POSTERIORS)}')
         if not budget_mb > 0: raise ValueError(f'budget_mb is {budget_mb}; it must be above 0')
         store_attr('name,f,native,scale,channels,n_in,posterior,dtype,budget_mb,seed,own')

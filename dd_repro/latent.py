@@ -113,8 +113,8 @@ def ae(self:LatentCodes)->AutoEncoder:
 
 @patch(cls_method=True)
 def empty(cls:LatentCodes, tensors, ae, **kw):
-    own = {k[7:]: v for k, v in tensors.items() if k.startswith('ae_net.')}
-    return cls(tensors['latents'], tensors['y'], ae=tiny_from(ae, own) if ae['own'] else ae, **kw)
+    d, own = cls(tensors['latents'], tensors['y'], ae=ae, **kw), {k[7:]: v for k, v in tensors.items() if k.startswith('ae_net.')}
+    return d.attach(tiny_from(ae, own)) if ae['own'] else d # the weights inside have to be those that the card names
 
 # %% ../nbs/20_latent.ipynb #1625ed85
 @patch

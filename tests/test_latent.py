@@ -1,0 +1,158 @@
+"LatentDD: against independent float64 versions, files that were tampered with, other autoencoders, resume, and the networks of table 8."
+from functools import partial
+
+import pytest, torch
+from torch.nn import functional as F
+
+from dd_repro.autoenc import AutoEncoder, TinyAE, train_tiny
+from dd_repro.core import ImageTensors, load_tensors, rng_for, save_tensors, seed_of, seeded
+from dd_repro.data import load
+from dd_repro.distilled import Distilled, Pixels
+from dd_repro.latent import METHODS, LatentCodes, code_depth, distill_latent, encode_set, latent_experts, latent_net, latent_objective, latent_settings, lpc_for, table6
+from dd_repro.match import match_loss
+from dd_repro.students import PROTOCOLS, evaluate
+from dd_repro.zoo import make_net
+
+
+def refused(says, f, *a, **kw):
+    with pytest.raises(ValueError, match=says) as e: f(*a, **kw)
+    assert '\n' not in str(e.value)
+
+@pytest.fixture(scope='module')
+def digits():
+    "Digits at 16 px, few of each class, and an autoencoder that has hardly been trained."
+    real, test = load('digits', size=16)
+    real = real.subset(torch.cat([(real.y == c).nonzero()[:20, 0] for c in range(10)]))
+    ae = train_tiny(real, epochs=2, width=8)
+    return real, test.subset(torch.arange(0, 360, 6)), ae, encode_set(real, ae, cache=False)
+
+@pytest.fixture
+def made(digits, tmp_path):
+    "A saved set of codes."
+    real, _, ae, codes = digits
+    return LatentCodes.from_real(real, 2, ae, codes=codes), tmp_path/'codes.safetensors'
+
+# --- the objectives on codes, written out again in double precision
+def test_latent_dm_is_equation_7(digits):
+    real, _, ae, codes = digits
+    net_fn, d = latent_net(codes, 8), LatentCodes.from_real(real, 3, ae, codes=codes)
+    dm = latent_objective('latent-dm', codes, net_fn, dict(batch=100))
+    loss = dm(d); loss.backward()
+    with seeded(seed_of(rng_for(0, 'DM'))): net = net_fn().double()
+    z = d.latents.detach().double().requires_grad_()
+    phi = lambda x: net.embed(x).mean(0)
+    mine = sum((phi(codes.of_class(c).double()) - phi(z[3*c:3*c+3])).square().sum() for c in range(10))
+    g, = torch.autograd.grad(mine, z)
+    assert torch.allclose(loss.double(), mine, rtol=1e-4) and torch.allclose(d.latents.grad.double(), g, rtol=1e-3, atol=1e-5*g.abs().max())
+
+def test_latent_dc_trains_its_network_on_real_codes_only(digits):
+    real, _, ae, codes = digits
+    s = dict(batch=20, outer=3, inner=2, net_lr=.05, loss='mse')
+    d, dc = LatentCodes.from_real(real, 2, ae, codes=codes), latent_objective('latent-dc', codes, latent_net(codes, 8), s)
+    net = latent_net(codes, 8)().double(); net.load_state_dict(dc.net.state_dict())
+    value, params = dc.backward(d), list(net.parameters())
+    grads = lambda x, c: torch.autograd.grad(F.cross_entropy(net(x.double()), torch.full((len(x),), c)), params)
+    mine = sum(match_loss(grads(d.latents[2*c:2*c+2].detach(), c), grads(codes.of_class(c), c), 'mse') for c in range(10))
+    assert torch.allclose(value.double(), mine, rtol=1e-4)
+    before = [p.detach().clone() for p in dc.net.parameters()]
+    with torch.no_grad(): d.latents.mul_(float('nan')) # whatever the learned codes are, the network does not see them
+    dc.after(d)
+    assert all(p.isfinite().all() for p in dc.net.parameters()) and dc.at == 1 and not torch.equal(before[0], next(dc.net.parameters()))
+
+def test_latent_mtt_may_start_at_the_last_epoch(digits, tmp_path):
+    real, _, ae, codes = digits
+    buffer = latent_experts(codes, tmp_path, 1, epochs=3, width=8, lr=.1, batch=64, quiet=True)
+    s = dict(syn_steps=1, expert_epochs=1, max_start_epoch=2, batch=64)
+    mtt = latent_objective('latent-mtt', codes, latent_net(codes, 8), s, buffer)
+    starts = [buffer.segment(1, 2, mtt.rng, mtt.inclusive)[0] for _ in range(40)]
+    assert {next(e for e in range(4) if torch.equal(t, buffer.snapshot(0, e))) for t in starts} == {0, 1, 2}
+    refused('reach epoch 4', latent_objective, 'latent-mtt', codes, latent_net(codes, 8), s | dict(max_start_epoch=3), buffer)
+
+# --- what is stored, and by whom it may be read
+def test_a_file_with_other_weights_inside_is_refused(made, tmp_path):
+    d, p = made; d.save(p)
+    t, card = load_tensors(p)
+    k = next(k for k in t if 'ae_net' in k)
+    save_tensors(p, t | {k: t[k] + .01}, card)
+    refused('incomplete artefact .*these codes belong to', Distilled.load, p)
+
+def test_a_file_without_its_autoencoder_is_refused(made):
+    d, p = made; d.save(p); t, card = load_tensors(p)
+    save_tensors(p, {k: v for k, v in t.items() if 'ae_net' not in k}, card)
+    refused('incomplete artefact', Distilled.load, p)
+    p.write_bytes(p.read_bytes()[:-40]); refused('truncated', Distilled.load, p)
+
+def test_a_public_autoencoder_stays_outside(digits, tmp_path, monkeypatch):
+    real, _, ae, codes = digits
+    public = AutoEncoder(ae.net, 'taesd', 4, 4, ae.scale, 4, 1)
+    d = LatentCodes.from_real(real, 2, public)
+    assert public.hash == ae.hash and not any('ae_net' in k for k in load_tensors(d.save(tmp_path/'c.safetensors'))[0])
+    monkeypatch.setenv('DD_DATA', str(tmp_path)); monkeypatch.setattr('dd_repro.autoenc._from_hub', lambda name, known, put: (_ for _ in ()).throw(ValueError(f'{name}: no file {put}')))
+    e = Distilled.load(tmp_path/'c.safetensors')           # codes can be read without the weights,
+    assert torch.equal(e.latents, d.latents)
+    refused(f'taesd: no file {tmp_path}', e.decoded)         # pictures cannot
+    assert torch.equal(e.attach(public).decoded(), d.decoded())
+    refused('at f = 4; this one is taesd .* at f = 2', Distilled.load(tmp_path/'c.safetensors').attach, AutoEncoder(ae.net, 'taesd', 2, 4, ae.scale, 4, 1))
+
+def test_decoding_happens_once_and_follows_the_codes(made, monkeypatch):
+    d, _ = made
+    calls, decode = [], AutoEncoder.decode
+    monkeypatch.setattr(AutoEncoder, 'decode', lambda self, *a: (calls.append(1), decode(self, *a))[1])
+    for e in range(3): list(d.epoch(e, 8, rng_for(e)))
+    assert len(calls) == 1
+    with torch.no_grad(): d.latents += .1
+    list(d.epoch(0, 8)); d.latents.data[0, 0, 0, 0] = 7; list(d.epoch(0, 8))
+    assert len(calls) == 3
+    assert sorted(torch.cat([y for _, y in d.epoch(0, 8, rng_for(0))]).tolist()) == d.y.tolist()
+
+def test_codes_and_pixels_start_from_the_same_pictures(digits):
+    real, _, ae, codes = digits
+    d, px = LatentCodes.from_real(real, 2, ae, seed=3), Pixels.from_real(real, 2, seed=3)
+    assert torch.allclose(d.latents, ae.encode(px.images, real.norm), atol=1e-4)
+    assert torch.allclose(LatentCodes.from_real(real, 2, ae, seed=3, codes=codes).latents, d.latents, atol=1e-4)
+
+# --- runs
+@pytest.mark.parametrize('method', [m for m in METHODS if m != 'initial'])
+def test_resume_is_exact(digits, tmp_path, method):
+    real, _, ae, codes = digits
+    own = {'latent-dm': dict(iterations=4), 'latent-dc': dict(iterations=2, outer=2, inner=1), 'latent-mtt': dict(iterations=4, syn_steps=2, max_start_epoch=1, lr_base=.1)}[method]
+    if method == 'latent-mtt': own['buffer'] = latent_experts(codes, tmp_path/'e', 1, epochs=2, width=8, quiet=True)
+    go = partial(distill_latent, real, ae, method=method, lpc=2, codes=codes, width=8, quiet=True, **own)
+    whole, _ = go(tmp_path/'whole')
+    half, run = go(tmp_path/'half', callbacks=[lambda r: setattr(r, 'stopped', 'time' if r.it == 3 else None)])
+    rest, _ = go(tmp_path/'half', callbacks=[lambda r: None])
+    assert run.it == 3 and torch.equal(whole.latents, rest.latents) and not torch.equal(half.latents, rest.latents)
+    refused('other settings', go, tmp_path/'half', lr_base=3.)
+    assert torch.equal(Distilled.load(tmp_path/'whole'/'distilled.safetensors').latents, whole.latents)
+
+def test_students_see_pictures_under_cutmix(digits):
+    real, test, ae, codes = digits
+    row, = evaluate(LatentCodes.from_real(real, 3, ae, codes=codes), test, 'convnet', PROTOCOLS['latentdd'].scaled(kind='smoke', epochs=2), 1)
+    assert 'decoded once' in row.deviations and 'not counted' in row.deviations and 'epochs 2 (latentdd: 1001)' in row.deviations
+    assert 'cutmix' in PROTOCOLS['latentdd'].aug and 'cutout' not in PROTOCOLS['latentdd'].aug and PROTOCOLS['latentdd'].lr == .01
+
+@pytest.mark.parametrize('name', ['alexnet', 'vgg11', 'resnet18'])
+def test_networks_of_table_8_take_256_px(name):
+    with torch.no_grad(): assert make_net(name, 3, 10, 256)(torch.zeros(1, 3, 256, 256)).shape == (1, 10)
+
+@pytest.mark.parametrize('method, size, ipc, f, want', [
+    ('latent-dc', 256, 1, 4, dict(lr_base=.05, outer=10, inner=50, depth_train=4, depth_eval=6)), ('latent-dc', 512, 1, 4, dict(lr_base=.25, batch=32, depth_train=5)),
+    ('latent-dm', 512, 1, 8, dict(lr_base=.1, batch=16, depth_train=4, depth_eval=7)), ('latent-mtt', 256, 10, 4, dict(lr_base=10., syn_steps=80)),
+    ('latent-mtt', 256, 1, 8, dict(lr_base=1., syn_steps=60, iterations=5000, max_start_epoch=5))])
+def test_table_6(method, size, ipc, f, want):
+    s = table6(method, size, ipc, f)
+    assert {k: s[k] for k in want} == want
+    assert (code_depth(size//f), code_depth(size)) == (s['depth_train'], s['depth_eval'])
+
+# --- bad input
+def test_bad_input(digits, tmp_path):
+    real, _, ae, codes = digits
+    odd = ImageTensors(torch.rand(4, 1, 18, 18), torch.arange(4), 10)
+    refused('18 x 18 px cannot be divided by f = 4', encode_set, odd, ae, False)
+    refused('has 20', LatentCodes.from_real, real, 21, ae)
+    refused('ipc 0', lpc_for, 0)
+    refused("setting 'syn_steps' is not one of", latent_settings, 'latent-dm', syn_steps=3)
+    refused('iterations is 0', distill_latent, real, ae, tmp_path/'x', 'latent-dm', 2, codes=codes, iterations=0)
+    refused("method 'mtt' is not one of initial", distill_latent, real, ae, tmp_path/'x', 'mtt', 2, codes=codes)
+    refused('codes= is', distill_latent, real, ae, tmp_path/'x', 'latent-dm', 2, codes=real)
+    assert not (tmp_path/'x').exists()
