@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SYNTHESIS', 'RUNS', 'SMOKE_SETTINGS', 'generated', 'few', 'row_data', 'Job', 'row_net', 'row_protocol',
            'smoke_recipe', 'run_row', 'smoke_all', 'Plan', 'human_time', 'plan', 'plan_errors', 'dd_row', 'dd_plan',
-           'dd_table']
+           'dd_table', 'dd_smoke']
 
 # %% ../nbs/25_rows.ipynb #cffb418c
 import dataclasses, json, math, sys, tempfile, time
@@ -303,17 +303,21 @@ def _build_row(job):
     with tempfile.TemporaryDirectory() as tmp, job.timed('build'): encode_set(job.real, job.autoencoder(), cache=tmp)
     return _cost_row(job, 'build')
 
-def _rate_row(job):
-    "Numbers that are stored over numbers of the training set, in per cent."
-    r, real = job.r, job.real
+class _Shape:
+    "Only the shape and the size of a data set."
+    def __init__(self, shape, n_classes, n=0): self.shape, self.n_classes, self.n = shape, n_classes, n
+    def __len__(self): return self.n
+
+def _rate_row(r):
+    "Numbers that are stored over numbers of the training set, in per cent; needs no data, only their count."
+    real = _Shape((3, r.size, r.size), N_CLASSES.get(r.dataset, 10), TRAIN_SIZE[r.dataset])
     if r.method == 'D3': rate = LatentPriors(real.n_classes, r.budget, r['z_dim'], real.shape[1], width=r['decoder_width']).compression_rate(real)
     else: rate = 100*r.budget*real.n_classes/len(real)
-    return [Row(r.row, 'smoke' if job.smoke else r.kind, method=r.method, metric='rate', n=1, mean=rate, device=device_name(), settings=r.key(), std=math.nan, seconds=0., memory_mb=0.)]
+    return [Row(r.row, 'paper', method=r.method, metric='rate', n=1, mean=rate, device=device_name(), settings=r.key(), std=math.nan, seconds=0., memory_mb=0.)]
 
 def _distill_row(job): job.distilled(); return _cost_row(job, 'distill')
 
 def _row(job):
-    if job.r.metric == 'comp_rate': return _rate_row(job)
     if job.r.stage != 'row': return dict(experts=_experts_row, build=_build_row, distill=_distill_row)[job.r.stage](job)
     return _full(job) if job.r.method == 'full' else job.students(job.with_labels(job.distilled()))
 
@@ -342,6 +346,10 @@ def run_row(
     r = row if isinstance(row, Recipe) else recipe(row, scale, minutes)
     if values: r = shrink(r, **values)
     if record_to: read_rows(record_to)
+    if r.metric == 'comp_rate':
+        rows = _rate_row(r)
+        if record_to: record(rows, record_to)
+        return rows
     if not smoke: return _run(r, False, record_to, seed, root, device, quiet, home or dd_home())
     with tempfile.TemporaryDirectory() as tmp: return _run(smoke_recipe(r), True, record_to, seed, root, device, quiet, home or tmp)
 
@@ -369,7 +377,8 @@ def smoke_all(
 )->tuple: # (rows, {row: what went wrong})
     "One step of every distinct (method, network, resolution)."
     rows, bad = [], {}
-    for row in [r for r in smoke_cases(paper).row if r not in skip][:limit]:
+    cases = smoke_cases(paper).sort_values('size', kind='stable')
+    for row in [r for r in cases.row if r not in skip][:limit]:
         try: rows += run_row(row, smoke=True, record_to=record_to, **kw)
         except Exception as e: bad[row] = f'{type(e).__name__}: {" ".join(str(e).split())[:120]}'
     return rows, bad
@@ -416,10 +425,6 @@ def _probe(net_fn, kind, batch, device):
     return c.seconds/b, c.memory_mb*batch/b
 
 # %% ../nbs/25_rows.ipynb #1e99ff20
-class _Shape:
-    "Only the shape of a data set."
-    def __init__(self, shape, n_classes): self.shape, self.n_classes = shape, n_classes
-
 def _disk(r, n, c, numel, net):
     "MB that the stages of a row leave behind."
     theta, epochs = sum(p.numel() for p in net.parameters())*4, r.get('max_start_epoch', 0) + (r.get('expert_epochs_matched') or r.get('expert_epochs') or 0)
@@ -533,3 +538,19 @@ def dd_table(
         if not paper: raise ValueError(f'which table? for example {PAPERS[0]}/table1; papers: {", ".join(PAPERS)}')
         names = [name.split('/')[0]] if name else list(dict.fromkeys(printed(paper).table))
         for n in names: say(f"{paper}/{n}\n{table(paper, n, format, runs, own)}")
+
+# %% ../nbs/25_rows.ipynb #ba72193b
+@call_parse
+def dd_smoke(
+    limit:int=0, # only so many combinations (0: all)
+    paper:str='', # only this paper's
+    record_to:str='', # append the rows to this results file, and leave out what it has
+    root:str='', device:str='', # where the data are, where to run
+):
+    "One step of every distinct (method, network, resolution); exit status 1 when one fails."
+    with manners():
+        have = {r.row.removeprefix('smoke/') for r in read_rows(record_to)} if record_to else ()
+        rows, bad = smoke_all(limit or None, paper or None, record_to, have, root=root or None, device=device or None)
+        say(f'{len(rows)} combinations took their first step, {len(bad)} failed')
+        for k, v in bad.items(): say(f'{k}: {v}')
+        if bad: sys.exit(1)
