@@ -19,5 +19,16 @@ from .distilled import *
 from .unroll import *
 from .loop import *
 from .mtt import *
+from .match import *
+from .coreset import *
+from .mmd import *
+from .priors import *
+from .gauss import *
+from .isu import *
+from .d3s import *
+from .relabel import *
+from .autoenc import *
+from .latent import *
+from .results import *
 
 __all__ = [n for n in list(globals()) if not n.startswith('_')]

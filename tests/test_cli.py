@@ -7,7 +7,7 @@ import pytest, torch
 from PIL import Image
 
 from dd_repro import cli
-from dd_repro.cli import dd_distill, dd_eval, dd_experts
+from dd_repro.cli import dd_distill, dd_eval, dd_experts, dd_relabel
 from dd_repro.convnet import ConvNet
 from dd_repro.core import load_tensors, read_rows, save_tensors
 from dd_repro.data import load
@@ -79,7 +79,7 @@ def test_experts_refuse(bad, tmp_path, kw, says): bad(says, dd_experts, **(dict(
 def test_experts_refuse_a_folder_of_others(bad, home): bad('other settings', dd_experts, **NET, n=1, epochs=3, aug='flip')
 
 # --- distil
-@pytest.mark.parametrize('kw, says', [(dict(method='dm'), "'dm' is not one of"), (dict(init='zeros'), "'zeros' is not one of"), (dict(ipc=0), 'ipc is 0'), (dict(ipc=-3), 'ipc is -3'), (dict(ipc=500), 'asked for; it has'),
+@pytest.mark.parametrize('kw, says', [(dict(method='mtt3'), "'mtt3' is not one of mtt, d3"), (dict(ppc=2), '--ppc has no meaning for mtt'), (dict(init='zeros'), "'zeros' is not one of"), (dict(ipc=0), 'ipc is 0'), (dict(ipc=-3), 'ipc is -3'), (dict(ipc=500), 'asked for; it has'),
     (dict(iterations=0), 'iterations is 0'), (dict(iterations=-5), 'iterations is -5'), (dict(syn_steps=-1), 'syn_steps is -1'), (dict(batch_syn=-1), 'batch_syn is -1'), (dict(lr_img=-1.), 'lr_img is -1'), (dict(lr_lr=-1.), 'lr_lr is -1'),
     (dict(lr_teacher=-.1), 'lr_teacher is -0.1'), (dict(expert_epochs=2, max_start_epoch=2), 'reach epoch 3'), (dict(buffer='nowhere'), 'no buffer here'), (dict(width=12), 'no buffer here'), (dict(grad='exact'), "grad='exact'"),
     (dict(aug='blur'), "'blur'"), (dict(every=0), 'every is 0'), (dict(eval_every=-1), 'eval_every is -1'), (dict(eval_every=1, n_eval=0), 'n_eval is 0'), (dict(eval_every=1, eval_epochs=-2), 'epochs is -2'), (dict(minutes=-1.), 'minutes is -1'),
@@ -105,7 +105,7 @@ def test_distil_goes_on_and_refuses_other_settings(home, tmp_path, capsys, monke
     assert e.value.code == 130 and 'SIGTERM at iteration 2 of 4' in capsys.readouterr().out and Distilled.load(out/'distilled.safetensors').info['iterations'] == 2
     dd_distill(**one); dd_distill(**two)
     a, b = (Distilled.load(tmp_path/n/'distilled.safetensors') for n in 'ab')
-    assert torch.equal(a.images, b.images) and torch.equal(a.lr, b.lr) and a.info == b.info
+    assert torch.equal(a.images, b.images) and torch.equal(a.lr, b.lr) and all(a.info[k] == b.info[k] for k in a.info if k != 'seconds')
     before = files(tmp_path); capsys.readouterr()
     with pytest.raises(SystemExit) as e: dd_distill(**(one | dict(syn_steps=3)))
     assert e.value.code == 2 and 'other settings' in capsys.readouterr().err and files(tmp_path) == before
@@ -115,6 +115,48 @@ def test_a_run_that_diverges_says_so(home, tmp_path, capsys):
     err = capsys.readouterr().err
     assert e.value.code == 2 and err.count('\n') == 1 and 'lr_lr' in err
     assert not (tmp_path/'r'/'distilled.safetensors').exists() and (tmp_path/'r'/'checkpoint.diverged.safetensors').is_file()
+
+# --- the other methods
+
+
+def run(tmp_path, method, capsys, **kw):
+    "A run of two iterations; the artefact that it leaves."
+    dd_distill(**(NET | dict(method=method, iterations=2, out=str(tmp_path/method)) | kw))
+    out = capsys.readouterr().out
+    assert f'dd_eval {tmp_path/method/"distilled.safetensors"}' in out
+    return Distilled.load(tmp_path/method/'distilled.safetensors')
+
+def test_matching_by_command(home, tmp_path, capsys):
+    for m, kw in (('dm', dict(batch_real=8)), ('dc', dict(batch_real=8, init='real'))):
+        d = run(tmp_path, m, capsys, ipc=1, lr_img=.1, **kw)
+        assert len(d) == 10 and d.info['settings']['method'] == m
+    dd_eval(str(tmp_path/'dm'/'distilled.safetensors'), n_eval=1, epochs=2, aug='flip', kind='smoke')
+
+def test_d3_by_command(home, tmp_path, capsys):
+    kw = dict(ppc=2, decoder_width=8, z_dim=4, syn_steps=2, expert_epochs=1, max_start_epoch=1, mmd_samples=4, aug='flip')
+    d = run(tmp_path, 'd3', capsys, **kw)
+    assert (d.ppc, len(d)) == (2, 20) and d.info['iterations'] == 2
+    dd_eval(str(tmp_path/'d3'/'distilled.safetensors'), n_eval=1, epochs=2, kind='smoke')
+
+def test_d3s_by_command_up_to_students_on_stored_labels(home, tmp_path, capsys):
+    dd_experts(data='digits', method='d3s', net='convnet', n=1, epochs=1)
+    kw = dict(width=128, depth=0, ipc=1, batch=10, lr_img=.1)
+    d = run(tmp_path, 'd3s', capsys, **kw)
+    art = str(tmp_path/'d3s'/'distilled.safetensors')
+    dd_relabel(art, epochs=2, batch=10)
+    dd_eval(art, labels=str(Path(art).with_suffix('.labels')), nets='convnet', n_eval=1, epochs=2, kind='smoke', record_to=str(tmp_path/'r.csv'))
+    assert len(d) == 10 and [(r.method, r.protocol) for r in read_rows(tmp_path/'r.csv')] == [('d3s', 'smoke')]
+
+def test_latent_by_command(home, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli, 'train_tiny', partial(cli.train_tiny, epochs=2))
+    kw = dict(ae='tiny', f=2, lpc=1)
+    d = run(tmp_path, 'latent-dm', capsys, **kw, batch=8)
+    assert len(d) == 10 and d.info['settings']['method'] == 'latent-dm'
+
+@pytest.mark.parametrize('kw, says', [(dict(method='d3', ppc=0), 'ppc is 0'), (dict(method='d3', ppc=1, gamma3=.1), 'has no effect'), (dict(method='d3', z_dim=-1), 'z_dim'), (dict(method='d3', buffer='nowhere'), 'no buffer here'),
+    (dict(method='dm', ipc=0), 'ipc is 0'), (dict(method='dc', init='zeros'), "'zeros'"), (dict(method='dm', lr_img=-1.), 'rate is -1'), (dict(method='d3s', ipc=1, teachers='nowhere'), '0 teachers there'), (dict(method='d3s'), 'needs --ipc'),
+    (dict(method='latent-dm', ae='vae9'), "'vae9' is not one of")])
+def test_other_methods_refuse(bad, tmp_path, kw, says): bad(says, dd_distill, **(NET | dict(iterations=2, out=str(tmp_path/'out')) | kw))
 
 # --- evaluate
 @pytest.mark.parametrize('kw, says', [(dict(path='none.safetensors'), 'no such file'), (dict(path=''), '--full or --random'), (dict(nets='resnet99'), "'resnet99'"), (dict(nets='convnet,vgg11'), 'at least 32 px'), (dict(nets=''), "''"),
