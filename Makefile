@@ -28,8 +28,9 @@ demo: $(STAMP)   ## digits, one image a class: random real, MTT, the whole set
 test: $(STAMP)   ## notebooks, tests and the site, closed by one line of counts
 	@$(BIN)/python tests/run.py
 
-smoke: $(STAMP)  ## the shortest run through the main job, to see that it stands
+smoke: $(STAMP)  ## one step of the main job, then of every distinct method, network and resolution in the tables
 	@$(BIN)/dd_demo --smoke
+	@$(BIN)/dd_smoke
 
 docs: $(STAMP)   ## the site with outputs and pictures: _docs/index.html
 	@$(BIN)/python docs/build.py --execute
