@@ -67,7 +67,7 @@ def _batch_norm(m, x, bn):
     stats = (None, None) if bn == 'batch' else (m.running_mean, m.running_var)
     return F.batch_norm(x, *stats, m.weight, m.bias, bn != 'recalibrated', m.momentum, m.eps)
 
-# %% ../nbs/14_priors.ipynb #d0b3a408
+# %% ../nbs/14_priors.ipynb #ad26c5e0
 class LatentPriors(Distilled):
     "Gaussian priors, ppc a class, in a latent space, and one decoder; every draw is a new image."
     def __init__(self,
@@ -99,7 +99,7 @@ class LatentPriors(Distilled):
     @classmethod
     def empty(cls, tensors, **kw): return cls(**kw)
 
-# %% ../nbs/14_priors.ipynb #48f1cd40
+# %% ../nbs/14_priors.ipynb #67331428
 @patch
 def items(self:LatentPriors, n=None, y=None, prior=None, rng=None)->Tensor:
     "Which priors to draw from: n uniform draws (all once when n is None) among those of class y and number prior."
@@ -125,7 +125,7 @@ def sample(self:LatentPriors,
     z = self.means[idx] + (self.logvars[idx]/2).exp()*noise
     return self.decoder(z, bn), idx//self.ppc
 
-# %% ../nbs/14_priors.ipynb #f7084bb2
+# %% ../nbs/14_priors.ipynb #352ac1d2
 @patch
 @torch.no_grad()
 def epoch(self:LatentPriors,
@@ -153,10 +153,10 @@ def notes(self:LatentPriors)->str:
     self.drawn, self.decoding = 0, 0.
     return f'{w["samples"]:g} {"means" if w["mean"] else "samples"} a class & epoch; batch norm: {w["bn"]}; {text}'
 
-# %% ../nbs/14_priors.ipynb #a520cc04
+# %% ../nbs/14_priors.ipynb #260f04b8
 PROTOCOLS['d3'] = Protocol('d3', 'decided', view=dict(samples=10, bn='batch')) # the rest is MTT's
 
-# %% ../nbs/14_priors.ipynb #53b49a65
+# %% ../nbs/14_priors.ipynb #c1485e17
 @patch
 @torch.no_grad()
 def recalibrate(self:LatentPriors, samples=64, seed=0):
@@ -171,13 +171,13 @@ def compression_rate(self:LatentPriors,
     "Stored parameters (latents and decoder) over the training set's values (D3, section 3.4)."
     return 100*sum(p.numel() for k, ps in self.groups().items() if k != 'lr' for p in ps)/(len(real)*torch.Size(real.shape).numel())
 
-# %% ../nbs/14_priors.ipynb #c25ee522
+# %% ../nbs/14_priors.ipynb #b8aede1f
 class KL(Objective):
     "The divergence of all priors from the standard normal, summed (D3, section 3.3)."
     def __call__(self, d): return .5*(d.logvars.exp() + d.means.square() - 1 - d.logvars).sum()
 
-# %% ../nbs/14_priors.ipynb #b8aede1f
-D3 = dict(syn_steps=20, expert_epochs=2, max_start_epoch=2, batch_syn=None, lr_latent=1., lr_decode=1e-3, lr_lr=1e-4, lr_teacher=.01,
+# %% ../nbs/14_priors.ipynb #df5320d2
+D3 = dict(syn_steps=20, expert_epochs=2, max_start_epoch=2, batch_syn=None, lr_latent=1., lr_decode=1e-3, lr_lr=1e-5, lr_teacher=.02,
           gamma1=1e-5, gamma2=.1, gamma3=.01, mmd_samples=30, momentum=.5, wd=1e-5)
 LOSSES = ('MTT', 'DM', 'MTT+DM', 'all')
 
@@ -202,7 +202,7 @@ def d3_phases(
     second = dm - s['gamma3']*diversity if diversity else dm
     return [(first, (*both, 'lr'))]*(losses != 'DM') + [(second, both)]*(losses != 'MTT')
 
-# %% ../nbs/14_priors.ipynb #33bfcc3e
+# %% ../nbs/14_priors.ipynb #50898178
 def check_d3(s:dict, ppc:int, iterations:int, losses:str, eval_every=0):
     "ValueError for settings of D3 that cannot work, or that have no effect."
     if unknown := set(s) - set(D3): raise ValueError(f'{", ".join(sorted(unknown))}: no setting of D3; known: {", ".join(D3)}')
@@ -213,7 +213,7 @@ def check_d3(s:dict, ppc:int, iterations:int, losses:str, eval_every=0):
     for k, v in dict(s, eval_every=eval_every).items():
         if v is not None and v < 0: raise ValueError(f'{k} is {v}; it must not be below 0')
 
-# %% ../nbs/14_priors.ipynb #df5320d2
+# %% ../nbs/14_priors.ipynb #bbae77c5
 def distill_d3(
     real, # the training set
     net_fn, # () -> the experts' network
@@ -247,7 +247,7 @@ def distill_d3(
     d.recalibrate().save(out/'distilled.safetensors')
     return d, run
 
-# %% ../nbs/14_priors.ipynb #5a8aad78
+# %% ../nbs/14_priors.ipynb #5eee7a38
 @patch
 @torch.no_grad()
 def variations(self:LatentPriors,
@@ -272,7 +272,7 @@ def between(self:LatentPriors,
     z = torch.lerp(a, b, torch.linspace(0, 1, n, device=a.device)[:, None])
     return self.norm.inverse(self.decoder(z, 'recalibrated')).clamp(0, 1).cpu()
 
-# %% ../nbs/14_priors.ipynb #ce046902
+# %% ../nbs/14_priors.ipynb #75322136
 def show_rows(
     rows, # a list of [n, c, h, w] in 0..1
     names=(), # a name for each row
@@ -294,7 +294,7 @@ def show_priors(self:LatentPriors, classes=None, n=9, ax=None):
     names = [self.classes[y] + (f' {p}' if self.ppc > 1 else '') for y, p in which]
     return show_rows([self.variations(y*self.ppc + p, n) for y, p in which], names, ax)
 
-# %% ../nbs/14_priors.ipynb #45c301c4
+# %% ../nbs/14_priors.ipynb #e83dfde6
 def by_samples(
     d:LatentPriors, test, # the set and real test images
     samples=(1, 2, 5, 10), # of a class in an epoch
