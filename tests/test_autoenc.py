@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 from safetensors.torch import load_file, save_file
 
-from dd_repro.autoenc import AutoEncoder, TinyAE, _SD14, _net_of, distance_correlation, fill, load_autoencoder, psnr, resize, tiny_from, train_tiny
+from dd_repro.autoenc import AutoEncoder, TinyAE, _SD14, _net_of, distance_correlation, fill_weights, load_autoencoder, psnr, resized, tiny_from, train_tiny
 from dd_repro.core import rng_for, seeded
 from dd_repro.data import load, scan, to_uint8
 
@@ -45,8 +45,8 @@ def test_range_scale_and_enlargement_are_applied_both_ways():
 
 def test_resize_does_not_shift_the_picture():
     ramp = torch.linspace(0, 1, 32).expand(1, 1, 32, 32)
-    assert torch.allclose(resize(resize(ramp, 2), .5)[..., 4:-4, 4:-4], ramp[..., 4:-4, 4:-4], atol=2e-3)
-    assert torch.allclose(resize(ramp, 2)[0, 0, 20], resize(ramp, 2).flip(3)[0, 0, 20].neg() + 1, atol=1e-5)
+    assert torch.allclose(resized(resized(ramp, 2), .5)[..., 4:-4, 4:-4], ramp[..., 4:-4, 4:-4], atol=2e-3)
+    assert torch.allclose(resized(ramp, 2)[0, 0, 20], resized(ramp, 2).flip(3)[0, 0, 20].neg() + 1, atol=1e-5)
 
 @pytest.mark.parametrize('mb', [.5, 5., 1000.])
 def test_the_budget_decides_the_batch_and_nothing_else(mb):
@@ -87,11 +87,11 @@ def test_files_that_are_wrong(kl, tmp_path):
     folder, net = kl
     sd = {n: v.contiguous() for n, v in net.state_dict().items()}; k = 'decoder.conv_in.weight'
     def file(name, t): save_file(t, tmp_path/name); return tmp_path/name
-    refused(f'the tensor {k} is missing', fill, net, file('a.safetensors', {n: v for n, v in sd.items() if n != k}))
-    refused(f'the tensor {k} is .8, 3, 3, 3.; this autoencoder needs .8, 4, 3, 3.', fill, net, file('b.safetensors', sd | {k: torch.zeros(8, 3, 3, 3)}))
-    refused('the tensor loss.w does not belong', fill, net, file('c.safetensors', sd | {'loss.w': torch.zeros(1)}))
-    (tmp_path/'d.safetensors').write_bytes((tmp_path/'a.safetensors').read_bytes()[:-100]); refused('d.safetensors: truncated', fill, net, tmp_path/'d.safetensors')
-    (tmp_path/'e.ckpt').write_bytes(b'x'); refused('only safetensors', fill, net, tmp_path/'e.ckpt')
+    refused(f'the tensor {k} is missing', fill_weights, net, file('a.safetensors', {n: v for n, v in sd.items() if n != k}))
+    refused(f'the tensor {k} is .8, 3, 3, 3.; this autoencoder needs .8, 4, 3, 3.', fill_weights, net, file('b.safetensors', sd | {k: torch.zeros(8, 3, 3, 3)}))
+    refused('the tensor loss.w does not belong', fill_weights, net, file('c.safetensors', sd | {'loss.w': torch.zeros(1)}))
+    (tmp_path/'d.safetensors').write_bytes((tmp_path/'a.safetensors').read_bytes()[:-100]); refused('d.safetensors: truncated', fill_weights, net, tmp_path/'d.safetensors')
+    (tmp_path/'e.ckpt').write_bytes(b'x'); refused('only safetensors', fill_weights, net, tmp_path/'e.ckpt')
     (tmp_path/'f').mkdir(); refused('no file .*f/diffusion_pytorch_model', load_autoencoder, 'sd14', path=tmp_path/'f')
     (tmp_path/'f'/'config.json').write_text('{'); refused('config.json: not JSON', load_autoencoder, 'sd14', path=tmp_path/'f')
 

@@ -8,7 +8,7 @@ from dd_repro.autoenc import AutoEncoder, TinyAE, train_tiny
 from dd_repro.core import ImageTensors, load_tensors, rng_for, save_tensors, seed_of, seeded
 from dd_repro.data import load
 from dd_repro.distilled import Distilled, Pixels
-from dd_repro.latent import METHODS, LatentCodes, code_depth, distill_latent, encode_set, latent_experts, latent_net, latent_objective, latent_settings, lpc_for, table6
+from dd_repro.latent import LATENT_METHODS, LatentCodes, code_depth, distill_latent, encode_set, latent_experts, latent_net, latent_objective, latent_settings, lpc_for, table6
 from dd_repro.match import match_loss
 from dd_repro.students import PROTOCOLS, evaluate
 from dd_repro.zoo import make_net
@@ -112,7 +112,7 @@ def test_codes_and_pixels_start_from_the_same_pictures(digits):
     assert torch.allclose(LatentCodes.from_real(real, 2, ae, seed=3, codes=codes).latents, d.latents, atol=1e-4)
 
 # --- runs
-@pytest.mark.parametrize('method', [m for m in METHODS if m != 'initial'])
+@pytest.mark.parametrize('method', [m for m in LATENT_METHODS if m != 'initial'])
 def test_resume_is_exact(digits, tmp_path, method):
     real, _, ae, codes = digits
     own = {'latent-dm': dict(iterations=4), 'latent-dc': dict(iterations=2, outer=2, inner=1), 'latent-mtt': dict(iterations=4, syn_steps=2, max_start_epoch=1, lr_base=.1)}[method]
