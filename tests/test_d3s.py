@@ -1,0 +1,160 @@
+"D3S beyond what the notebook shows: teachers under another norm, damaged files, two processes, memory, real pictures as a stream."
+import json, math, multiprocessing as mp
+from functools import partial
+
+import pytest, torch
+from torch.nn import functional as F
+
+from dd_repro.core import *
+from dd_repro.data import Normalize, load
+from dd_repro.zoo import *
+from dd_repro.students import *
+from dd_repro.distilled import *
+from dd_repro.gauss import *
+from dd_repro.d3s import *
+
+torch.set_num_threads(1)
+NET = dict(name='resnet18_bn', n_in=1, n_out=10, size=32, width=4, layers=(1, 1))
+SMALL = dict(ipc=2, batch=10, iterations=3, lr_img=.1, flip=False)
+
+
+@pytest.fixture(scope='module')
+def real(): return (lambda r: r.subset(torch.arange(0, len(r), 12)))(load('digits', size=32)[0])
+
+@pytest.fixture(scope='module')
+def teachers(real):
+    with seeded(0): nets = [make_net(NET) for _ in range(2)]
+    for n in nets: [n(x) for x, _ in real.batches(40)] # running statistics of batch norm
+    return Teachers(nets, real)
+
+@pytest.fixture(scope='module')
+def stats(teachers, real): return teacher_stats(teachers, real)
+
+
+def test_crop_is_torchvisions(real):
+    from torchvision.transforms import functional as V
+    x = torch.rand(3, 2, 24, 24)
+    for b in rrc_boxes(20, 24, .08, rng_for(0)):
+        torch.testing.assert_close(rrc(x, b[None]), V.resized_crop(x, *b.tolist(), [24, 24], antialias=True), rtol=1e-4, atol=1e-5)
+
+def test_boxes_are_spread_like_torchvisions():
+    from torchvision.transforms import RandomResizedCrop
+    x = torch.empty(1, 64, 64)
+    with seeded(0): theirs = torch.tensor([RandomResizedCrop.get_params(x, [.08, 1.], [3/4, 4/3]) for _ in range(3000)]).double()
+    ours = rrc_boxes(3000, 64, .08, rng_for(0)).double()
+    for f in (lambda b: b[:, 2]*b[:, 3]/64**2, lambda b: b[:, 0]/64, lambda b: b[:, 3]/b[:, 2]): assert abs(f(ours).mean() - f(theirs).mean()) < .02
+
+def test_objective_equals_equation_1(real, teachers, stats):
+    d, T = Pixels.from_real(real, 3, 0), [targets(s, eps=1e-3) for s in stats]
+    loss = D3S(teachers, T, 10, b=1, alpha=20., crop='none', flip=False)(d)
+    net, want = teachers[1], 0.
+    seen = {}
+    hooks = [m.register_forward_hook(lambda m, i, o, n=n: seen.update({n: o.double()})) for n, m in main_convs(net).items()]
+    z = net(d.images); [h.remove() for h in hooks]
+    for n, h in seen.items():
+        X = h.transpose(0, 1).flatten(1); m, S = X.mean(1), torch.cov(X, correction=0)
+        mT, ST = stats[1][n].mean, stats[1][n].cov; floor = 1e-3*ST.diagonal().mean()*torch.eye(len(m), dtype=torch.double)
+        N = torch.distributions.MultivariateNormal
+        want = want + torch.distributions.kl_divergence(N(m, S + floor), N(mT, ST + floor))
+    want = want + 20*F.cross_entropy(z, d.y)
+    torch.testing.assert_close(loss.double(), want.double(), rtol=1e-3, atol=1e-3)
+
+def test_ensemble_takes_the_models_in_turn_or_draws_them(teachers):
+    pick = lambda b, ens: D3S(teachers, None, 4, b, ens=ens).model()
+    assert [pick(b, 'batch') for b in range(4)] == [0, 1, 0, 1] and [pick(b, '') for b in range(3)] == [0, 0, 0]
+    o = D3S(teachers, None, 4, ens='iter'); assert {o.model() for _ in range(20)} == {0, 1}
+
+def test_running_statistics_change_the_second_batch_only(tmp_path, real, teachers, stats):
+    a, _ = distill_d3s(real, teachers, tmp_path/'a', **SMALL, isu=True, stats=stats, quiet=True)
+    b, _ = distill_d3s(real, teachers, tmp_path/'b', **SMALL, isu=False, stats=stats, quiet=True)
+    assert torch.equal(a.images[:10], b.images[:10]) and not torch.equal(a.images[10:], b.images[10:])
+
+def test_classes_go_round_and_pixels_stay_in_range(tmp_path, real, teachers, stats):
+    d, _ = distill_d3s(real, teachers, tmp_path, **SMALL, stats=stats, quiet=True)
+    assert d.y.tolist() == [*range(10)]*2
+    x = d.sample(idx=torch.arange(20))[0]; back = d.norm.inverse(x)
+    assert back.min() >= -1e-5 and back.max() <= 1 + 1e-5 and d.images.float().std() > 1
+
+def test_another_norm_gives_the_same_logits(real, teachers):
+    other = Normalize(.3, .7)
+    with seeded(1): net = make_net(NET).eval()
+    r, = Teachers([net], real, [other])
+    torch.testing.assert_close(r(real.x[:8]), net(other(real.raw()[:8])), rtol=1e-4, atol=1e-4)
+    assert r.arch == net.arch and len(main_convs(r)) == len(main_convs(net))
+
+def test_resnet20_from_a_file(tmp_path):
+    from safetensors.torch import save_file
+    with seeded(0): net = make_net('resnet20').eval()
+    w = {(k.replace('body.', '') if k.startswith('body.') else k.replace('head.', 'linear.')): v for k, v in net.state_dict().items()}
+    save_file(w, tmp_path/'r.safetensors'); got, norm = load_resnet20(tmp_path/'r.safetensors')
+    x = torch.rand(2, 3, 32, 32); torch.testing.assert_close(got(x), net(x))
+    assert norm.mean == [.485, .456, .406] and len(main_convs(got)) == 19
+    save_file({'a': torch.zeros(1)}, tmp_path/'b.safetensors')
+    with pytest.raises(ValueError, match='not the weights of a ResNet-20'): load_resnet20(tmp_path/'b.safetensors')
+
+def test_settings_of_every_line_are_accepted(real, teachers, stats, tmp_path):
+    for r in d3s_table():
+        s = {k: v for k, v in d3s_settings(r['dataset'], r['method']).items() if k not in ('teachers', 'source')} | dict(ipc=1, batch=10, iterations=1)
+        distill_d3s(real, teachers.some([0]), tmp_path/f'{r["method"]}-{r["dataset"]}', **s, stats=stats[:1], quiet=True)
+
+@pytest.mark.parametrize('kw, what', [
+    (dict(batch=1), 'batch is 1'), (dict(ipc=0), 'ipc is 0'), (dict(iterations=0), 'iterations is 0'), (dict(kind='kl'), "kind 'kl' is not one of"), (dict(ens='all'), "ens 'all' is not one of"),
+    (dict(crop='square'), "crop 'square' is not one of"), (dict(scale=0.), 'scale is 0'), (dict(lr_img=0.), 'lr_img is 0'), (dict(layers='bn'), 'variances only'), (dict(jobs=(2, 2), isu=False), r'jobs is \(2, 2\)'),
+    (dict(batch=19), 'leave a last batch of 1')])
+def test_bad_settings_write_nothing(tmp_path, real, teachers, stats, kw, what):
+    with pytest.raises(ValueError, match=what) as e: distill_d3s(real, teachers, tmp_path/'out', **SMALL | kw, stats=stats, quiet=True)
+    assert '\n' not in str(e.value) and not (tmp_path/'out').exists()
+
+def test_teachers_that_cannot_teach(tmp_path, real):
+    with pytest.raises(ValueError, match='M is 0'): Teachers([], real)
+    with pytest.raises(ValueError, match='tells 3 classes apart; digits has 10'): Teachers([make_net(NET | dict(n_out=3))], real)
+    with pytest.raises(ValueError, match='does not take images of shape'): Teachers([make_net(NET | dict(n_in=3))], real)
+    with pytest.raises(ValueError, match='0 teachers there'): load_teachers(tmp_path, real)
+    with pytest.raises(ValueError, match='no stated settings for teachers'): train_teachers(lambda: make_net(NET), real, tmp_path, 1)
+    save_tensors(tmp_path/'teacher_000.safetensors', {'x': torch.zeros(1)}, {})
+    with pytest.raises(ValueError, match='not a teacher'): load_teachers(tmp_path, real)
+
+def test_zca_is_refused(tmp_path, teachers, stats):
+    real = load('digits', size=8, zca=True)[0]
+    with pytest.raises(ValueError, match='clamped channel by channel'): distill_d3s(real, teachers, tmp_path/'o', **SMALL, stats=stats)
+
+def test_damaged_statistics_are_measured_again(tmp_path, real, teachers, stats, capsys):
+    teacher_stats(teachers, real, tmp_path); f = sorted(tmp_path.iterdir())[0]; f.write_bytes(f.read_bytes()[:50])
+    assert stats_hash(teacher_stats(teachers, real, tmp_path)) == stats_hash(stats) and 'measured again' in capsys.readouterr().out
+
+def _job(out, teachers, real, stats, i): distill_d3s(real, teachers, out, **SMALL, isu=False, stats=stats, jobs=(i, 2), quiet=True)
+
+def test_jobs_in_turn_make_the_same_set(tmp_path, real, teachers, stats):
+    for i in (1, 0): _job(tmp_path/'two', teachers, real, stats, i)
+    one, _ = distill_d3s(real, teachers, tmp_path/'one', **SMALL, isu=False, stats=stats, quiet=True)
+    assert torch.equal(open_images(tmp_path/'two'/'distilled.safetensors').images, one.images)
+
+def test_a_time_box_is_extended(tmp_path, real, teachers, stats):
+    d, run = distill_d3s(real, teachers, tmp_path/'a', **SMALL, stats=stats, minutes=1e-9, quiet=True)
+    assert run.stopped == 'time' and not (tmp_path/'a'/'distilled.safetensors').exists()
+    for _ in range(8): d, run = distill_d3s(real, teachers, tmp_path/'a', **SMALL, stats=stats, minutes=1e-3, quiet=True)
+    d, run = distill_d3s(real, teachers, tmp_path/'a', **SMALL, stats=stats, quiet=True)
+    whole, _ = distill_d3s(real, teachers, tmp_path/'b', **SMALL, stats=stats, quiet=True)
+    assert run.stopped == 'done' and torch.equal(d.images, whole.images)
+
+def test_a_finished_run_is_returned(tmp_path, real, teachers, stats):
+    a, _ = distill_d3s(real, teachers, tmp_path, **SMALL, stats=stats, quiet=True)
+    before = (tmp_path/'distilled.safetensors').read_bytes()
+    b, run = distill_d3s(real, teachers, tmp_path, **SMALL, stats=stats, quiet=True)
+    assert run.stopped == 'done' and run.it == 6 and torch.equal(a.images, b.images) and (tmp_path/'distilled.safetensors').read_bytes() == before
+    assert b.info['stats'] == stats_hash(stats) and [t['sha256'] for t in b.info['settings']['teachers']] == teachers.hashes
+
+def test_whole_method_on_a_stream_of_tiny_imagenet(tmp_path, dd_data):
+    from dd_repro.relabel import Relabelled, relabel
+    dd_data('tiny-imagenet-200')
+    real, test = load('tinyimagenet', stream=True, workers=0, stats=((.48, .45, .40), (.28, .27, .28)), download=False)
+    part = lambda s, n: s.new(ds=s.ds.subset(torch.arange(0, len(s), len(s)//n)[:n].tolist()))
+    real, test = part(real, 400), part(test, 100)
+    fn = partial(make_net, 'resnet18_bn', 3, 200, 64, width=4, layers=(1, 1))
+    p = TEACHERS['tinyimagenet']['protocol'].scaled(kind='smoke', epochs=1, warmup=0, batch=100)
+    teachers = train_teachers(fn, real, tmp_path/'t', 2, p, quiet=True)
+    d, run = distill_d3s(real, teachers, tmp_path/'run', 1, **{k: v for k, v in d3s_settings('tinyimagenet').items() if k not in ('teachers', 'source')} | dict(iterations=2, batch=100), quiet=True)
+    assert run.n_batches == 2 and d.images.shape == (200, 3, 64, 64) and d.y.unique().numel() == 200
+    store = relabel(d, teachers, tmp_path/'l', 1, batch=100, quiet=True)
+    row, = evaluate(Relabelled(d, store), test, (fn().arch,), as_protocol('d3s-tiny').scaled(kind='smoke', epochs=1, batch=100), 1)
+    assert math.isfinite(row.mean) and row.protocol == 'smoke'
