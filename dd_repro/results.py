@@ -333,7 +333,7 @@ def records_of(
 def _td(s, name, z=''):
     s = s if s.startswith('<a ') or name == 'command' else html.escape(s)
     if name in ('row', 'command') and s: s = f'<code>{s}</code>'
-    return f'<td style="background:{_COLOURS[z]}">{s}</td>' if z else f'<td>{s}</td>'
+    return f'<td style="background:{_COLOURS[z]};color:#222">{s}</td>' if z else f'<td>{s}</td>'
 
 def _as_html(df, spot=''):
     "A table with colours, and links to the records below it."
@@ -690,11 +690,12 @@ def _reachable(rows):
     return sum(map(ok, rows))
 
 def coverage(
-    runs=None # measured rows; read when None
+    runs=None, # measured rows; read when None
+    paper=None, # all when None
 )->pd.DataFrame: # one line a paper
     "For each paper: own rows, with a recipe, smoke cases run, measured at reduced or better, and at the paper's scale."
     runs, out = measured() if runs is None else runs, []
-    for paper in PAPERS:
+    for paper in [paper] if paper else PAPERS:
         df = printed(paper); acc = df[df.own & (df.metric == 'test_acc')]
         cases, done = smoke_cases(paper), set(runs.row[runs.protocol == 'smoke'].str.removeprefix('smoke/'))
         full, some = (set(runs.cell[runs.protocol.isin(k)]) for k in (SHOWN[:2], SHOWN))

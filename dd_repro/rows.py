@@ -358,9 +358,10 @@ def _run(r, smoke, record_to, seed, root, device, quiet, home):
     real, test, note = row_data(r, smoke, root, device or str(default_device()))
     job = Job(r, real, test, Path(home), seed, quiet, smoke)
     job.r = dataclasses.replace(r, row=r.row.removeprefix('smoke/'))
-    rows = _row(job)
+    rows, file = _row(job), job.out('distilled')/'distilled.safetensors'
+    if r.method == 'MTT' and r.stage == 'row' and not smoke: job.notes.append('last state (paper: best of about 51 looks at the test set)')
     for x in rows:
-        x.row, x.seeds = r.row, str(seed)
+        x.row, x.seeds, x.artefact = r.row, str(seed), file_sha256(file)[:16] if file.is_file() else ''
         if note.startswith('data:') and x.protocol != 'smoke': x.protocol = 'reduced'
         x.deviations = '; '.join(dict.fromkeys(s for t in (x.deviations, r.deviations if x.deviations != r.deviations else '', note, *job.notes) for s in t.split('; ') if s and not s.startswith('eval_epochs')))
         if not quiet: say(x)
