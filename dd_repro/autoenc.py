@@ -90,6 +90,7 @@ def _code(self:AutoEncoder, out, noise):
     d = out.latent_dist
     return d.mean if noise is None else d.mean + d.std*noise.to(d.mean)
 
+# %% ../nbs/19_autoenc.ipynb #89735706
 @patch
 @torch.no_grad()
 def encode(self:AutoEncoder,
@@ -106,6 +107,7 @@ def encode(self:AutoEncoder,
         out[i:i+n] = (self.scale*self._code(self.net.encode(2*b - 1), None if noise is None else noise[i:i+n])).float()
     return out
 
+# %% ../nbs/19_autoenc.ipynb #8d4bf7f1
 @patch
 @torch.no_grad()
 def decode(self:AutoEncoder,
@@ -121,7 +123,7 @@ def decode(self:AutoEncoder,
         out[i:i+n] = norm(b.clamp(0, 1)) if norm else b.clamp(0, 1)
     return out
 
-# %% ../nbs/19_autoenc.ipynb #89735706
+# %% ../nbs/19_autoenc.ipynb #22f4c31c
 @patch
 def __call__(self:AutoEncoder, x): return self.encode(x)
 
@@ -149,7 +151,7 @@ def state(self:AutoEncoder):
     "As a norm: no tensors, only who it is."
     return {}, dict(kind='codes', **self.card())
 
-# %% ../nbs/19_autoenc.ipynb #8d4bf7f1
+# %% ../nbs/19_autoenc.ipynb #303705d7
 class TinyAE(nn.Module):
     "A small convolutional autoencoder: `f` times smaller sides, `channels` numbers a place."
     def __init__(self,
@@ -167,6 +169,7 @@ class TinyAE(nn.Module):
     def encode(self, x): return SimpleNamespace(latents=self.encoder(x))
     def decode(self, z): return SimpleNamespace(sample=self.decoder(z))
 
+# %% ../nbs/19_autoenc.ipynb #662204cb
 def tiny_from(
     card:dict, # what `AutoEncoder.card` said
     tensors:dict, # the weights, by name
@@ -177,7 +180,7 @@ def tiny_from(
     net.load_state_dict(tensors)
     return AutoEncoder(net, **{k: v for k, v in card.items() if k != 'hash'})
 
-# %% ../nbs/19_autoenc.ipynb #22f4c31c
+# %% ../nbs/19_autoenc.ipynb #48fd5c64
 def train_tiny(
     real:ImageTensors, # images with any norm; grey or colour
     f=4, channels=4, width=16, # as in `TinyAE`
@@ -199,7 +202,7 @@ def train_tiny(
     with torch.no_grad(): scale = 1/float(net.encoder(x).std())
     return AutoEncoder(net, f'tiny ({real.name})', f, f, scale, channels, real.shape[0], own=True)
 
-# %% ../nbs/19_autoenc.ipynb #303705d7
+# %% ../nbs/19_autoenc.ipynb #aae85ed5
 def psnr(
     a:Tensor, # pictures in 0..1 [n, c, h, w]
     b:Tensor, # likewise
@@ -207,7 +210,7 @@ def psnr(
     "Peak signal-to-noise ratio, averaged over pictures."
     return float((-10*(a - b).square().mean((1, 2, 3)).clamp_min(1e-10).log10()).mean())
 
-# %% ../nbs/19_autoenc.ipynb #cb0cb743
+# %% ../nbs/19_autoenc.ipynb #17b3567b
 def pair_distances(
     x:Tensor # pictures or codes [n, ...]
 )->Tensor: # [n, n]
@@ -222,7 +225,7 @@ def distance_correlation(
     i, j = torch.triu_indices(len(a), len(a), 1)
     return float(torch.corrcoef(torch.stack([pair_distances(a)[i, j], pair_distances(b)[i, j]]))[0, 1])
 
-# %% ../nbs/19_autoenc.ipynb #a426ff76
+# %% ../nbs/19_autoenc.ipynb #8da6b358
 AUTOENCODERS = dict(
     sd14=dict(kind='kl', hub='CompVis/stable-diffusion-v1-4', subfolder='vae', file='sd14/diffusion_pytorch_model.safetensors', scale=.18215),
     taesd=dict(kind='tiny', hub='madebyollin/taesd', subfolder=None, file='taesd/taesd_f32.safetensors', scale=1.))
@@ -239,7 +242,7 @@ def _net_of(kind, config=None):
     d = _diffusers()
     return d.AutoencoderKL(**(config or _SD14)) if kind == 'kl' else d.AutoencoderTiny(**(config or {}))
 
-# %% ../nbs/19_autoenc.ipynb #072d8266
+# %% ../nbs/19_autoenc.ipynb #70689f79
 _OLD = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}
 
 def _renamed(k):
@@ -263,7 +266,7 @@ def fill_weights(
     net.load_state_dict({k: v.float() for k, v in have.items()})
     return net
 
-# %% ../nbs/19_autoenc.ipynb #287639f1
+# %% ../nbs/19_autoenc.ipynb #730d98cf
 def _from_hub(name, known, put):
     "The network from the hub; ValueError that says where a file would be looked for."
     d = _diffusers(); kind = d.AutoencoderKL if known['kind'] == 'kl' else d.AutoencoderTiny
@@ -272,6 +275,13 @@ def _from_hub(name, known, put):
         at = '/'.join(filter(None, (known['hub'], known['subfolder'])))
         raise ValueError(f'{name}: no file {put}, and the hub gave none ({" ".join(str(e).split())[:60]}); put diffusion_pytorch_model.safetensors of {at} there') from None
 
+def _config(folder):
+    "The network's settings in config.json, without diffusers' own entries; None where there is no such file."
+    try: return {k: v for k, v in json.loads((folder/'config.json').read_text()).items() if k[0] != '_'}
+    except FileNotFoundError: return None
+    except ValueError: raise ValueError(f'{folder/"config.json"}: not JSON') from None
+
+# %% ../nbs/19_autoenc.ipynb #022da8fe
 def load_autoencoder(
     name='sd14', # a key of `AUTOENCODERS`
     f=4, # 8, 4 (the paper's default), 2 or 1
@@ -290,9 +300,3 @@ def load_autoencoder(
     else: net = _from_hub(name, known, file)
     native = 2**(len(net.config.block_out_channels if known['kind'] == 'kl' else net.config.encoder_block_out_channels) - 1)
     return AutoEncoder(net, name, f, native, known['scale'], net.config.latent_channels, net.config.in_channels, **kw).to(device or 'cpu')
-
-def _config(folder):
-    "The network's settings in config.json, without diffusers' own entries; None where there is no such file."
-    try: return {k: v for k, v in json.loads((folder/'config.json').read_text()).items() if k[0] != '_'}
-    except FileNotFoundError: return None
-    except ValueError: raise ValueError(f'{folder/"config.json"}: not JSON') from None

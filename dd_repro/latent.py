@@ -50,6 +50,7 @@ def _codes_file(real, ae, cache):
     for b in _pictures_key(real): h.update(b)
     return Path(cache or dd_home()/'codes')/f'{real.name.split(" ")[0]}-{ae.name.split(" ")[0]}-f{ae.f}-{len(real)}-{h.hexdigest()[:12]}.safetensors'
 
+# %% ../nbs/20_latent.ipynb #971019c1
 def encode_set(
     real, # ImageTensors, or an ImageStream
     ae:AutoEncoder,
@@ -68,7 +69,7 @@ def encode_set(
     if not quiet: print(f'{len(real)} pictures, {math.prod(real.shape)*4*len(real)/1e6:.1f} MB -> codes {list(codes.shape)}, {codes.nbytes/1e6:.1f} MB as float32')
     return codes
 
-# %% ../nbs/20_latent.ipynb #7b920ab2
+# %% ../nbs/20_latent.ipynb #004c6a4d
 class LatentCodes(Distilled):
     "Learned latent codes, lpc of each class, and the autoencoder that shows them."
     def __init__(self,
@@ -92,10 +93,11 @@ class LatentCodes(Distilled):
     def init_args(self): return {'ae': self.ae_card}
     def __repr__(self): return f'LatentCodes({self.name or "?"}: {len(self)} codes {list(self.latents.shape[1:])}, {self.n_classes} classes, {self.ae_card["name"]} f={self.ae_card["f"]})'
 
+# %% ../nbs/20_latent.ipynb #f8aa782f
 LATENTDD = Protocol('latentdd', 'decided', epochs=1001, lr=.01, aug='color_crop_cutmix_flip_scale_rotate')
 PROTOCOLS['latentdd'] = LATENTDD
 
-# %% ../nbs/20_latent.ipynb #004c6a4d
+# %% ../nbs/20_latent.ipynb #f7d6c0d4
 @patch
 def attach(self:LatentCodes, ae:AutoEncoder):
     "Decode with this autoencoder; ValueError unless it is the one that these codes were made with."
@@ -117,7 +119,7 @@ def empty(cls:LatentCodes, tensors, ae, **kw):
     d, own = cls(tensors['latents'], tensors['y'], ae=ae, **kw), {k[7:]: v for k, v in tensors.items() if k.startswith('ae_net.')}
     return d.attach(tiny_from(ae, own)) if ae['own'] else d # the weights inside have to be those that the card names
 
-# %% ../nbs/20_latent.ipynb #1625ed85
+# %% ../nbs/20_latent.ipynb #e7791b68
 @patch
 def decoded(self:LatentCodes)->Tensor: # [n, c, h, w], normalised
     "All codes as a student sees them, decoded once for as long as they do not change."
@@ -141,7 +143,7 @@ def notes(self:LatentCodes)->str:
     c = self.ae_card
     return f'{len(self)} codes of {c["name"]} f={c["f"]} decoded once' + (', autoencoder trained on the same data and not counted' if c['own'] else '')
 
-# %% ../nbs/20_latent.ipynb #7469c224
+# %% ../nbs/20_latent.ipynb #8e219469
 @patch(cls_method=True)
 def from_real(cls:LatentCodes,
     real, # real pictures
@@ -159,7 +161,7 @@ def from_real(cls:LatentCodes,
     y = torch.arange(real.n_classes, device=z.device).repeat_interleave(lpc)
     return cls(z, y, real.n_classes, ae, **(dict(classes=real.classes, norm=real.norm, name=real.name) | kw)).to(z.device)
 
-# %% ../nbs/20_latent.ipynb #411925ab
+# %% ../nbs/20_latent.ipynb #98dda632
 LATENT_METHODS = ('initial', 'latent-dc', 'latent-dm', 'latent-mtt')
 _PAPER = {'latent-dc': 'LatentDC', 'latent-dm': 'LatentDM', 'latent-mtt': 'LatentMTT'}
 _NAMES = dict(iterations='iterations', max_start_epoch='max_start_epoch', lr_model='net_lr', lr_lr='lr_lr', outer_loop='outer', expert_epochs_matched='expert_epochs',
@@ -180,7 +182,7 @@ def table6(
     common = {_NAMES[r['name']]: r['value'] for r in rows if not r['resolution'] and r['name'] in _NAMES}
     return {k: float(v) if k in ('lr_base', 'lr_lr', 'net_lr') else int(v) for k, v in (common | here).items()}
 
-# %% ../nbs/20_latent.ipynb #bcc9f63b
+# %% ../nbs/20_latent.ipynb #bbe4763f
 def latent_settings(
     method:str, # one of `LATENT_METHODS`
     size=256, ipc=1, f=4, # which column of table 6
@@ -205,7 +207,7 @@ def code_depth(
     "Blocks of the ConvNet that leave 4 x 4 places, as in table 6; at least 1, and no more than the side can be halved."
     return max(1, min(round(math.log2(side/4)), (side & -side).bit_length() - 1))
 
-# %% ../nbs/20_latent.ipynb #3160a7f5
+# %% ../nbs/20_latent.ipynb #ac1d9d8a
 def latent_net(
     codes:ImageTensors, # the encoded set
     width=128, # of the ConvNet
@@ -226,6 +228,7 @@ def latent_experts(
     "Expert trajectories in latent space, without augmentation; continues an interrupted buffer."
     return train_experts(latent_net(codes, width, depth), codes, path, n, epochs, **(dict(aug='') | kw))
 
+# %% ../nbs/20_latent.ipynb #9e1e1003
 def latent_objective(method, codes, net_fn, s, buffer=None, seed=0):
     "The pixel method's objective on codes."
     if method == 'latent-dm': return DM(codes, net_fn, batch_real=s['batch'], seed=seed)
@@ -235,7 +238,13 @@ def latent_objective(method, codes, net_fn, s, buffer=None, seed=0):
         if buffer.card[k] != have: raise ValueError(f'{buffer.path}: experts of other data ({k}: {buffer.card[k]!r}, here {have!r})')
     return MTT(net_fn().to(codes.device), buffer, s['syn_steps'], s['expert_epochs'], s['max_start_epoch'], s['batch'], inclusive=True, seed=seed)
 
-# %% ../nbs/20_latent.ipynb #bbe4763f
+# %% ../nbs/20_latent.ipynb #537a6760
+def _learn(d, objective, s, lpc, **kw):
+    opts = {'latents': partial(SGD, lr=s['lr_base']*lpc, momentum=s['momentum'])}
+    if 'lr_lr' in s: opts['lr'] = partial(SGD, lr=s['lr_lr'], momentum=s['momentum'])
+    return distill(d, objective, s['iterations']*s.get('outer', 1), opts, **kw)
+
+# %% ../nbs/20_latent.ipynb #03fd4148
 def distill_latent(
     real, # real pictures
     ae:AutoEncoder,
@@ -245,8 +254,7 @@ def distill_latent(
     ipc=1, # images per class, for lpc and for the column of table 6
     buffer=None, # experts in latent space, for latent-mtt
     codes=None, # the encoded set; None: encoded now, or read from its cache
-    width=128, depth=None, # of the ConvNet that sees codes
-    arch=None, # of students; None: the ConvNet of this width for pictures
+    width=128, depth=None, arch=None, # of the ConvNet that sees codes; the network of students (None: the same width, for pictures)
     seed=0, every=100, minutes=None, quiet=None, sched=None, callbacks=(), # as in `distill`
     **given # settings by name: see `latent_settings`
 )->tuple: # (LatentCodes, Run or None)
@@ -264,12 +272,7 @@ def distill_latent(
     d.save(out/'distilled.safetensors')
     return d, run
 
-def _learn(d, objective, s, lpc, **kw):
-    opts = {'latents': partial(SGD, lr=s['lr_base']*lpc, momentum=s['momentum'])}
-    if 'lr_lr' in s: opts['lr'] = partial(SGD, lr=s['lr_lr'], momentum=s['momentum'])
-    return distill(d, objective, s['iterations']*s.get('outer', 1), opts, **kw)
-
-# %% ../nbs/20_latent.ipynb #03fd4148
+# %% ../nbs/20_latent.ipynb #133c0051
 def full_rows(
     real, test, # pictures
     ae:AutoEncoder,
