@@ -632,13 +632,20 @@ def distill_d3s(
 # %% ../nbs/17_d3s.ipynb #ed7aa260
 SETS = dict(cifar10=(10, 50_000, 32), cifar100=(100, 50_000, 32), tinyimagenet=(200, 100_000, 64), imagenet1k=(1000, 1_281_167, 224), imagenet21k=(10_450, 11_060_223, 224)) # classes, training images, px (table 7)
 
+def _saved_mb(f):
+    "MB that autograd keeps for the way back while f runs, each storage once."
+    held = {}
+    def pack(t): held[t.untyped_storage().data_ptr()] = t.untyped_storage(); return t
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): f()
+    return sum(v.nbytes() for v in held.values())/1e6
+
 def _fastest(f, device, n=2):
-    "Seconds and peak MB of the fastest of n calls, after one that warms up."
-    f(); costs = []
+    "Seconds of the fastest of n calls, and MB kept for the backward pass."
+    mb, costs = _saved_mb(f), []
     for _ in range(n):
         with Cost(device) as c: f()
-        costs.append(c)
-    return min(c.seconds for c in costs), max(c.memory_mb for c in costs)
+        costs.append(c.seconds)
+    return min(costs), mb
 
 def probe_d3s(
     net, # a teacher
