@@ -229,7 +229,7 @@ def dls(self:Distilled,
     "fastai DataLoaders: augmented distilled images to train on, real ones to validate on. Needs fastai."
     from fastai.data.core import DataLoaders
     from fastai.data.load import DataLoader
-    aug, rng, train = DSA(self.aug) if self.aug else noop, rng_for(seed, 'dls'), self.dataset()
+    aug, rng, train = DSA(self.aug.replace('cutmix', 'cutout')) if self.aug else noop, rng_for(seed, 'dls'), self.dataset()
     held = train if valid is None else torch.utils.data.TensorDataset(valid.x.cpu(), valid.y.cpu())
     dl = DataLoader(train, bs=min(bs, len(train)), shuffle=True, after_batch=lambda b: (aug(b[0], rng), *b[1:]))
     dls = DataLoaders(dl, DataLoader(held, bs=256), device=self.device)
