@@ -35,7 +35,7 @@ from .latent import distill_latent, encode_set
 from .results import *
 from .cli import check_data, distill_mtt, expert_rows, manners, say
 
-# %% ../nbs/25_rows.ipynb #3dd6e34c
+# %% ../nbs/25_rows.ipynb #45d2b04f
 def generated(
     dataset:str, # the name of the set that is not there
     size:int, # px
@@ -61,7 +61,7 @@ def few(
     y = torch.cat([torch.full((min(per_class, int((real.y == c).sum())),), c) for c in range(min(classes, real.n_classes))])
     return ImageTensors(x, y.to(x.device), min(classes, real.n_classes), real.classes[:classes], real.norm, f'{real.name} (few)')
 
-# %% ../nbs/25_rows.ipynb #45d2b04f
+# %% ../nbs/25_rows.ipynb #e9d8bb18
 def row_data(
     r:Recipe, # whose data
     smoke=False, # few images, generated ones where the set is not there
@@ -77,7 +77,7 @@ def row_data(
     part = real.name if ' (' in real.name else ''
     return real, test, f'data: {part}' if part else ''
 
-# %% ../nbs/25_rows.ipynb #31bc2847
+# %% ../nbs/25_rows.ipynb #5aa7a581
 @dataclass
 class Job:
     "A recipe at work: data, folder, notes for the row, seconds and memory of each stage that was run."
@@ -104,7 +104,7 @@ def row_net(
     kw = dict(width=r.get('width', 128)) | (dict(depth=depth) if depth else {}) if name == 'convnet' else {}
     return partial(make_net, name, data.shape[0], data.n_classes, data.shape[1], **kw)
 
-# %% ../nbs/25_rows.ipynb #943fca56
+# %% ../nbs/25_rows.ipynb #17e9dd5d
 @patch
 def experts(self:Job, data=None):
     "The expert trajectories of a row, trained where they are missing."
@@ -125,7 +125,7 @@ def teachers(self:Job, n=None):
     path = Path(self.home)/'teachers'/f'{r.dataset}-{r.size}px-s{self.seed}-{settings_hash(p.settings())}'
     with self.timed('teachers'): return train_teachers(row_net(r, self.real), self.real, path, n or r['teachers'], p, known['view'], self.seed, self.quiet)
 
-# %% ../nbs/25_rows.ipynb #17e9dd5d
+# %% ../nbs/25_rows.ipynb #87df710a
 @patch
 def autoencoder(self:Job):
     "The autoencoder of a row; a smoke run without its weights takes a small untrained one."
@@ -136,7 +136,7 @@ def autoencoder(self:Job):
     self.notes.append('a small untrained autoencoder')
     return AutoEncoder(TinyAE(3, f, 4, 8), 'tiny (untrained)', f, f, n_in=3, own=True).to(device)
 
-# %% ../nbs/25_rows.ipynb #87df710a
+# %% ../nbs/25_rows.ipynb #ffff6e00
 def _pick(r, *names, **other):
     "Settings by name where the recipe has them, and some under another name."
     return {n: r[n] for n in names if n in r.settings} | {k: r[n] for k, n in other.items() if n in r.settings}
@@ -160,7 +160,7 @@ def _d3(job, out):
         return distill_d3(job.real, row_net(r, job.real), buffer, out, r.budget or 1, r['iterations'], losses, r['z_dim'], r['decoder_width'], feature_blocks=blocks,
                           seed=job.seed, minutes=r.minutes, quiet=job.quiet, **s)
 
-# %% ../nbs/25_rows.ipynb #5dc81ef2
+# %% ../nbs/25_rows.ipynb #e971cfe8
 def _d3s(job, out):
     r, loss = job.r, str(job.r.get('loss', ''))
     kw = _pick(r, 'batch', 'iterations', 'lr_img', 'kind', 'layers', 'weight', 'alpha', 'first', 'ens', 'crop', 'scale', 'jitter', 'eps') | dict(isu=bool(r['isu']), flip=bool(r.get('flip', 1)))
@@ -182,7 +182,7 @@ def _coreset(job, out):
     d.save(out/'distilled.safetensors')
     return d, None
 
-# %% ../nbs/25_rows.ipynb #ffff6e00
+# %% ../nbs/25_rows.ipynb #3e74311a
 _LATENT = dict(LatentDC='latent-dc', LatentDM='latent-dm', LatentMTT='latent-mtt', Initial='initial')
 
 def _latent(job, out):
@@ -200,7 +200,7 @@ def _latent(job, out):
 RUNS = dict(MTT=_mtt, D3=_d3, **{m: _d3s for m in SYNTHESIS}, **{m: _match for m in ('DC', 'DSA', 'DM')},
             **{m: _coreset for m in ('Random', 'Herding', 'Forgetting')}, **{m: _latent for m in _LATENT})
 
-# %% ../nbs/25_rows.ipynb #e971cfe8
+# %% ../nbs/25_rows.ipynb #f14aeb0d
 @patch
 def distilled(self:Job):
     "The distilled set of a row, made or continued where it is not complete."
@@ -213,7 +213,7 @@ def distilled(self:Job):
     if run is not None and run.stopped == 'time' and self.r.method in SYNTHESIS: raise ValueError(f'{self.r.row}: the time box ended before all batches were done; the same command goes on')
     return d
 
-# %% ../nbs/25_rows.ipynb #1da57ff1
+# %% ../nbs/25_rows.ipynb #1998d6e0
 def row_protocol(
     r:Recipe, # a recipe
     smoke=False, # one epoch
@@ -234,6 +234,7 @@ def with_labels(self:Job, d):
     with self.timed('labels'): store = relabel(d, list(t), self.out('distilled')/'labels', r['label_epochs'], p.batch, seed=self.seed, quiet=True)
     return Relabelled(d, store, r['label_epochs'])
 
+# %% ../nbs/25_rows.ipynb #ef54cc0a
 def _nets(job):
     "Architectures that a row is evaluated on."
     if job.r.eval_net != 'unseen-avg4': return [row_net(job.r, job.test, 'eval')().arch]
@@ -245,7 +246,7 @@ def _average(rows):
     k, one = len(rows), rows[0]
     return [dataclasses.replace(one, net='unseen-avg4', mean=sum(r.mean for r in rows)/k, std=sum(r.std for r in rows)/k, last=sum(r.last for r in rows)/k, seconds=sum(r.seconds for r in rows))]
 
-# %% ../nbs/25_rows.ipynb #f14aeb0d
+# %% ../nbs/25_rows.ipynb #b35fae53
 @patch
 def students(self:Job, d, test=None, lr=None):
     "Rows of a set under the row's protocol."
@@ -255,6 +256,7 @@ def students(self:Job, d, test=None, lr=None):
         rows = evaluate(d, test, _nets(dataclasses.replace(self, test=test)), p, r['n_eval'], self.seed, r.row, r.method, 'smoke' if self.smoke else r.kind, lr=lr)
     return _average(rows)
 
+# %% ../nbs/25_rows.ipynb #77405222
 def _full(job):
     "A row of the whole training set: teachers for D3S, codes where the row is about latent space, else pictures."
     r = job.r
@@ -274,7 +276,7 @@ def _teacher_row(job):
     return [Row(job.r.row, 'smoke' if job.smoke else job.r.kind, method='full', net=job.r.eval_net, n=len(acc), mean=float(acc.mean()), std=float(acc.std(correction=0)), last=float(acc.mean()),
                 seconds=job.costs['evaluate'].seconds, memory_mb=job.costs['evaluate'].memory_mb, device=device_name(job.real.device), settings=job.r.key())]
 
-# %% ../nbs/25_rows.ipynb #1998d6e0
+# %% ../nbs/25_rows.ipynb #217ed6bc
 def _cost_row(job, stage):
     "A row of seconds or memory of one stage."
     r, c = job.r, job.costs.get(stage)
@@ -294,7 +296,7 @@ def _experts_row(job):
     if '/all-' in job.r.row: row = dataclasses.replace(row, mean=row.mean*b.epochs*len(b), std=math.nan)
     return [dataclasses.replace(row, row=job.r.row, protocol='smoke' if job.smoke else job.r.kind, deviations='; '.join(filter(None, (row.deviations, job.r.deviations))))]
 
-# %% ../nbs/25_rows.ipynb #ef54cc0a
+# %% ../nbs/25_rows.ipynb #01ee9ab4
 def _build_row(job):
     "Encoding a set, or reading it: seconds and memory."
     if 'f' not in job.r.settings:
@@ -321,7 +323,7 @@ def _row(job):
     if job.r.stage != 'row': return dict(experts=_experts_row, build=_build_row, distill=_distill_row)[job.r.stage](job)
     return _full(job) if job.r.method == 'full' else job.students(job.with_labels(job.distilled()))
 
-# %% ../nbs/25_rows.ipynb #b35fae53
+# %% ../nbs/25_rows.ipynb #d39ae1de
 SMOKE_SETTINGS = dict(iterations=1, n_experts=1, syn_steps=2, max_start_epoch=1, expert_epochs=1, expert_epochs_matched=1, outer_loop=1, inner_loop=1, lpc=1, batch_real=4, batch_size=4,
                       mmd_samples=2, teachers=1, batch=10, label_epochs=1, eval_epochs=1, n_eval=1, coreset_epochs=1, expert_batch=32)
 
@@ -333,6 +335,7 @@ def smoke_recipe(
     small = shrink(r, **values)
     return dataclasses.replace(small, row=f'smoke/{r.row}', budget=1 if r.budget else None)
 
+# %% ../nbs/25_rows.ipynb #154c1e5a
 def run_row(
     row, # a printed row's name, or a Recipe
     scale=None, minutes=None, # as in `recipe`
@@ -353,7 +356,7 @@ def run_row(
     if not smoke: return _run(r, False, record_to, seed, root, device, quiet, home or dd_home())
     with tempfile.TemporaryDirectory() as tmp: return _run(smoke_recipe(r), True, record_to, seed, root, device, quiet, home or tmp)
 
-# %% ../nbs/25_rows.ipynb #77405222
+# %% ../nbs/25_rows.ipynb #3334532f
 def _run(r, smoke, record_to, seed, root, device, quiet, home):
     real, test, note = row_data(r, smoke, root, device or str(default_device()))
     job = Job(r, real, test, Path(home), seed, quiet, smoke)
@@ -368,7 +371,7 @@ def _run(r, smoke, record_to, seed, root, device, quiet, home):
     if record_to: record(rows, record_to); _record_plan(job, record_to)
     return rows
 
-# %% ../nbs/25_rows.ipynb #02d2a7ed
+# %% ../nbs/25_rows.ipynb #2d4809cb
 def smoke_all(
     limit:int|None=None, # only so many combinations
     paper:str|None=None, # only this paper's
@@ -384,7 +387,7 @@ def smoke_all(
         except Exception as e: bad[row] = f'{type(e).__name__}: {" ".join(str(e).split())[:120]}'
     return rows, bad
 
-# %% ../nbs/25_rows.ipynb #154c1e5a
+# %% ../nbs/25_rows.ipynb #f8062daa
 @dataclass
 class Plan:
     "What a row will cost here: seconds of each stage, peak memory, disk."
@@ -403,7 +406,7 @@ def human_time(
         if s >= 2*n: return f'{s/n:.1f} {unit}'
     return f'{s:.2g} s'
 
-# %% ../nbs/25_rows.ipynb #3334532f
+# %% ../nbs/25_rows.ipynb #0dfe4337
 def _batch_of(r, stage, n):
     "Images a step in a stage."
     return int({'experts': r.get('expert_batch', 256), 'teachers': r.get('batch_size_teacher', 256), 'distill': r.get('batch_syn') or r.get('batch') or min(n, 256)}.get(stage, min(n, r.get('eval_batch_size', 256))))
@@ -425,7 +428,7 @@ def _probe(net_fn, kind, batch, device):
     with Cost(device) as c: step()
     return c.seconds/b, c.memory_mb*batch/b
 
-# %% ../nbs/25_rows.ipynb #1e99ff20
+# %% ../nbs/25_rows.ipynb #ba72193b
 def _disk(r, n, c, numel, net):
     "MB that the stages of a row leave behind."
     theta, epochs = sum(p.numel() for p in net.parameters())*4, r.get('max_start_epoch', 0) + (r.get('expert_epochs_matched') or r.get('expert_epochs') or 0)
@@ -433,6 +436,7 @@ def _disk(r, n, c, numel, net):
     labels = r.get('label_epochs', 0)*n*c*2 + r.get('teachers', 0)*theta if r.method in SYNTHESIS else 0
     return (trajectories + labels + (n*numel*4 if r.method != 'full' else 0))/1e6
 
+# %% ../nbs/25_rows.ipynb #44dae6c1
 def plan(
     row, # a printed row's name, or a Recipe
     scale=None, minutes=None, # as in `recipe`
@@ -456,7 +460,7 @@ def plan(
     if keep: _remember(r, p, device)
     return p
 
-# %% ../nbs/25_rows.ipynb #73d800e6
+# %% ../nbs/25_rows.ipynb #ba28564e
 def _plans_file(): return dd_home()/'plans.json'
 
 def _read_json(path):
@@ -486,7 +490,7 @@ def plan_errors(
     df = runs[runs.row.str.startswith('plan/')].pivot_table(index=['row', 'settings', 'device'], columns='method', values='mean', aggfunc='last').reset_index()
     return df.assign(ratio=df.measured/df.planned) if len(df) else df
 
-# %% ../nbs/25_rows.ipynb #0d73c809
+# %% ../nbs/25_rows.ipynb #50e2485f
 @call_parse
 def dd_row(
     row:str, # a printed row, for example mtt/table1/cifar10/ipc1; parts may be left out
@@ -506,6 +510,7 @@ def dd_row(
         if plan_first: say(plan(r, device=device or None))
         run_row(r, smoke=smoke, record_to=record_to, seed=seed, root=root or None, device=device or None)
 
+# %% ../nbs/25_rows.ipynb #3fe5adbf
 @call_parse
 def dd_plan(
     row:str, # a printed row
@@ -521,7 +526,7 @@ def dd_plan(
         e = plan_errors()
         if len(e): say(f'earlier plans: measured/planned {e.ratio.min():.2f} to {e.ratio.max():.2f} over {len(e)} runs')
 
-# %% ../nbs/25_rows.ipynb #0dfe4337
+# %% ../nbs/25_rows.ipynb #adb69bb6
 @call_parse
 def dd_table(
     what:Param('paper and table, for example mtt/table1, or a paper', str, opt=False, nargs='?')='',
@@ -540,7 +545,7 @@ def dd_table(
         names = [name.split('/')[0]] if name else list(dict.fromkeys(printed(paper).table))
         for n in names: say(f"{paper}/{n}\n{table(paper, n, format, runs, own)}")
 
-# %% ../nbs/25_rows.ipynb #ba72193b
+# %% ../nbs/25_rows.ipynb #3b3eb03b
 @call_parse
 def dd_smoke(
     limit:int=0, # only so many combinations (0: all)
