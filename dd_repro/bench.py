@@ -425,6 +425,7 @@ def _parts(subject, quick, width, repeats, threads, kind):
     say(*map(parts_text, cells), sep='\n')
     return parts_rows(cells, kind)
 
+# %% ../nbs/23_bench.ipynb #65743af9
 @call_parse
 def dd_bench(
     subject:str, # unroll (forms by allocator), students (together or apart), d3 or d3s (parts of an iteration)
