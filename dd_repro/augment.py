@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RATIOS', 'OPS', 'MIXING', 'noop', 'color', 'crop', 'cutout', 'flip', 'scale', 'rotate', 'DSA', 'NoAug',
-           'aug_from_state', 'cutmix', 'as_probs']
+           'aug_from_state', 'cutmix', 'as_probs', 'crop_boxes', 'rrc']
 
 # %% ../nbs/02_augment.ipynb #5e0f1a70
 import math
@@ -195,3 +195,38 @@ def pair(self:DSA, x, y, n_classes, rng):
     op, u = self.draw(len(x), rng, x.device)
     if op == 'cutmix': return cutmix(x, y, n_classes, int(u[0, 0]*2**31))
     return self.apply(x, op, u), as_probs(y, n_classes)
+
+# %% ../nbs/02_augment.ipynb #3dc86c99
+def crop_boxes(
+    n:int, # how many
+    shape, # of the pictures (h, w)
+    rng, # generator, on the CPU
+    scale=(.08, 1.), # part of the area
+    ratio=(3/4, 4/3), # width over height
+    tries=10, # before the whole picture is taken
+)->Tensor: # int64 [n, 4]: top, left, height, width
+    "Boxes of random resized crops."
+    H, W = shape
+    u = torch.rand(4, n, tries, generator=rng, dtype=torch.float64)
+    area, r = H*W*(scale[0] + u[0]*(scale[1] - scale[0])), ((math.log(ratio[1]/ratio[0])*u[1]).exp()*ratio[0])
+    h, w = (area/r).sqrt().round(), (area*r).sqrt().round()
+    fits = (h >= 1) & (h <= H) & (w >= 1) & (w <= W)
+    first = lambda v, whole: torch.where(fits.any(1), v.gather(1, fits.int().argmax(1)[:, None])[:, 0], whole)
+    h, w = first(h, float(H)), first(w, float(W))
+    return torch.stack([(u[2, :, 0]*(H - h + 1)).floor(), (u[3, :, 0]*(W - w + 1)).floor(), h, w], 1).long()
+
+# %% ../nbs/02_augment.ipynb #e6733e35
+def rrc(
+    x:Tensor, # square images [n, c, s, s]
+    box:Tensor, # [1, 4] for all images, or [n, 4]
+)->Tensor: # [n, c, s, s], differentiable in x
+    "Cut boxes out and enlarge them bilinearly to the frame."
+    s = x.shape[-1]
+    if len(box) == 1:
+        t, l, h, w = box[0].tolist()
+        return F.interpolate(x[..., t:t+h, l:l+w], (s, s), mode='bilinear', align_corners=False)
+    t, l, h, w = box.to(x.device, x.dtype).T
+    at = (torch.arange(s, device=x.device, dtype=x.dtype) + .5)/s
+    gx, gy = ((o[:, None] + m[:, None]*at)*2/s - 1 for o, m in ((l, w), (t, h)))
+    grid = torch.stack((gx[:, None].expand(-1, s, s), gy[:, :, None].expand(-1, s, s)), 3)
+    return F.grid_sample(x, grid, padding_mode='border', align_corners=False)

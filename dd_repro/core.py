@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROTOCOL_KINDS', 'rng_for', 'seed_of', 'seeded', 'dd_home', 'dd_data', 'asset', 'default_device', 'write_atomic',
            'save_tensors', 'load_tensors', 'NoNorm', 'ImageTensors', 'to_uint8', 'ImageStream', 'rss_mb', 'Cost',
-           'tune_allocator', 'settings_hash', 'file_sha256', 'git_commit', 'versions', 'device_name', 'Row',
+           'tune_allocator', 'settings_hash', 'file_sha256', 'net_hash', 'git_commit', 'versions', 'device_name', 'Row',
            'file_lock', 'record', 'read_rows', 'progress']
 
 # %% ../nbs/00_core.ipynb #21c06eea
@@ -343,6 +343,15 @@ def file_sha256(path)->str:
     for f in sorted(path.rglob('*')) if path.is_dir() else [path]:
         if f.is_file(): h.update(f.read_bytes())
     return h.hexdigest()
+
+def net_hash(
+    net # a module; anything else has no weights and the hash ''
+)->str: # 16 hex digits
+    "A hash of a network's parameters and buffers, with their names."
+    if not isinstance(net, torch.nn.Module): return ''
+    h = hashlib.sha256()
+    for k, v in sorted(net.state_dict().items()): h.update(k.encode()); h.update(v.detach().cpu().contiguous().numpy().tobytes())
+    return h.hexdigest()[:16]
 
 def git_commit()->str: # 12 hex digits with '+' when the tree has changes, '' outside a checkout
     "The commit of the source tree that is running."

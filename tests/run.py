@@ -10,9 +10,9 @@ ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg', 'PYTHONUNBUFFE
 sys.path.insert(0, str(ROOT/'docs'))
 
 
-def stream(*cmd):
+def stream(*cmd, **env):
     "Run a command from the top of the tree, showing its output as it comes; exit status and output."
-    p = subprocess.Popen([str(c) for c in cmd], cwd=ROOT, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    p = subprocess.Popen([str(c) for c in cmd], cwd=ROOT, env=ENV | env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     out = []
     for line in p.stdout: out.append(line); print(line, end='', flush=True)
     return p.wait(), ''.join(out)
@@ -32,7 +32,8 @@ def notebooks():
     site = Site(ROOT)
     total = sum(p.suffix == '.ipynb' for p in site.pages)
     run = set(site.settings['tst_flags'].split()) - site.flags
-    status, out = stream(BIN/'nbdev_test', '--n_workers', 2, '--timing', '--flags', ' '.join(run))
+    path = os.pathsep.join(filter(None, (str(ROOT/'tests'/'preload'), ENV.get('PYTHONPATH'))))
+    status, out = stream(BIN/'nbdev_test', '--n_workers', 2, '--timing', '--flags', ' '.join(run), PYTHONPATH=path)
     failed = re.findall(r'^\t(\S+\.ipynb)$', out.partition('Tests Failed On')[2], re.M)
     print('\n'.join([*left_out(site), *(f'failed: {f}' for f in failed)]))
     bad = len(failed) or int(status != 0)

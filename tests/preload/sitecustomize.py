@@ -1,0 +1,3 @@
+"""On the path of the notebooks' workers only. A worker runs many notebooks, and fastai, once one of them has imported it, changes how
+fastcore compares tensors in all that follow: imported at the start, every order of notebooks gives the same result."""
+import fastai.torch_core
