@@ -264,7 +264,7 @@ _MATCHING = 'iterations ipc lr_img init outer inner batch_real aug' + _LOOK
 _CODES = 'iterations ipc lpc ae f lr_base batch' + _LOOK
 METHODS_OWN = {k: v.split() for k, v in dict(
     mtt=_EXPERTS + ' ipc lr_img init grad keep', d3=_EXPERTS + ' ppc losses z_dim decoder_width lr_latent lr_decode gamma1 gamma2 gamma3 mmd_samples',
-    d3s='iterations ipc teachers batch lr_img kind alpha ens no_isu jitter', dc=_MATCHING, dsa=_MATCHING, dm=_MATCHING,
+    d3s='iterations ipc teachers batch lr_img kind alpha ens no_isu level jitter', dc=_MATCHING, dsa=_MATCHING, dm=_MATCHING,
     **{'latent-dc': _CODES + ' outer inner', 'latent-dm': _CODES, 'latent-mtt': _CODES + ' buffer syn_steps expert_epochs max_start_epoch lr_lr', 'initial': 'ipc lpc ae f'}).items()}
 
 def own_settings(
@@ -346,7 +346,7 @@ def dd_distill(
     lr_decode:float=0., z_dim:int=0, decoder_width:int=0, losses:str='', mmd_samples:int=0, # of d3
     gamma1:float=None, gamma2:float=None, gamma3:float=None, # d3's weights of KL, MMD and diversity
     outer:int=0, inner:int=0, batch_real:int=0, # of gradient matching
-    batch:int=0, kind:str='', alpha:float=0., ens:str='', no_isu:bool=False, jitter:int=0, # of d3s (batch: of latent methods, too)
+    batch:int=0, kind:str='', alpha:float=0., ens:str='', no_isu:bool=False, level:bool=False, jitter:int=0, # of d3s (batch: of latent methods, too)
     init:str='', # real or noise
     aug:str='', # DSA strategy (default: the method's own; MTT: in the unroll and at evaluation)
     grad:str='', keep:int=0, # mtt: adjoint, bptt or detached; graphs that may be kept

@@ -277,9 +277,10 @@ class D3S(Objective):
         ens='batch', # batch, iter or ''
         crop='linear', scale=.08, flip=True, jitter=0, # the augmentation
         isu=None, # an `ISU` that has folded the batches before
+        level=False, # alpha/(b + 1) in place of alpha
         seed=0,
     ):
-        super().__init__(f'{seed}, batch {b}'); store_attr('teachers,targets,steps,b,kind,layers,weight,alpha,first,ens,crop,scale,flip,jitter,isu'); self.t = 0
+        super().__init__(f'{seed}, batch {b}'); store_attr('teachers,targets,steps,b,kind,layers,weight,alpha,first,ens,crop,scale,flip,jitter,isu,level'); self.t = 0
     def model(self):
         "The teacher of this iteration, by number."
         if self.ens == 'iter': return int(torch.randint(len(self.teachers), (1,), generator=self.rng))
@@ -289,7 +290,8 @@ class D3S(Objective):
         x = augment_batch(x, self.rng, crop_share(self.crop, self.t/self.steps, self.scale), self.flip, self.jitter)
         with watch(self.teachers[m], self.kind, self.layers) as f: z = self.teachers[m](x)
         stats = self.isu.mix(f.stats, m) if self.isu else f.stats
-        return self.weight*feature_loss(self.kind, stats, self.targets[m], self.first) + self.alpha*F.cross_entropy(z, y)
+        alpha = self.alpha/(self.b + 1) if self.level else self.alpha
+        return self.weight*feature_loss(self.kind, stats, self.targets[m], self.first) + alpha*F.cross_entropy(z, y)
     def after(self, d): self.t += 1
     def state_dict(self): return super().state_dict() | dict(t=self.t)
     def load_state_dict(self, s): super().load_state_dict(s); self.t = s['t']
@@ -302,7 +304,7 @@ def watch(
     if layers == 'bn': return FeatureStats(net, bn_layers(net), cov=False, inputs=True)
     return FeatureStats(net, cov=kind.endswith('multi'))
 
-# %% ../nbs/17_d3s.ipynb #471b512c
+# %% ../nbs/17_d3s.ipynb #91d01b7a
 class StoredPixels(Distilled):
     "Distilled images as bytes, mapped from a file where they are many; labels are class numbers."
     def __init__(self,
@@ -325,7 +327,7 @@ class StoredPixels(Distilled):
     def empty(cls, tensors, **kw): return cls(tensors['images'], tensors['y'], **kw)
     def _pictures(self, idx): return self.norm(self.images[idx].to(self.lr.device).float()/255)
 
-# %% ../nbs/17_d3s.ipynb #4868d106
+# %% ../nbs/17_d3s.ipynb #dd51d3b8
 @patch
 def sample(self:StoredPixels, n=None, *, y=None, idx=None, prior=None, rng=None):
     "Images, normalised, and labels: these, some of a class, or any n."
@@ -354,7 +356,7 @@ def put(self:StoredPixels, idx:slice, d:Pixels):
     x = d.norm.inverse(d.images.detach()).clamp(0, 1)
     self.images[idx] = (x*255).round().to(torch.uint8).to(self.images.device)
 
-# %% ../nbs/17_d3s.ipynb #dd51d3b8
+# %% ../nbs/17_d3s.ipynb #a367a28e
 _ROOM = 1 << 16 # bytes of the header that are kept free for the rest of the card
 
 def _layout(d):
@@ -378,7 +380,7 @@ def _map(path, layout, size, mode):
     if os.path.getsize(path) != size + hi: raise ValueError(f'{os.path.getsize(path)} bytes, not {size + hi}')
     return np.memmap(path, np.uint8, mode, size + lo, tuple(layout['d.images']['shape']))
 
-# %% ../nbs/17_d3s.ipynb #a45b28cc
+# %% ../nbs/17_d3s.ipynb #8238a743
 def create_store(
     path, # the file, replaced
     d:StoredPixels, # labels and card; its images are only a shape (`torch.empty(..., device='meta')` will do)
@@ -409,7 +411,7 @@ def open_images(
     d.file = file
     return d
 
-# %% ../nbs/17_d3s.ipynb #19849519
+# %% ../nbs/17_d3s.ipynb #8a9a9986
 _NUM = dict(iterations=int, batch=int, lr_img=float, weight=float, alpha=float, first=float, scale=float, flip=lambda v: v == '1', jitter=int, isu=lambda v: v == '1')
 
 def d3s_table()->list: # dictionaries with text values
@@ -426,7 +428,7 @@ def d3s_settings(
     if row is None: raise ValueError(f'no stated settings of {method} for {dataset}; known: {", ".join(r["method"] + " " + r["dataset"] for r in rows)}')
     return {k: _NUM.get(k, str)(v) for k, v in row.items() if k not in ('method', 'dataset', 'teachers')} | dict(teachers=int(row['teachers']))
 
-# %% ../nbs/17_d3s.ipynb #6a286624
+# %% ../nbs/17_d3s.ipynb #0bedabe6
 def _check_d3s(s, real, teachers, jobs):
     "What cannot work is said before anything is written."
     n = s['ipc']*real.n_classes
@@ -439,11 +441,12 @@ def _check_d3s(s, real, teachers, jobs):
     for k, ok, want in (('lr_img', s['lr_img'] > 0, 'above 0'), ('scale', 0 < s['scale'] <= 1, 'above 0 and at most 1'), ('jitter', s['jitter'] >= 0, '0 or more'), ('weight', s['weight'] > 0 or s['alpha'] > 0, 'above 0 where alpha is not')):
         if not ok: raise ValueError(f'{k} is {s[k]}; it must be {want}')
     if s['layers'] == 'bn' and (s['isu'] or s['kind'] != 'bn-diag'): raise ValueError("layers='bn' has variances only: it goes with kind='bn-diag' and isu=False")
+    if s['level'] and not s['isu']: raise ValueError('level=True divides alpha where running statistics divide the gradient of the others: it goes with isu=True')
     if jobs != (0, 1) and (s['isu'] or not 0 <= jobs[0] < jobs[1]): raise ValueError(f'jobs is {jobs}; with running statistics batches are done in order by one process, otherwise give (i, k) with i below k')
     if type(real.norm).__name__ not in ('Normalize', 'NoNorm'): raise ValueError(f'{real.norm}: pixels are clamped channel by channel, which this norm does not allow; load the data without it')
     if teachers.n_classes != real.n_classes: raise ValueError(f'the teachers tell {teachers.n_classes} classes apart; {real.name} has {real.n_classes}')
 
-# %% ../nbs/17_d3s.ipynb #08a4d787
+# %% ../nbs/17_d3s.ipynb #78f14c43
 _STUDENTS = dict(tinyimagenet='d3s-tiny', imagenet1k='d3s-in1k', imagenet21k='d3s-in21k', cifar10='d3s-cifar10', cifar100='d3s-cifar100')
 
 class Synthesis:
@@ -469,7 +472,7 @@ class Synthesis:
         return StoredPixels(torch.empty(self.n, *self.real.shape, dtype=torch.uint8, device='meta'), y, self.real.n_classes, classes=self.real.classes, norm=self.real.norm,
             arch=getattr(self.teachers[0], 'arch', None), aug='', protocol=_STUDENTS.get(name, 'mtt'), name=self.real.name, info=dict(settings=self.full, stats=stats_hash(self.stats)))
 
-# %% ../nbs/17_d3s.ipynb #0bedabe6
+# %% ../nbs/17_d3s.ipynb #1fe7bb75
 def _same_run(d, full, path):
     "ValueError when a store belongs to other settings."
     old, new = d.info.get('settings', {}), json.loads(json.dumps(full))
@@ -506,7 +509,7 @@ def keep(self:Synthesis, d, b, pixels, run):
     write_atomic(self.marker(b), json.dumps(row).encode()); self.history.append(row)
     run.ckpt.unlink(missing_ok=True); run.ckpt.with_suffix('.csv').unlink(missing_ok=True)
 
-# %% ../nbs/17_d3s.ipynb #78f14c43
+# %% ../nbs/17_d3s.ipynb #3e234d1a
 def cosine(
     done:float # fraction of the iterations, 0..1
 )->float: # what the rate is multiplied with
@@ -527,7 +530,7 @@ def batch(self:Synthesis, d, b):
     "Batch b before its first iteration, and its objective."
     x = d.part(self.at(b)).to(self.real.device)
     x.images.data = torch.randn(x.images.shape, generator=rng_for(self.seed, 'noise', b)).to(self.real.device)
-    keys = 'kind layers weight alpha first ens crop scale flip jitter'.split()
+    keys = 'kind layers weight alpha first ens crop scale flip jitter level'.split()
     return x, D3S(self.teachers, self.targets, self.s['iterations'], b, isu=self.isu, seed=self.seed, **{k: self.s[k] for k in keys})
 
 @patch
@@ -551,7 +554,7 @@ def publish(self:Synthesis, d):
     os.replace(self.part, self.final)
     return open_images(self.final)
 
-# %% ../nbs/17_d3s.ipynb #1fe7bb75
+# %% ../nbs/17_d3s.ipynb #3965eae7
 @patch
 def fit(self:Synthesis, every=100, minutes=None, quiet=None):
     "All batches that are left to this process; returns the set (published once all are done)."
@@ -572,7 +575,7 @@ def distill_d3s(
     out, # folder of the run
     ipc:int, # images per class
     batch=200, iterations=1000, lr_img=.25, # |B|, K, and Adam's rate (table 9)
-    kind='kl-multi', layers='conv', weight=1., alpha=20., first=1., ens='batch', isu=True, crop='linear', scale=.08, flip=True, jitter=0, # as in `D3S`
+    kind='kl-multi', layers='conv', weight=1., alpha=20., first=1., ens='batch', isu=True, level=False, crop='linear', scale=.08, flip=True, jitter=0, # as in `D3S`
     eps=1e-3, # the covariance floor (notebook 15)
     stats=None, # of `teacher_stats`, or a folder for them; None: beside the run
     jobs=(0, 1), # (i, k): every k-th batch from i on; only without running statistics
@@ -581,7 +584,7 @@ def distill_d3s(
     quiet=None,
 )->tuple: # (StoredPixels, Synthesis)
     "D3S from teachers to images; continues where it was stopped. The artefact is out/distilled.safetensors."
-    s = dict(ipc=ipc, batch=batch, iterations=iterations, lr_img=lr_img, kind=kind, layers=layers, weight=weight, alpha=alpha, first=first, ens=ens, isu=isu, crop=crop,
+    s = dict(ipc=ipc, batch=batch, iterations=iterations, lr_img=lr_img, kind=kind, layers=layers, weight=weight, alpha=alpha, first=first, ens=ens, isu=isu, level=level, crop=crop,
              scale=scale, flip=flip, jitter=jitter, eps=eps)
     _check_d3s(s, real, teachers, tuple(jobs))
     if layers == 'bn': stats = []
@@ -589,7 +592,7 @@ def distill_d3s(
     run = Synthesis(real, teachers, out, s, stats, seed, tuple(jobs))
     return run.fit(every, minutes, quiet), run
 
-# %% ../nbs/17_d3s.ipynb #5a3e09fb
+# %% ../nbs/17_d3s.ipynb #ecdce5e1
 SETS = dict(cifar10=(10, 50_000, 32), cifar100=(100, 50_000, 32), tinyimagenet=(200, 100_000, 64), imagenet1k=(1000, 1_281_167, 224), imagenet21k=(10_450, 11_060_223, 224)) # classes, training images, px (table 7)
 
 def _saved_mb(f):
@@ -627,7 +630,7 @@ def probe_d3s(
     net.requires_grad_(False)
     return out | dict(synthesis=_fastest(synthesis, device))
 
-# %% ../nbs/17_d3s.ipynb #82052566
+# %% ../nbs/17_d3s.ipynb #e9c94bc2
 def _line(a, b, na, nb, n):
     "The value at n of the line through (na, a) and (nb, b), nowhere below b per image."
     slope = max((b - a)/(nb - na), 0.)

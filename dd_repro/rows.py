@@ -163,7 +163,7 @@ def _d3(job, out):
 # %% ../nbs/25_rows.ipynb #e971cfe8
 def _d3s(job, out):
     r, loss = job.r, str(job.r.get('loss', ''))
-    kw = _pick(r, 'batch', 'iterations', 'lr_img', 'kind', 'layers', 'weight', 'alpha', 'first', 'ens', 'crop', 'scale', 'jitter', 'eps') | dict(isu=bool(r['isu']), flip=bool(r.get('flip', 1)))
+    kw = _pick(r, 'batch', 'iterations', 'lr_img', 'kind', 'layers', 'weight', 'alpha', 'first', 'ens', 'crop', 'scale', 'jitter', 'eps') | dict(isu=bool(r['isu']), level=bool(r.get('level', 0)), flip=bool(r.get('flip', 1)))
     kw['ens'] = '' if kw['ens'] in (0, '') else 'batch'
     if loss: kw |= dict(kind=f'{loss.lower()}-{"multi" if r.get("cov") == "multivariate" else "diag"}')
     t = job.teachers()
