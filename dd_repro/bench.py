@@ -6,7 +6,8 @@
 __all__ = ['PASSES', 'CPU_MODES', 'GPU_MODES', 'CLAIMS', 'PAIRS', 'PARTS', 'STUDENTS', 'QUICK', 'macs', 'gflop',
            'unroll_iteration', 'timed', 'matmul_rate', 'measure_unroll', 'run_cell', 'unroll_cells', 'visits',
            'summary', 'cell_name', 'bench_unroll', 'table', 'ratios', 'claims', 'report', 'measure_d3', 'measure_d3s',
-           'parts_rows', 'parts_text', 'measure_students', 'bench_students', 'unroll_rows', 'students_rows', 'dd_bench']
+           'measure_memory', 'parts_rows', 'parts_text', 'measure_students', 'bench_students', 'unroll_rows',
+           'students_rows', 'dd_bench']
 
 # %% ../nbs/23_bench.ipynb #912c94f8
 import json, os, signal, subprocess, sys, tempfile, time
@@ -31,6 +32,8 @@ from .mtt import *
 from .mmd import *
 from .priors import *
 from .gauss import *
+from .zoo import *
+from .d3s import *
 from .cli import manners, say
 
 # %% ../nbs/23_bench.ipynb #d1bf92b7
@@ -140,7 +143,8 @@ _CODE = 'from dd_repro.bench import _child; _child()'
 
 def _child():
     cell = json.loads(sys.argv[1])
-    measure = dict(unroll=measure_unroll, students=measure_students, d3=measure_d3, d3s=measure_d3s)[cell.pop('subject')]
+    measures = {'unroll': measure_unroll, 'students': measure_students, 'd3': measure_d3, 'd3s': measure_d3s, 'd3s-memory': measure_memory}
+    measure = measures[cell.pop('subject')]
     print('\n' + json.dumps(measure(**cell)))
 
 def _reason(r):
@@ -300,14 +304,29 @@ def measure_d3s(
     c = stats_cost(width, batch, n=repeats)
     return {k: float(v) for k, v in c.items()} | dict(share=1 - c['plain']/c['full'], processor=device_name())
 
-PARTS = dict(d3=dict(unroll='s', decode='s', features='s', kernels='s', total='s'), d3s=dict(plain='s', full='s', overhead='', floor='', share=''))
+def measure_memory(
+    batch:int=50, n:int=200, # images at once, and in all
+    width:int=16, iterations:int=3, # of the ResNet-18; of each batch
+    repeats=1, # one: a peak is a peak
+    threads=0, # 0: as PyTorch chooses
+)->dict: # memory_mb, the peak over the start; processor
+    "Memory of a whole synthesis at 32 px with one teacher and running statistics, in this process."
+    _settle(threads, 'tuned')
+    real = ImageTensors(torch.randn(40, 3, 32, 32, generator=rng_for('bench', 'd3s')), torch.arange(40) % 10, 10, norm=NoNorm(), name='noise')
+    with seeded('bench', 'd3s'): teachers = Teachers([make_net('resnet18_bn', width=width)], real)
+    with tempfile.TemporaryDirectory() as tmp:
+        s = dict(batch=batch, iterations=iterations, stats=teacher_stats(teachers, real, quiet=True), quiet=True)
+        with Cost() as cost: distill_d3s(real, teachers, Path(tmp)/'run', n//10, **s)
+    return dict(memory_mb=cost.memory_mb, processor=device_name())
+
+PARTS = {'d3': dict(unroll='s', decode='s', features='s', kernels='s', total='s'), 'd3s': dict(plain='s', full='s', overhead='', floor='', share=''), 'd3s-memory': dict(memory_mb='MB')}
 
 def parts_rows(
-    cells:list, # from `run_cell`, subject d3 or d3s
+    cells:list, # from `run_cell`, subject d3, d3s or d3s-memory
     kind='decided', # the row's word
 )->list: # a row for each part
     "Rows of results from measured cells."
-    name = lambda c: f'bench/{c["subject"]}/w{c["width"]}' + (f'-N{c["N"]}' if c['subject'] == 'd3' else f'-b{c["batch"]}')
+    name = lambda c: f'bench/{c["subject"]}/w{c["width"]}' + ''.join(f'-{s}{c[k]}' for k, s in (('N', 'N'), ('batch', 'b'), ('n', 'n')) if k in c)
     return [_bench_row(name(c), c, m, u, c.get(m, float('nan')), kind, n=c['repeats'] if m in c else 0, deviations=c.get('error', f'{c["repeats"]} repeats')) for c in cells for m, u in PARTS[c['subject']].items()]
 
 def parts_text(
@@ -316,6 +335,7 @@ def parts_text(
     "A cell in one line."
     if 'error' in c: return f'{c["subject"]} width {c["width"]}: {c["error"]}'
     if c['subject'] == 'd3': return f'd3 width {c["width"]}, N {c["N"]}: {c["total"]:.2f} s; ' + ', '.join(f'{k} {100*c[k]/c["total"]:.1f} %' for k in list(PARTS['d3'])[:-1])
+    if c['subject'] == 'd3s-memory': return f'd3s width {c["width"]}, batch {c["batch"]}, {c["n"]} images: {c["memory_mb"]:.0f} MB'
     return f'd3s width {c["width"]}, batch {c["batch"]}: statistics and divergence add {100*c["overhead"]:.0f} % to forward and backward (floor {100*c["floor"]:.0f} %), {100*c["share"]:.0f} % of the iteration'
 
 # %% ../nbs/23_bench.ipynb #6659d4ef
@@ -401,7 +421,7 @@ def _sizes(batch, N, quick):
     return list(product(b or [10, 100], n or [10, 30, 50])) if b or n else [(100, 30), (10, 50)]
 
 def _check_bench(subject, device, **kw):
-    if subject not in ('unroll', 'students', 'd3', 'd3s'): raise ValueError(f'subject {subject!r} is not one of unroll, students, d3, d3s')
+    if subject not in (known := ('unroll', 'students', *PARTS)): raise ValueError(f'subject {subject!r} is not one of {", ".join(known)}')
     if device not in ('cpu', 'cuda'): raise ValueError(f'device {device!r} is not one of cpu, cuda')
     if device == 'cuda' and not torch.cuda.is_available(): raise ValueError("device 'cuda' is not available here; use cpu")
     for k, v in kw.items():
@@ -419,8 +439,9 @@ def _students(quick, repeats, threads, kind):
     return students_rows(bench_students([(8, 4, 4)] if quick else STUDENTS, threads=threads, **kw), kind)
 
 def _parts(subject, quick, width, repeats, threads, kind):
-    sizes = dict(d3=[dict(width=width, N=20)], d3s=[dict(width=w, batch=50) for w in (16, 64)])[subject]
-    if quick: sizes = dict(d3=[dict(width=4, N=2, decoder_width=8, samples=4)], d3s=[dict(width=4, batch=4)])[subject]
+    sizes = {'d3': [dict(width=width, N=20)], 'd3s': [dict(width=w, batch=50) for w in (16, 64)],
+             'd3s-memory': [dict(width=16, batch=b, n=n) for b, n in ((25, 200), (50, 200), (100, 200), (50, 1000))]}[subject]
+    if quick: sizes = {'d3': [dict(width=4, N=2, decoder_width=8, samples=4)], 'd3s': [dict(width=4, batch=4)], 'd3s-memory': [dict(width=4, batch=10, n=20)]}[subject]
     cells = [run_cell(dict(subject=subject, repeats=repeats, threads=threads, **c)) for c in sizes]
     say(*map(parts_text, cells), sep='\n')
     return parts_rows(cells, kind)
@@ -428,7 +449,7 @@ def _parts(subject, quick, width, repeats, threads, kind):
 # %% ../nbs/23_bench.ipynb #65743af9
 @call_parse
 def dd_bench(
-    subject:str, # unroll (forms by allocator), students (together or apart), d3 or d3s (parts of an iteration)
+    subject:str, # unroll (forms by allocator), students (together or apart), d3 or d3s (parts of an iteration), d3s-memory
     form:str='bptt,adjoint', # of bptt, adjoint, detached
     alloc:str='', # of default, tuned (CPU) or eager, captured (GPU); default: both
     batch:str='', # images a step, a list: 10 is ipc 1 (default: the sizes of the claims)
