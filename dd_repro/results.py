@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['PAPERS', 'OWN_METHOD', 'SHOWN', 'HOUSE', 'STAGES', 'COLUMNS', 'Value', 'NEEDS', 'COSTLY', 'TRAIN_SIZE', 'N_CLASSES',
            'PASS_COST', 'family', 'row_id', 'cell_id', 'printed', 'matching', 'find_row', 'contradictions', 'conflicts',
-           'results_dir', 'measured', 'distance', 'record_id', 'compare', 'can_run', 'shade', 'records_of', 'table',
-           'Beside', 'points', 'others', 'stated', 'unstated', 'Recipe', 'recipe', 'shrink', 'stage_settings', 'gmacs',
-           'net_name', 'work_space', 'n_images', 'passes', 'work', 'rates', 'planned_seconds', 'todo', 'smoke_cases',
-           'coverage']
+           'results_dir', 'measured', 'differs', 'distance', 'record_id', 'compare', 'can_run', 'shade', 'variants_of',
+           'records_of', 'table', 'Beside', 'points', 'others', 'stated', 'unstated', 'Recipe', 'recipe', 'shrink',
+           'stage_settings', 'gmacs', 'net_name', 'work_space', 'n_images', 'passes', 'work', 'rates',
+           'planned_seconds', 'todo', 'smoke_cases', 'coverage']
 
 # %% ../nbs/21_results.ipynb #34c811f7
 import csv, dataclasses, difflib, html, json, math, os, re, sys, warnings
@@ -216,10 +216,22 @@ def measured(
 # %% ../nbs/21_results.ipynb #8bf9aca4
 SHOWN = PROTOCOL_KINDS[:3]
 
-def _newest(df, cell, kind):
-    "The newest measured row of a kind for a cell, or None."
-    hit = df[(df.cell == cell) & (df.protocol == kind)]
-    return hit.sort_values('date').iloc[-1] if cell and len(hit) else None
+def _parts_of(m): return [x for x in m.deviations.split('; ') if x]
+
+def _runs_of(runs, r, kind):
+    "The measured rows of a kind for a printed cell: first the one that counts, then the others, then other methods under its name."
+    of = lambda mask: [m for _, m in runs[mask & (runs.protocol == kind)].iterrows()]
+    mine = of(runs.cell == r.cell) if r.cell else []
+    mine.sort(key=lambda m: (m.n, -len(_parts_of(m)), m.date), reverse=True)
+    return mine + of((runs.row == r.row) & (runs.printed == '')) if mine else []
+
+def differs(
+    m:pd.Series, first:pd.Series # measured rows
+)->str:
+    "In what the deviations of one row differ from those of another."
+    a, b = _parts_of(m), _parts_of(first)
+    more, less = [x for x in a if x not in b], [x for x in b if x not in a]
+    return '; '.join(more + [f'not: {x}' for x in less]) or 'nothing that is said'
 
 def _ours(m, unit):
     "Mean and std of a measured row in the unit that the paper prints."
@@ -249,12 +261,14 @@ def _compared(r, also, runs):
     "One line of `compare`."
     out = dict(row=r.row, method=r.method, dataset=r.dataset, budget=_budget_word(r._asdict()), net=family(r.eval_arch), metric=r.metric, unit=r.unit,
                printed=(r.value + (f' ({r.std})' if r.std else '')) if r.value else 'not legible', also=also.get(r.row, ''))
-    got = {k: m for k in SHOWN if (m := _newest(runs, r.cell, k)) is not None}
-    for k in SHOWN: out[k] = _text(*_ours(got[k], r.unit), got[k].n) if k in got else ''
-    best = next(iter(got.values()), None)
+    got = {k: ms for k in SHOWN if (ms := _runs_of(runs, r, k))}
+    told = lambda m, first: f'{"" if m.printed else f"{m.method} "}{_text(*_ours(m, r.unit), m.n if first else None)}'
+    shown = {k: [(record_id(m), told(m, m is ms[0])) for m in ms] for k, ms in got.items()}
+    for k in SHOWN: out[k] = shown[k][0][1] if k in got else ''
+    best = next((ms[0] for ms in got.values()), None)
     z = distance(*_ours(best, r.unit), r.number, r.spread) if best is not None and best.protocol != 'reduced' else math.nan
     cost = '' if best is None else f'{best.seconds:.0f} s, {best.memory_mb:.0f} MB, {best.device}'
-    return out | dict(z=z, cost=cost, deviations='' if best is None else best.deviations, record='' if best is None else record_id(best), own=r.own,
+    return out | dict(z=z, cost=cost, deviations='' if best is None else best.deviations, record='' if best is None else record_id(best), shown=shown, own=r.own,
                       command=f'dd_row {r.row}' if can_run(r) else 'cited', note=r.note)
 
 def compare(
@@ -281,7 +295,7 @@ def can_run(
     "Whether this house has the method of a printed row."
     return r.method in HOUSE or r.method in STAGES
 
-# %% ../nbs/21_results.ipynb #a4bcee69
+# %% ../nbs/21_results.ipynb #e65cdc9d
 def shade(
     z:float # distance in combined standard deviations
 )->str: # 'near', 'mid', 'far' or ''
@@ -295,9 +309,11 @@ COLUMNS = ('row', 'printed', *SHOWN, 'cost', 'command')
 def _printed_text(c): return c.printed + (f' [also: {c.also}]' if c.also else '')
 
 def _cells(c, link, mark):
-    "The cells of one line: name, printed, three kinds, cost, command."
-    best = next((k for k in SHOWN if getattr(c, k)), None)
-    show = lambda k: link(mark(getattr(c, k), shade(c.z) if k != 'reduced' else ''), c.record) if k == best else getattr(c, k)
+    "The cells of one line: name, printed, three kinds with every run that was made, cost, command."
+    z = lambda i, k: shade(c.z) if i == c.record and k != 'reduced' else ''
+    def show(k):
+        first, *more = [link(mark(t, z(i, k)), i) for i, t in c.shown[k]] if k in c.shown else ['']
+        return first + (f' [also: {"; ".join(more)}]' if more else '')
     return [c.row, _printed_text(c), *map(show, SHOWN), c.cost, c.command]
 
 def _columns(df):
@@ -305,13 +321,13 @@ def _columns(df):
     some = [k for k in SHOWN if df[k].any()] or ['paper']
     return [i for i, n in enumerate(COLUMNS) if n not in SHOWN or n in some]
 
-# %% ../nbs/21_results.ipynb #b7839f11
+# %% ../nbs/21_results.ipynb #2e44bca4
 def _as_text(df):
     "Aligned columns."
     lines = [COLUMNS] + [_cells(c, lambda s, _: s, lambda s, z: f'{s} {_MARKS[z]}' if z else s) for c in df.itertuples()]
     lines = [[l[i] for i in _columns(df)] for l in lines]
     wide = [max(len(l[i]) for l in lines) for i in range(len(lines[0]))]
-    return '\n'.join('  '.join(s.ljust(w) for s, w in zip(l, wide)).rstrip() for l in lines)
+    return '\n'.join(['  '.join(s.ljust(w) for s, w in zip(l, wide)).rstrip() for l in lines] + variants_of(df))
 
 def _as_md(df):
     "A pipe table, the records below it."
@@ -320,18 +336,28 @@ def _as_md(df):
     lines = [[COLUMNS[i] for i in keep], ['---']*len(keep)] + [[l[i] if i else f'`{l[i]}`' for i in keep] for l in body]
     return '\n'.join(f'| {" | ".join(l)} |' for l in lines) + ''.join(f'\n- {s}' for s in records_of(df)).replace('\n-', '\n\n-', 1)
 
-# %% ../nbs/21_results.ipynb #e65cdc9d
+# %% ../nbs/21_results.ipynb #35804ed6
+def _listed(df):
+    "(record, all runs of its cell and kind) for everything that a table shows."
+    runs = {record_id(m): m for _, m in df.attrs['runs'].iterrows()}
+    return {i: (runs[i], runs[got[0][0]], t) for shown in df.shown for got in shown.values() for i, t in got}
+
+def variants_of(
+    df:pd.DataFrame # of `compare`
+)->list: # of lines of text; empty where every cell was run once
+    "Where a cell was run several times: what each run differs in from the one that the cell shows."
+    return [f'{m.row}: {t}, unlike {record_id(first)} in {differs(m, first)}' for m, first, t in _listed(df).values() if m is not first]
+
 def records_of(
     df:pd.DataFrame # of `compare`
 )->list: # of lines of text
     "What stands behind the measured cells: a line a record."
-    runs = df.attrs['runs']; runs = {record_id(m): m for _, m in runs.iterrows()}
-    say = lambda i, m: (f'{i}: {m.protocol}, commit {m.commit}, settings {m.settings}, {m.date}, {m.device}, seeds {m.seeds}'
-                        + (f', artefact {m.artefact}' if m.artefact else '') + (f'; {m.deviations}' if m.deviations else ''))
-    return [say(i, runs[i]) for i in dict.fromkeys(df.record) if i in runs]
+    say = lambda i, m, first, t: (f'{i}: {t}, {m.protocol}, commit {m.commit}, settings {m.settings}, {m.date}, {m.device}, seeds {m.seeds}' + (f', artefact {m.artefact}' if m.artefact else '')
+                                  + ('' if m is first else f'; unlike {record_id(first)} in {differs(m, first)}') + (f'; all deviations: {m.deviations}' if m.deviations else ''))
+    return [say(i, *of) for i, of in _listed(df).items()]
 
 def _td(s, name, z=''):
-    s = s if s.startswith('<a ') or name == 'command' else html.escape(s)
+    s = s if '<a ' in s or name == 'command' else html.escape(s)
     if name in ('row', 'command') and s: s = f'<code>{s}</code>'
     return f'<td style="background:{_COLOURS[z]};color:#222">{s}</td>' if z else f'<td>{s}</td>'
 
@@ -360,7 +386,7 @@ def table(
     notes = [f'not used: {f}' for f in df.attrs['runs'].attrs.get('faults', [])]
     return faces[fmt](df) + ''.join(f'\n{html.escape(n) if fmt == "html" else n}' for n in notes)
 
-# %% ../nbs/21_results.ipynb #35804ed6
+# %% ../nbs/21_results.ipynb #a5e1c6d8
 class Beside:
     "A table for a notebook: HTML where that can be shown, text elsewhere."
     def __init__(self, paper, name, runs=None): self.paper, self.name, self.runs = paper, name, measured() if runs is None else runs
@@ -376,7 +402,7 @@ def points(
     df = runs[(runs.row + '/').str.startswith(prefix.rstrip('/') + '/')]
     return df.assign(**pd.DataFrame([{k: _number(v) for k, v in (w.split('=', 1) for w in r.split('/') if '=' in w)} for r in df.row], index=df.index))
 
-# %% ../nbs/21_results.ipynb #a5e1c6d8
+# %% ../nbs/21_results.ipynb #b2d3112c
 def others(
     paper:str, # mtt, d3, d3s or latentdd
     runs=None, # measured rows; read when None
@@ -386,7 +412,7 @@ def others(
     df = runs[(runs.printed == '') & (runs.row.str.split('/').str[0] == paper) & (runs.protocol != 'smoke')].sort_values('date', kind='stable')
     return df.assign(ours=[_text(m, s, n) for m, s, n in zip(df['mean'], df['std'], df.n)])[['row', 'method', 'net', 'metric', 'ours', 'unit', 'protocol', 'seconds', 'device', 'deviations']].reset_index(drop=True)
 
-# %% ../nbs/21_results.ipynb #fa9b557c
+# %% ../nbs/21_results.ipynb #dafe73dd
 def stated(
     paper:str|None=None
 )->pd.DataFrame: # paper, where it holds, name, value, unit, source
@@ -399,7 +425,7 @@ def unstated()->pd.DataFrame:
     "The settings that no text states: from official code, or decided here, with the reason."
     return pd.DataFrame(_asset_lines('recipes.csv'))
 
-# %% ../nbs/21_results.ipynb #dafe73dd
+# %% ../nbs/21_results.ipynb #3bb66900
 Value = namedtuple('Value', 'value source kind')
 Value.__doc__ = 'A setting: the value, where it comes from, and paper, code, decided or scaled.'
 
@@ -407,7 +433,7 @@ def _holds(line, where):
     "Whether a line of settings holds for a row: each of its conditions is empty or names what the row has."
     return all(not (v := line.get(k, '')) or v == 'all' or not have.isdisjoint(v.split(';')) for k, have in where.items())
 
-# %% ../nbs/21_results.ipynb #3bb66900
+# %% ../nbs/21_results.ipynb #fcb30321
 @dataclass
 class Recipe:
     "Everything that one row needs; `settings` maps a name to a `Value`."
@@ -432,7 +458,7 @@ class Recipe:
     @property
     def deviations(self): return '; '.join([f'{n} {t}' for n, t in self.changes.items()] + ([f'at most {self.minutes:g} minutes'] if self.minutes else []))
 
-# %% ../nbs/21_results.ipynb #fcb30321
+# %% ../nbs/21_results.ipynb #12791a70
 _TRAJ, _EVAL = 'syn_steps expert_epochs max_start_epoch lr_lr lr_teacher n_experts expert_lr expert_batch', 'eval_epochs eval_lr eval_optimizer eval_batch_size eval_schedule n_eval'
 _SYNTH = 'iterations lr_img batch kind weight alpha teachers label_epochs temperature'
 NEEDS = {'MTT': f'{_TRAJ} lr_img iterations width', 'D3': f'{_TRAJ} iterations lr_latent lr_decode gamma1 gamma2 gamma3 mmd_samples z_dim width', 'full': '',
@@ -449,7 +475,7 @@ def _row_words(r):
         if m := re.fullmatch(r'convnet-d(\d+)', net): out[k] = m[1]
     return {k: Value(_number(v), 'printed with the row', 'paper') for k, v in out.items()}
 
-# %% ../nbs/21_results.ipynb #12791a70
+# %% ../nbs/21_results.ipynb #a677997d
 def _variants(r, method):
     "The variants of stated lines that hold for a row."
     v = {'', 'source model', 'image synthesis', 'validation', f'method={method}', method, f'{method} (initial)', *r.variant.split(';'), *(w.split('=')[0] for w in r.variant.split(';'))}
@@ -473,7 +499,7 @@ def _from_papers(r, method, where):
             if ours and _holds(l, where): out[l['name']] = Value(_number(l['value']), f'{paper}, {l["source"]}', 'paper')
     return out
 
-# %% ../nbs/21_results.ipynb #4957b84b
+# %% ../nbs/21_results.ipynb #b636a270
 def _mtt_values(r, zca):
     "MTT's settings from the table of notebook 10; what its sources leave open is absent."
     try: s = mtt_settings(r.dataset, int(r.budget), zca)
@@ -509,7 +535,7 @@ def _fill(r, method):
     if 'n_experts' not in NEEDS[method]: got.pop('n_experts', None)
     return got
 
-# %% ../nbs/21_results.ipynb #a677997d
+# %% ../nbs/21_results.ipynb #a55a033f
 def _refuse(r, method, settings, decided):
     "ValueError naming what nobody states."
     open_ = [n for n in f'{NEEDS[method]} {_EVAL}'.split() if n not in settings or (isinstance(settings[n].value, str) and ' ' in settings[n].value)]
@@ -533,7 +559,7 @@ def recipe(
     out = Recipe(r.row, method, stage, r.metric, r.dataset, int(r.resolution), budget, r.budget_kind or 'ipc', family(r.train_arch) or 'convnet', family(r.eval_arch) or 'convnet', s)
     return shrink(out, scale, minutes)
 
-# %% ../nbs/21_results.ipynb #a55a033f
+# %% ../nbs/21_results.ipynb #fdcffcb9
 COSTLY = dict(iterations=2, n_experts=1, eval_epochs=2, label_epochs=1)
 
 def shrink(
@@ -551,7 +577,7 @@ def shrink(
     changes = r.changes | {n: f'{v} ({r.get(n)})' for n, v in new.items()}
     return dataclasses.replace(r, settings=r.settings | {n: Value(v, 'smaller copy', 'scaled') for n, v in new.items()}, changes=changes, minutes=minutes or r.minutes)
 
-# %% ../nbs/21_results.ipynb #f0054fb5
+# %% ../nbs/21_results.ipynb #aa6f9ab1
 _STAGE_WORDS = dict(experts=r'expert_(lr|batch|aug|momentum|weight_decay)|expert_epochs\w*|max_start_epoch|zca|zca_eps|width|depth_train|f|latent_scale|posterior',
                     teachers=r'\w+_teacher|expert_epochs|teachers')
 
@@ -570,7 +596,7 @@ def key(self:Recipe, stage='distilled')->str:
     "The hash by which a stage's product is found again."
     return settings_hash(stage_settings(self, stage))
 
-# %% ../nbs/21_results.ipynb #44ccbd6c
+# %% ../nbs/21_results.ipynb #9249ae4f
 TRAIN_SIZE = dict(cifar10=50_000, cifar100=50_000, tinyimagenet=100_000, imagenet1k=1_281_167, imagenet21k=11_060_223, imagenette=12_894, imagewoof=12_454)
 N_CLASSES = dict(cifar10=10, cifar100=100, tinyimagenet=200, imagenet1k=1000, imagenet21k=10_450)
 
@@ -590,7 +616,7 @@ def gmacs(
     with torch.no_grad(): model.to('meta')(torch.empty(2, n_in, size, size, device='meta'))
     return sum(count)/2e9
 
-# %% ../nbs/21_results.ipynb #9249ae4f
+# %% ../nbs/21_results.ipynb #e075ff9f
 _NET_NAMES = {'regnet-y-8gf': 'regnet_y_8gf', 'convnext-tiny': 'convnext_tiny', 'deit-tiny': 'deit_tiny', 'unseen-avg4': 'resnet18'}
 
 def net_name(
@@ -608,7 +634,7 @@ def work_space(
     f = r.get('f')
     return (4, r.size//f) if f and (r.method.startswith('Latent') or r.get('space') == 'latent') else (3, r.size)
 
-# %% ../nbs/21_results.ipynb #a4660261
+# %% ../nbs/21_results.ipynb #642117e0
 def n_images(
     r:Recipe # a recipe
 )->int: # in the distilled set as its students see it; of the training set for `full`
@@ -644,7 +670,7 @@ def work(
                          else gmacs(net_name(r.eval_net), seen[1], c, seen[0], r.get('depth_eval'), r.get('width')))
     return {k: sum(images*PASS_COST[kind]*one(which) for which, kind, images in v)/1e3 for k, v in passes(r).items()}
 
-# %% ../nbs/21_results.ipynb #642117e0
+# %% ../nbs/21_results.ipynb #80aa64b1
 def rates()->dict: # 1e9 multiply-adds a second, by device kind
     "The rates that were measured on this machine (notebook 25), over cautious guesses."
     try: found = json.loads((dd_home()/'rates.json').read_text())
@@ -674,7 +700,7 @@ def todo(
     rows = [(r := recipe(p.row)) and dict(row=p.row, kind=r.kind, hours=planned_seconds(r)/3600, reduced=p.cell in some, command=f'dd_row {p.row}') for p in df.itertuples()]
     return pd.DataFrame(rows, columns=['row', 'kind', 'hours', 'reduced', 'command']).sort_values('hours', kind='stable').reset_index(drop=True)
 
-# %% ../nbs/21_results.ipynb #80aa64b1
+# %% ../nbs/21_results.ipynb #d9a9a67c
 def smoke_cases(
     paper:str|None=None
 )->pd.DataFrame: # method, net, size and an example row of each

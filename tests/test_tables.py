@@ -110,6 +110,16 @@ def test_each_measured_cell_leads_to_its_record(tmp_path):
         links, ids = re.findall(r'href="#([^"]+)"', h), re.findall(r'id="([^"]+)"', h)
         assert links and set(links) == set(ids) and 'settings' in h and ('background' in h) == (t == 'table4')
 
+def test_every_run_of_a_cell_is_shown_and_leads_to_its_record(tmp_path):
+    rows = [('mtt', 40., 'reduced', 'a', 5), ('mtt', 44., 'reduced', 'a; b', 5), ('mtt', 45., 'reduced', 'a', 3), ('random', 14., 'reduced', 'c', 5), ('mtt', 46., 'decided', '', 5)]
+    record([Row('mtt/table2/cifar10/ipc1', method=m, mean=v, **KW | dict(protocol=k, deviations=d, n=n)) for m, v, k, d, n in rows], tmp_path/'mtt.csv')
+    runs = R.measured(tmp_path)
+    h, t = R.table('mtt', 'table2', 'html', runs), R.table('mtt', 'table2', runs=runs)
+    links, ids = re.findall(r'href="#([^"]+)"', h), re.findall(r'id="([^"]+)"', h)
+    assert len(links) == len(ids) == 5 and set(links) == set(ids)
+    assert '40.0 ± 0.5 (n=5) [also: 44.0 ± 0.5; 45.0 ± 0.5; random 14.0 ± 0.5]' in t and '44.0 ± 0.5, unlike mtt-2 in b' in t and 'random 14.0 ± 0.5, unlike mtt-2 in c; not: a' in t
+    assert R.table('mtt', 'table1', runs=runs).count('random 14.0') == 0, 'another method under a name stays with that name'
+
 def test_contradictions_show_both_values():
     text = R.table('mtt', 'table1', runs=R.measured(Path('nowhere')))
     assert '71.6 (0.2) [also: table2 71.5; prose_sec1 71.5]' in text
