@@ -16,6 +16,7 @@ html_theme = 'sphinx_book_theme'
 html_css_files = ['site.css']
 html_copy_source = html_show_sourcelink = False
 html_use_index = False
+html_show_search_summary = False  # summaries are fetched, which pages opened from a disk may not do
 html_context = {'default_mode': 'auto'}
 html_theme_options = dict(
     navbar_persistent=[], extra_footer='', footer_content_items=['copyright.html'],

@@ -1,5 +1,5 @@
 """From a notebook to the notebook that Sphinx renders: nbdev's processors, tags for directives, links that hold."""
-import ast, json, os, re, shutil, sys, tempfile
+import ast, html, json, os, re, shutil, sys, tempfile
 from configparser import ConfigParser
 from functools import cached_property
 from pathlib import Path
@@ -135,13 +135,21 @@ def scrub(text):
     return re.sub(r'…/tmp[\w.-]+', '…', text)
 
 
+def tidy_tables(text):
+    "Table cells said to be short (they stay on one line) or long (they get room), so that no column is squeezed to a word a line."
+    def one(m):
+        n = len(html.unescape(re.sub(r'<[^>]*>', '', m[3])))
+        return m[0] if not n else f'<{m[1]}{m[2]} class="{"short" if n <= 48 else "long"}">{m[3]}</{m[1]}>'
+    return re.sub(r'<(t[dh])((?: (?![^>]*class=)[^>]*)?)>(.*?)</\1>', one, text, flags=re.S)
+
+
 # Cells -------------------------------------------------------------------------------------------------------------
 
 def scrub_output(o):
     "An output fit for every machine."
     if 'text' in o: o['text'] = scrub(''.join(o['text']))
     for k, v in o.get('data', {}).items():
-        if k.startswith('text/'): o['data'][k] = scrub(''.join(v))
+        if k.startswith('text/'): o['data'][k] = (tidy_tables if k == 'text/html' else str)(scrub(''.join(v)))
     return o
 
 def dress(cell):

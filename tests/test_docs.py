@@ -76,6 +76,22 @@ def test_check_finds_what_a_page_fetches(tmp_path):
         'a.html: none.png: no such file in the site',
         'a.html: tells a path of this machine: /some/where']
 
+def test_table_cells_have_room():
+    from pages import scrub_output, tidy_tables
+    assert tidy_tables('<th>row</th><td></td><td style="color:#222"><a href="#x">45.9 (0.7)</a></td>') == (
+        '<th class="short">row</th><td></td><td style="color:#222" class="short"><a href="#x">45.9 (0.7)</a></td>')
+    assert tidy_tables('<td>' + 49*'a' + '</td>').startswith('<td class="long">') and tidy_tables('<td>' + 48*'&lt;' + '</td>').startswith('<td class="short">')
+    assert tidy_tables('<thead><tr><td class="x">1</td></tr></thead>') == '<thead><tr><td class="x">1</td></tr></thead>'
+    out = scrub_output(dict(data={'text/html': ['<table><tr><td>', '1</td></tr></table>'], 'text/plain': ['<td>1</td>']}))
+    assert out['data'] == {'text/html': '<table><tr><td class="short">1</td></tr></table>', 'text/plain': '<td>1</td>'}
+
+def test_pages_need_no_server():
+    "What a page opened from a disk may not do is off, and the tables keep the dark page's colours."
+    from runpy import run_path
+    conf, css = run_path(BUILD.parent/'conf.py'), (BUILD.parent/'_static'/'site.css').read_text()
+    assert conf['html_show_search_summary'] is False and conf['mathjax_path'] == 'mathjax/tex-svg-full.js'
+    assert 'html[data-theme="dark"] .bd-content div.cell_output .text_html:not(:has(table.dataframe)):has(table.ours)' in css
+
 def test_readme(tmp_path):
     from build import readme
     (tmp_path/'nbs').mkdir()
