@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SYNTHESIS', 'RUNS', 'SMOKE_SETTINGS', 'generated', 'few', 'row_data', 'Job', 'row_net', 'row_protocol',
-           'smoke_recipe', 'run_row', 'smoke_all', 'Plan', 'human_time', 'plan', 'plan_errors', 'dd_row', 'dd_plan',
-           'dd_table', 'dd_smoke']
+           'smoke_recipe', 'run_row', 'smoke_all', 'Plan', 'human_time', 'plan', 'plan_errors', 'told_errors', 'dd_row',
+           'dd_plan', 'dd_table', 'dd_smoke']
 
 # %% ../nbs/25_rows.ipynb #cffb418c
 import dataclasses, json, math, sys, tempfile, time
@@ -83,11 +83,12 @@ class Job:
     "A recipe at work: data, folder, notes for the row, seconds and memory of each stage that was run."
     r:Recipe; real:object; test:object; home:Path
     seed:int=0; quiet:bool|None=None; smoke:bool=False
-    notes:list=field(default_factory=list); costs:dict=field(default_factory=dict)
+    notes:list=field(default_factory=list); costs:dict=field(default_factory=dict); begun:set=field(default_factory=set)
     def out(self, stage, kind='rows'): return Path(self.home)/kind/f'{self.r.dataset}-{self.r.size}px-{self.r.method}-s{self.seed}-{self.r.key(stage)}'
     @contextmanager
-    def timed(self, stage):
-        "Note what a stage costs."
+    def timed(self, stage, into=None):
+        "Note what a stage costs, and whether its folder held something before."
+        if into and any(Path(into).glob('*')): self.begun.add(stage)
         with Cost(getattr(self.real, 'device', 'cpu')) as c: yield
         self.costs[stage] = c
 
@@ -112,7 +113,7 @@ def experts(self:Job, data=None):
     epochs = r['max_start_epoch'] + (r.get('expert_epochs') or r['expert_epochs_matched']) + (r.method == 'LatentMTT')
     path = Path(self.home)/'buffers'/f'{r.dataset}-{r.size}px-s{self.seed}-{r.key("experts")}'
     kw = dict(aug=str(r.get('expert_aug') or ''), momentum=r.get('expert_momentum', 0), wd=r.get('expert_weight_decay', 0), seed=self.seed, quiet=self.quiet)
-    with self.timed('experts'): buffer = train_experts(row_net(r, data), data, path, r['n_experts'], epochs, r['expert_lr'], r['expert_batch'], **kw)
+    with self.timed('experts', path): buffer = train_experts(row_net(r, data), data, path, r['n_experts'], epochs, r['expert_lr'], r['expert_batch'], **kw)
     check_data(buffer, data)
     return buffer
 
@@ -123,7 +124,7 @@ def teachers(self:Job, n=None):
     p = known['protocol'] if self.smoke or r.get('expert_epochs') in (None, known['protocol'].epochs) else known['protocol'].scaled(epochs=r['expert_epochs'])
     if self.smoke: p = known['protocol'].scaled(kind='smoke', epochs=1, batch=32, warmup=0, drop_every=0)
     path = Path(self.home)/'teachers'/f'{r.dataset}-{r.size}px-s{self.seed}-{settings_hash(p.settings())}'
-    with self.timed('teachers'): return train_teachers(row_net(r, self.real), self.real, path, n or r['teachers'], p, known['view'], self.seed, self.quiet)
+    with self.timed('teachers', path): return train_teachers(row_net(r, self.real), self.real, path, n or r['teachers'], p, known['view'], self.seed, self.quiet, init='random' if self.smoke else None)
 
 # %% ../nbs/25_rows.ipynb #87df710a
 @patch
@@ -145,7 +146,7 @@ def _mtt(job, out):
     r = job.r
     s = dict(batch_syn=None) | _pick(r, 'syn_steps', 'expert_epochs', 'max_start_epoch', 'batch_syn', 'lr_img', 'lr_lr', 'lr_teacher')
     buffer = job.experts()
-    with job.timed('distill'):
+    with job.timed('distill', out):
         return distill_mtt(job.real, job.test, row_net(r, job.real), buffer, s, out, r.budget, r['iterations'], r['init'], r['aug'], seed=job.seed, minutes=r.minutes, quiet=job.quiet)[:2]
 
 _LOSSES = {'MTT+DM+diversity': 'all', '': 'all'}
@@ -156,7 +157,7 @@ def _d3(job, out):
     s = _pick(r, *D3)
     if r.budget == 1 or losses != 'all': s.pop('gamma3', None)
     blocks = {'shallow': 2}.get(r.get('features'))
-    with job.timed('distill'):
+    with job.timed('distill', out):
         return distill_d3(job.real, row_net(r, job.real), buffer, out, r.budget or 1, r['iterations'], losses, r['z_dim'], r['decoder_width'], feature_blocks=blocks,
                           seed=job.seed, minutes=r.minutes, quiet=job.quiet, **s)
 
@@ -167,18 +168,18 @@ def _d3s(job, out):
     kw['ens'] = '' if kw['ens'] in (0, '') else 'batch'
     if loss: kw |= dict(kind=f'{loss.lower()}-{"multi" if r.get("cov") == "multivariate" else "diag"}')
     t = job.teachers()
-    with job.timed('distill'): return distill_d3s(job.real, t, out, r.budget or 1, **kw, seed=job.seed, minutes=r.minutes, quiet=job.quiet)
+    with job.timed('distill', out): return distill_d3s(job.real, t, out, r.budget or 1, **kw, seed=job.seed, minutes=r.minutes, quiet=job.quiet)
 
 def _match(job, out):
     kw = _pick(job.r, 'iterations', 'lr_img', 'init', 'batch_real', outer='outer_loop', inner='inner_loop', net_lr='lr_net', momentum='momentum_img')
     if job.r.method == 'DM': kw.pop('outer', None), kw.pop('inner', None)
-    with job.timed('distill'):
+    with job.timed('distill', out):
         return distill_match(job.real, out, job.r.method.lower(), job.r.budget, row_net(job.r, job.real), job.seed, minutes=job.r.minutes, quiet=job.quiet, **kw)
 
 def _coreset(job, out):
     kw = dict(epochs=job.r['coreset_epochs']) if 'coreset_epochs' in job.r.settings else {}
     arch = row_net(job.r, job.real, 'eval')
-    with job.timed('distill'): d = coreset(job.real, job.r.budget, job.r.method.lower(), arch, seed=job.seed, arch=arch().arch, **kw)
+    with job.timed('distill', out): d = coreset(job.real, job.r.budget, job.r.method.lower(), arch, seed=job.seed, arch=arch().arch, **kw)
     d.save(out/'distilled.safetensors')
     return d, None
 
@@ -193,7 +194,7 @@ def _latent(job, out):
     if r.method == 'LatentMTT': kw |= dict(syn_steps='syn_steps', expert_epochs='expert_epochs_matched', max_start_epoch='max_start_epoch', net_lr='lr_model', lr_lr='lr_lr')
     buffer = job.experts(codes) if r.method == 'LatentMTT' else None
     given = {} if r.method == 'Initial' else _pick(r, **kw)
-    with job.timed('distill'):
+    with job.timed('distill', out):
         return distill_latent(job.real, ae, out, _LATENT[r.method], int(r['lpc']), r.budget or 1, buffer, codes, r.get('width', 128), r.get('depth_train'),
                               row_net(r, job.real, 'eval')().arch if r.eval_net == 'convnet' else None, job.seed, minutes=r.minutes, quiet=job.quiet, **given)
 
@@ -231,7 +232,7 @@ def with_labels(self:Job, d):
     if r.method not in SYNTHESIS: return d
     p, n = row_protocol(r, self.smoke), max(r['teachers'], r.get('n_teachers', 1) if r.get('enl') and not self.smoke else 1)
     t = self.teachers(n)
-    with self.timed('labels'): store = relabel(d, list(t), self.out('distilled')/'labels', r['label_epochs'], p.batch, seed=self.seed, quiet=True)
+    with self.timed('labels', self.out('distilled')/'labels'): store = relabel(d, list(t), self.out('distilled')/'labels', r['label_epochs'], p.batch, seed=self.seed, quiet=True)
     return Relabelled(d, store, r['label_epochs'])
 
 # %% ../nbs/25_rows.ipynb #ef54cc0a
@@ -368,7 +369,7 @@ def _run(r, smoke, record_to, seed, root, device, quiet, home):
         if note.startswith('data:') and x.protocol != 'smoke': x.protocol = 'reduced'
         x.deviations = '; '.join(dict.fromkeys(s for t in (x.deviations, r.deviations if x.deviations != r.deviations else '', note, *job.notes) for s in t.split('; ') if s and not s.startswith('eval_epochs')))
         if not quiet: say(x)
-    if record_to: record(rows, record_to); _record_plan(job, record_to)
+    if record_to: record(rows, record_to); _record_plan(dataclasses.replace(job, r=r), record_to)
     return rows
 
 # %% ../nbs/25_rows.ipynb #2d4809cb
@@ -463,6 +464,8 @@ def plan(
 # %% ../nbs/25_rows.ipynb #ba28564e
 def _plans_file(): return dd_home()/'plans.json'
 
+def _plan_key(r): return settings_hash(dict(row=r.row, dataset=r.dataset, size=r.size, minutes=r.minutes) | {n: v.value for n, v in r.settings.items()})
+
 def _read_json(path):
     try: return json.loads(Path(path).read_text())
     except (OSError, ValueError): return {}
@@ -470,16 +473,16 @@ def _read_json(path):
 def _remember(r, p, device):
     "Keep a plan, and the rate of arithmetic that it found, for `todo`."
     with file_lock(_plans_file()):
-        write_atomic(_plans_file(), json.dumps(_read_json(_plans_file()) | {f'{r.row}|{r.key()}': p.seconds}, indent=1).encode())
+        write_atomic(_plans_file(), json.dumps(_read_json(_plans_file()) | {f'{r.row}|{_plan_key(r)}': p.seconds}, indent=1).encode())
         rate = 1e3*sum(work(r).values())/max(p.total, 1e-9)
         if not r.minutes: write_atomic(dd_home()/'rates.json', json.dumps(_read_json(dd_home()/'rates.json') | {torch.device(device).type: round(rate, 1)}).encode())
 
 def _record_plan(job, record_to):
-    "After a run that was planned: planned and measured seconds of the stages that were really run, as two rows of plans.csv."
-    seconds = _read_json(_plans_file()).get(f'{job.r.row}|{job.r.key()}')
-    both = {k: (seconds[k], c.seconds) for k, c in job.costs.items() if seconds and k in seconds}
+    "After a run that was planned: planned and measured seconds of the stages that were wholly run, as two rows of plans.csv."
+    seconds = _read_json(_plans_file()).get(f'{job.r.row}|{_plan_key(job.r)}')
+    both = {k: (seconds[k], c.seconds) for k, c in job.costs.items() if seconds and k in seconds and k not in job.begun}
     if not both: return
-    kw = dict(protocol=job.r.kind, deviations=job.r.deviations or ('' if job.r.kind != 'reduced' else 'smaller copy'), metric='seconds', unit='s', n=1, device=device_name(job.real.device), settings=job.r.key())
+    kw = dict(protocol=job.r.kind, deviations=job.r.deviations or ('' if job.r.kind != 'reduced' else 'smaller copy'), metric='seconds', unit='s', n=1, device=device_name(job.real.device), settings=_plan_key(job.r))
     record([Row(f'plan/{job.r.row}', method=m, net=' '.join(both), mean=sum(v[i] for v in both.values()), **kw) for i, m in enumerate(('planned', 'measured'))], Path(record_to).with_name('plans.csv'))
 
 def plan_errors(
@@ -489,6 +492,14 @@ def plan_errors(
     runs = measured() if runs is None else runs
     df = runs[runs.row.str.startswith('plan/')].pivot_table(index=['row', 'settings', 'device'], columns='method', values='mean', aggfunc='last').reset_index()
     return df.assign(ratio=df.measured/df.planned) if len(df) else df
+
+def told_errors(
+    e, # of `plan_errors`
+    row='', # the row that is asked for
+)->list: # of lines, empty where nothing that was planned has been run
+    "The errors of earlier plans, those of one row first."
+    one = [f'planned before, and run: {human_time(x.planned)} became {human_time(x.measured)} ({x.ratio:.2f} times) on {x.device}' for x in e.itertuples() if x.row == f'plan/{row}']
+    return one + ([f'earlier plans: measured/planned {e.ratio.min():.2f} to {e.ratio.max():.2f}, median {e.ratio.median():.2f}, over {len(e)} runs'] if len(e) else [])
 
 # %% ../nbs/25_rows.ipynb #50e2485f
 @call_parse
@@ -523,8 +534,7 @@ def dd_plan(
         r = recipe(row, scale or None, minutes or None)
         if settings: say('\n'.join(f'{n:24} {v.value!s:24} {v.kind:8} {v.source}' for n, v in sorted(r.settings.items())))
         say(plan(r, device=device or None))
-        e = plan_errors()
-        if len(e): say(f'earlier plans: measured/planned {e.ratio.min():.2f} to {e.ratio.max():.2f} over {len(e)} runs')
+        for line in told_errors(plan_errors(), r.row): say(line)
 
 # %% ../nbs/25_rows.ipynb #adb69bb6
 @call_parse
@@ -540,7 +550,7 @@ def dd_table(
     with manners():
         runs, (paper, _, name) = measured(), what.partition('/')
         if coverage: return say(R.coverage(runs).to_string(index=False))
-        if todo: return say(R.todo(paper or None, runs=runs).to_string(index=False))
+        if todo: return say('\n'.join([R.todo(paper or None, runs=runs).to_string(index=False), *told_errors(plan_errors(runs))]))
         if not paper: raise ValueError(f'which table? for example {PAPERS[0]}/table1; papers: {", ".join(PAPERS)}')
         names = [name.split('/')[0]] if name else list(dict.fromkeys(printed(paper).table))
         for n in names: say(f"{paper}/{n}\n{table(paper, n, format, runs, own)}")

@@ -8,7 +8,7 @@ from dd_repro import results as R
 from dd_repro.core import Row, record, settings_hash
 from dd_repro.d3s import d3s_settings
 from dd_repro.latent import table6
-from dd_repro.rows import Job, dd_row, run_row, smoke_recipe
+from dd_repro.rows import Job, dd_plan, dd_row, dd_table, plan, plan_errors, run_row, smoke_recipe
 from dd_repro.zoo import NETS
 
 COUNTS = dict(mtt=40, d3=86, d3s=58, latentdd=128)
@@ -156,7 +156,7 @@ def test_an_edited_results_file_stops_a_row_before_the_work(tmp_path, capsys):
 def test_the_second_row_finds_what_the_first_made(tmp_path):
     def costs(row):
         made = []
-        keep, Job.timed = Job.timed, lambda self, stage: made.append(stage) or keep(self, stage)
+        keep, Job.timed = Job.timed, lambda self, stage, *into: made.append(stage) or keep(self, stage, *into)
         try: rows = run_row(row, smoke=True, quiet=True, root=tmp_path, home=tmp_path/'home')
         finally: Job.timed = keep
         return made, rows[0]
@@ -164,6 +164,26 @@ def test_the_second_row_finds_what_the_first_made(tmp_path):
     second, b = costs('mtt/table1/cifar10/ipc10')
     assert first == ['experts', 'distill', 'evaluate'] and second == ['evaluate'] and a.mean == b.mean
     assert a.row == 'smoke/mtt/table3/cifar10/ipc10/convnet' and 'generated images' in a.deviations
+
+def test_the_error_of_a_plan_is_kept_and_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('DD_HOME', str(tmp_path/'home')); monkeypatch.setenv('DD_RESULTS', str(tmp_path)); (tmp_path/'home').mkdir()
+    r = dataclasses.replace(R.recipe('mtt/table1/cifar10/random/ipc1'), dataset='digits', size=8)
+    r = R.shrink(r, eval_epochs=2, n_eval=1, eval_aug='flip', width=8, depth_eval=2)
+    go = lambda r: run_row(r, record_to=tmp_path/'mtt.csv', quiet=True)
+    go(r); assert not (tmp_path/'plans.csv').exists(), 'a row without a plan has no error'
+    plan(r); go(r); go(R.shrink(r, eval_epochs=4))
+    e = plan_errors(R.measured(tmp_path))
+    assert len(e) == 1 and e.ratio[0] == e.measured[0]/e.planned[0] > 0, 'only the settings that were planned'
+    capsys.readouterr(); dd_plan(r.row, scale=.001); dd_table('mtt', todo=True)
+    said = capsys.readouterr().out
+    assert 'planned before, and run' in said and said.count('earlier plans: measured/planned') == 2
+
+def test_a_stage_that_was_begun_before_has_no_error(tmp_path):
+    job = Job(R.recipe('mtt/table1/cifar10/ipc1'), None, None, tmp_path)
+    with job.timed('distill', tmp_path/'a'): pass
+    (tmp_path/'b').mkdir(); (tmp_path/'b'/'checkpoint').write_text('x')
+    with job.timed('experts', tmp_path/'b'): pass
+    assert set(job.costs) == {'distill', 'experts'} and job.begun == {'experts'}
 
 def test_a_smoke_run_never_fills_a_cell(tmp_path):
     rows = run_row('mtt/table1/cifar10/random/ipc1', smoke=True, quiet=True, root=tmp_path, record_to=tmp_path/'mtt.csv')
