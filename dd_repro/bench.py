@@ -378,8 +378,9 @@ def bench_students(
 
 # %% ../nbs/23_bench.ipynb #2addb3ea
 def _bench_row(id, c, metric, unit, mean, kind, **kw):
-    keep = {k: v for k, v in c.items() if isinstance(v, (int, str)) and k not in ('n', 'error', 'processor', 'warm', 'auto')}
-    return Row(id + '/' + metric, kind, method=c['subject'], net='convnet', metric=metric, unit=unit, mean=mean, settings=settings_hash(keep), device=c.get('processor', ''), **kw)
+    own = ('error', 'processor', 'warm', 'auto') + ('n',)*(c['subject'] == 'unroll')
+    keep = {k: v for k, v in c.items() if isinstance(v, (int, str)) and k not in own}
+    return Row(id + '/' + metric, kind, method=c['subject'], net='resnet18_bn' if c['subject'].startswith('d3s') else 'convnet', metric=metric, unit=unit, mean=mean, settings=settings_hash(keep), device=c.get('processor', ''), **kw)
 
 def unroll_rows(
     cells:list, # of summaries

@@ -7,7 +7,7 @@ __all__ = ['OPTS', 'SCHEDULES', 'LABELS', 'PROTOCOLS', 'TOGETHER_MAX', 'Protocol
            'go_together', 'student_loss', 'train', 'accuracy', 'evaluate']
 
 # %% ../nbs/05_students.ipynb #002ebd69
-import dataclasses, math
+import dataclasses, inspect, math
 from dataclasses import dataclass
 
 import torch
@@ -187,6 +187,12 @@ def _optimiser(p, params, lr):
     if p.opt == 'adamw': return torch.optim.AdamW(params, lr, weight_decay=p.wd, fused=True)
     return torch.optim.SGD(params, lr, momentum=p.momentum, weight_decay=p.wd, fused=True)
 
+def _check_view(p, data):
+    "Refuse a set that cannot be looked at as the protocol says, before anything is trained."
+    takes = inspect.signature(data.epoch).parameters
+    extra = [k for k in p.view or {} if k not in takes and not any(v.kind == v.VAR_KEYWORD for v in takes.values())]
+    if extra: raise ValueError(f'protocol {p.name} asks the set for its {", ".join(extra)}, which {type(data).__name__} does not have' + ('; it needs stored soft labels (dd_relabel, then --labels)' if p.labels == 'soft' else ''))
+
 def _draws(p, data, e, rngs, device):
     "Batches of an epoch, augmented: images [k, b, c, h, w] and labels [k, b, ...], one draw for each network."
     aug = DSA(p.aug) if p.aug else noop
@@ -209,7 +215,7 @@ def student_loss(
 # %% ../nbs/05_students.ipynb #9ebdb66b
 def _run(team, data, p, lr, rngs, device, hook):
     "Train a team for all epochs."
-    opt = _optimiser(p, team.params, lr)
+    _check_view(p, data); opt = _optimiser(p, team.params, lr)
     steps = math.ceil(len(data)/p.batch) if hasattr(data, '__len__') else 1
     for e in range(p.epochs):
         for i, (x, y) in enumerate(_draws(p, data, e, rngs, device)):

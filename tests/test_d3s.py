@@ -123,6 +123,16 @@ def test_jobs_in_turn_make_the_same_set(tmp_path, real, teachers, stats):
     one, _ = distill_d3s(real, teachers, tmp_path/'one', **SMALL, isu=False, stats=stats, quiet=True)
     assert torch.equal(open_images(tmp_path/'two'/'distilled.safetensors').images, one.images)
 
+def test_jobs_at_once_make_the_same_set(tmp_path, real, teachers, stats):
+    jobs = [mp.get_context('fork').Process(target=_job, args=(tmp_path/'two', teachers, real, stats, i)) for i in range(2)]
+    for j in jobs: j.start()
+    for j in jobs: j.join(60)
+    assert [j.exitcode for j in jobs] == [0, 0]
+    one, _ = distill_d3s(real, teachers, tmp_path/'one', **SMALL, isu=False, stats=stats, quiet=True)
+    two = open_images(tmp_path/'two'/'distilled.safetensors')
+    assert torch.equal(two.images, one.images) and two.info['iterations'] == one.info['iterations']
+    assert not (tmp_path/'two'/'images.part').exists()
+
 def test_a_time_box_is_extended(tmp_path, real, teachers, stats):
     d, run = distill_d3s(real, teachers, tmp_path/'a', **SMALL, stats=stats, minutes=1e-9, quiet=True)
     assert run.stopped == 'time' and not (tmp_path/'a'/'distilled.safetensors').exists()
