@@ -7,7 +7,9 @@ __all__ = ['POSTERIORS', 'AUTOENCODERS', 'AutoEncoder', 'resized', 'TinyAE', 'ti
            'distance_correlation', 'fill_weights', 'load_autoencoder']
 
 # %% ../nbs/19_autoenc.ipynb #a7c23161
-import hashlib, json, math
+import hashlib, json, logging, math, tempfile, warnings
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -267,13 +269,40 @@ def fill_weights(
     return net
 
 # %% ../nbs/19_autoenc.ipynb #730d98cf
+@contextmanager
+def _hushed():
+    "Other packages' warnings are not shown."
+    was = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(): warnings.simplefilter('ignore'); yield
+    finally: logging.disable(was)
+
+def _first_cause(e):
+    "What an exception began with, on one line."
+    while e.__cause__ or e.__context__: e = e.__cause__ or e.__context__
+    return ' '.join(str(e).split())
+
+def _fetched(kind, known):
+    "The network out of the hub's cache on this machine, or over the network."
+    get = partial(kind.from_pretrained, known['hub'], subfolder=known['subfolder'], use_safetensors=True, low_cpu_mem_usage=False)
+    try: return get(local_files_only=True)
+    except Exception: pass # not there: ask the hub
+    with tempfile.TemporaryDirectory() as tmp: return get(cache_dir=tmp)
+
+# %% ../nbs/19_autoenc.ipynb #38a67938
 def _from_hub(name, known, put):
-    "The network from the hub; ValueError that says where a file would be looked for."
+    "The network from the hub, its weights kept in the file put; ValueError that says where a file would be looked for."
     d = _diffusers(); kind = d.AutoencoderKL if known['kind'] == 'kl' else d.AutoencoderTiny
-    try: return kind.from_pretrained(known['hub'], subfolder=known['subfolder'], use_safetensors=True)
+    try:
+        with _hushed(): net = _fetched(kind, known)
     except Exception as e:
         at = '/'.join(filter(None, (known['hub'], known['subfolder'])))
-        raise ValueError(f'{name}: no file {put}, and the hub gave none ({" ".join(str(e).split())[:60]}); put diffusion_pytorch_model.safetensors of {at} there') from None
+        raise ValueError(f'{name}: no file {put}, and the hub gave none ({_first_cause(e)[:60]}); put diffusion_pytorch_model.safetensors of {at} there') from None
+    from safetensors.torch import save
+    try: write_atomic(put, save({k: v.contiguous() for k, v in net.state_dict().items()}))
+    except OSError: pass # a folder that cannot be written to: fetched again next time
+    return net
 
 def _config(folder):
     "The network's settings in config.json, without diffusers' own entries; None where there is no such file."
@@ -281,7 +310,7 @@ def _config(folder):
     except FileNotFoundError: return None
     except ValueError: raise ValueError(f'{folder/"config.json"}: not JSON') from None
 
-# %% ../nbs/19_autoenc.ipynb #022da8fe
+# %% ../nbs/19_autoenc.ipynb #f2173329
 def load_autoencoder(
     name='sd14', # a key of `AUTOENCODERS`
     f=4, # 8, 4 (the paper's default), 2 or 1

@@ -1,5 +1,6 @@
 "Autoencoders: TAESD against its layers written out in float64, file formats, hashes, and everything that can be wrong with a file."
-import json
+import json, logging, tempfile, warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest, torch
@@ -103,13 +104,48 @@ def test_no_network_and_no_weights_says_where_to_put_which_file(name, tmp_path, 
     monkeypatch.setenv('DD_DATA', str(tmp_path))
     refused(f'{name}: no file {tmp_path}/{name}/.*and the hub gave none .We could not connect.*put diffusion_pytorch_model.safetensors of ', load_autoencoder, name)
     refused(f'{name}: no file {tmp_path}/{name}/', load_autoencoder, name, download=False)
+    assert not list(tmp_path.iterdir())
 
-def test_the_hub_is_asked_for_safetensors_of_the_right_place(kl, tmp_path, monkeypatch):
+def hub(asked, net, config_only=False):
+    "A hub that is asked as diffusers asks it; with config_only it breaks off after the first file."
+    def from_pretrained(repo, cache_dir=None, local_files_only=False, **kw):
+        asked.append((repo, kw, local_files_only))
+        if local_files_only: raise OSError('not in the cache')
+        (Path(cache_dir)/'models').mkdir(); (Path(cache_dir)/'models'/'config.json').write_text('{}')
+        warnings.warn('one of many'); logging.getLogger('huggingface_hub').warning('Retrying')
+        if config_only:
+            try: raise ConnectionError('the line is dead')
+            except ConnectionError: raise OSError('no file of this name')
+        return net
+    return from_pretrained
+
+def everything(p): return sorted(str(f.relative_to(p)) for f in p.rglob('*'))
+
+def test_the_hub_is_asked_for_safetensors_of_the_right_place_and_only_once(tmp_path, monkeypatch):
     diffusers, asked = pytest.importorskip('diffusers'), []
-    monkeypatch.setattr(diffusers.AutoencoderKL, 'from_pretrained', lambda hub, **kw: (asked.append((hub, kw)), kl[1])[1])
-    monkeypatch.setenv('DD_DATA', str(tmp_path))
-    assert load_autoencoder('sd14', 4).f == 4
-    assert asked == [('CompVis/stable-diffusion-v1-4', dict(subfolder='vae', use_safetensors=True))]
+    with seeded(0): net = _net_of('tiny')
+    monkeypatch.setattr(diffusers.AutoencoderTiny, 'from_pretrained', hub(asked, net))
+    monkeypatch.setenv('DD_DATA', str(tmp_path/'data'))
+    a = load_autoencoder('taesd', 4)
+    how = dict(subfolder=None, use_safetensors=True, low_cpu_mem_usage=False)
+    assert asked == [('madebyollin/taesd', how, True), ('madebyollin/taesd', how, False)]
+    assert everything(tmp_path/'data') == ['taesd', 'taesd/taesd_f32.safetensors'] and load_autoencoder('taesd', 4, download=False).hash == a.hash
+
+def test_weights_that_cannot_be_kept_are_used(kl, tmp_path, monkeypatch):
+    diffusers, asked = pytest.importorskip('diffusers'), []
+    (tmp_path/'file').write_text('')
+    monkeypatch.setenv('DD_DATA', str(tmp_path/'file'))
+    monkeypatch.setattr(diffusers.AutoencoderKL, 'from_pretrained', hub(asked, kl[1]))
+    assert load_autoencoder('sd14', 4).f == 4 and asked[0][:2] == ('CompVis/stable-diffusion-v1-4', dict(subfolder='vae', use_safetensors=True, low_cpu_mem_usage=False))
+
+def test_a_download_that_breaks_off_leaves_nothing(tmp_path, monkeypatch, capfd, recwarn):
+    diffusers = pytest.importorskip('diffusers')
+    for d in ('tmp', 'home', 'here'): (tmp_path/d).mkdir()
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path/'tmp')); monkeypatch.setenv('HOME', str(tmp_path/'home')); monkeypatch.chdir(tmp_path/'here')
+    monkeypatch.setenv('DD_DATA', str(tmp_path/'data'))
+    monkeypatch.setattr(diffusers.AutoencoderTiny, 'from_pretrained', hub([], None, config_only=True))
+    refused('taesd_f32.safetensors, and the hub gave none .the line is dead.; put diffusion_pytorch_model.safetensors of madebyollin/taesd there', load_autoencoder, 'taesd')
+    assert everything(tmp_path) == ['here', 'home', 'tmp'] and not recwarn.list and capfd.readouterr() == ('', '')
 
 def test_hash_is_of_weights_and_scale():
     with seeded(0): a, b = TinyAE(), TinyAE()
