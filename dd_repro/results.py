@@ -216,7 +216,8 @@ def measured(
 # %% ../nbs/21_results.ipynb #8bf9aca4
 SHOWN = PROTOCOL_KINDS[:3]
 
-def _parts_of(m): return [x for x in m.deviations.split('; ') if x]
+def _parts_of(m): return [x for x in re.split(r'; (?![^(]*\))', m.deviations) if x]
+def _kind_of(part): return re.sub(r'\(.*\)|[\d.,]+', '', part)
 
 def _runs_of(runs, r, kind):
     "The measured rows of a kind for a printed cell: first the one that counts, then the others, then other methods under its name."
@@ -228,10 +229,11 @@ def _runs_of(runs, r, kind):
 def differs(
     m:pd.Series, first:pd.Series # measured rows
 )->str:
-    "In what the deviations of one row differ from those of another."
+    "In what the deviations of one row differ from those of another; of another method, what it has more."
     a, b = _parts_of(m), _parts_of(first)
     more, less = [x for x in a if x not in b], [x for x in b if x not in a]
-    return '; '.join(more + [f'not: {x}' for x in less]) or 'nothing that is said'
+    less = [f'not: {x}' for x in less if _kind_of(x) not in map(_kind_of, more)] # another number of the same thing has been said
+    return '; '.join(more + less*(m.method.lower() == first.method.lower())) or 'nothing that is said'
 
 def _ours(m, unit):
     "Mean and std of a measured row in the unit that the paper prints."
