@@ -37,13 +37,13 @@ class Site:
 
     @cached_property
     def texts(self):
-        "The pages that are plain markdown: docs/*.md, then the changelog."
-        return sorted((self.root/'docs').glob('*.md')) + list(self.root.glob('CHANGELOG.md'))
+        "The pages that are plain markdown: docs/*.md, the README of folders in docs, then the changelog."
+        return sorted((self.root/'docs').glob('*.md')) + sorted((self.root/'docs').glob('*/README.md')) + list(self.root.glob('CHANGELOG.md'))
 
     @cached_property
     def pages(self):
         "Source path -> name of its page."
-        named = {p: p.stem.lower() if p.suffix == '.md' else p.stem for p in [*self.notebooks, *self.texts]}
+        named = {p: p.parent.name if p.name == 'README.md' else p.stem.lower() if p.suffix == '.md' else p.stem for p in [*self.notebooks, *self.texts]}
         return {**named, **({self.index: 'index'} if self.index else {})}
 
     @cached_property
