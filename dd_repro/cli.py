@@ -104,17 +104,17 @@ def _device(name):
     except Exception: raise ValueError(f'device {name!r}: this machine has none such; try cpu') from None
 
 def _real(data, zca, size, root, device, val=0.):
-    return load(data, size=size or None, zca=zca, root=root or None, val=val, device=_device(device))
+    return load(data, size=size, zca=zca, root=root or None, val=val, device=_device(device))
 
 def _net_fn(real, width, depth):
     c, side, _ = real.shape
     if width < 1: raise ValueError(f'width is {width}; it must be at least 1')
-    depth = depth or {64: 4, 128: 5, 256: 6, 512: 7}.get(side, 3)
+    depth = {64: 4, 128: 5, 256: 6, 512: 7}.get(side, 3) if depth is None else depth
     return partial(ConvNet, c, real.n_classes, side, width, depth)
 
 def buffer_path(data, zca, size, width, depth)->Path:
     "The default folder of a buffer."
-    parts = [Path(data).name, f'{size}px' if size else '', 'zca' if zca else '', f'w{width}', f'd{depth}' if depth else '']
+    parts = [Path(data).name, f'{size}px' if size else '', 'zca' if zca else '', f'w{width}', f'd{depth}' if depth is not None else '']
     return dd_home()/'buffers'/'-'.join(filter(None, parts))
 
 # %% ../nbs/22_cli.ipynb #82a89c0c
@@ -141,8 +141,8 @@ def _teachers(real, net, width, path, n, epochs, seed, on):
     return train_teachers(new, real, path, n or 5, p.scaled(epochs=epochs) if epochs else p, seed=seed, on_teacher=on)
 
 def _latent_buffer(real, ae, stem, path, n, epochs, width, depth, seed, on):
-    codes = encode_set(real, ae)
-    return latent_experts(codes, path or latent_buffer_path(stem, ae), n or 20, epochs or 6, width, depth or None, seed=seed, on_expert=on)
+    codes = encode_set(real, ae, quiet=False)
+    return latent_experts(codes, path or latent_buffer_path(stem, ae), n or 20, epochs or 6, width, depth, seed=seed, on_expert=on)
 
 # %% ../nbs/22_cli.ipynb #ff40241b
 @call_parse
@@ -150,9 +150,9 @@ def dd_experts(
     data:str='digits', # data set, or a folder with train/ and val/
     method:str='mtt', # who learns from them: mtt (and d3), d3s (teachers), latent-mtt (experts that see codes)
     zca:bool=False, # ZCA whitening
-    size:int=0, # side in px (default: the set's own)
+    size:int=None, # side in px (default: the set's own)
     width:int=128, # of the network
-    depth:int=0, # of the ConvNet (default: by resolution)
+    depth:int=None, # of the ConvNet (default: by resolution)
     net:str='resnet18', # of teachers
     ae:str='sd14', f:int=4, # autoencoder (as in dd_distill) and how many times a side shrinks: latent-mtt
     n:int=None, # how many (mtt 100, d3s 5, latent-mtt 20)
@@ -200,13 +200,13 @@ _KEYS = ('syn_steps', 'expert_epochs', 'max_start_epoch', 'batch_syn', 'lr_img',
 _OURS = {('digits', 1): {k: DEMO.get(k) for k in _KEYS} | dict(source='our own (the demo, at 16 px and width 32)')}
 
 def fill_in(
-    given:dict, # settings by name; None or 0 means not given
+    given:dict, # settings by name; None means not given
     data:str, ipc:int, zca:bool, # which row of the table
 )->dict:
     "Given settings completed from the table; ValueError when something is stated nowhere or makes no sense."
     for k, v in given.items():
-        if v is not None and v < 0: raise ValueError(f'{k} is {v}; it must be above 0')
-    got = {k: v for k, v in given.items() if v}
+        if v is not None and v <= 0: raise ValueError(f'{k} is {v}; it must be above 0')
+    got = {k: v for k, v in given.items() if v is not None}
     need = [k for k in _KEYS if k not in got and k != 'batch_syn']
     base = (_OURS.get((data, ipc)) or mtt_settings(data, ipc, zca)) if need else {}
     s = {k: got.get(k, base.get(k)) for k in _KEYS}
@@ -263,18 +263,22 @@ _EXPERTS = 'iterations buffer syn_steps expert_epochs max_start_epoch batch_syn 
 _MATCHING = 'iterations ipc lr_img init outer inner batch_real aug' + _LOOK
 _CODES = 'iterations ipc lpc ae f lr_base batch' + _LOOK
 METHODS_OWN = {k: v.split() for k, v in dict(
-    mtt=_EXPERTS + ' ipc lr_img init grad keep', d3=_EXPERTS + ' ppc losses z_dim decoder_width lr_latent lr_decode gamma1 gamma2 gamma3 mmd_samples',
+    mtt=_EXPERTS + ' ipc lr_img init grad keep', d3=_EXPERTS + ' ppc losses z_dim decoder_width lr_latent lr_decode gamma1 gamma2 gamma3 mmd_samples snapshot',
     d3s='iterations ipc teachers batch lr_img kind alpha ens no_isu level jitter', dc=_MATCHING, dsa=_MATCHING, dm=_MATCHING,
     **{'latent-dc': _CODES + ' outer inner', 'latent-dm': _CODES, 'latent-mtt': _CODES + ' buffer syn_steps expert_epochs max_start_epoch lr_lr', 'initial': 'ipc lpc ae f'}).items()}
+_ABOVE_0 = set('ipc ppc lpc iterations syn_steps expert_epochs max_start_epoch batch_syn lr_img lr_latent lr_base lr_lr lr_teacher lr_decode z_dim decoder_width mmd_samples f '
+               'outer inner batch_real batch eval_epochs'.split())
 
 def own_settings(
     method:str, # a key of `METHODS_OWN`
-    flags:dict, # all flags of the command; None, 0, '' and False were not given (a weight gamma may be 0)
+    flags:dict, # all flags of the command; None, '' and False were not given
 )->dict: # those that were given
-    "The flags of a method; ValueError for an unknown method, and for a flag that it does not take."
+    "The flags of a method; ValueError for an unknown method, for a flag that it does not take, and for a zero where there must be something."
     if method not in METHODS_OWN: raise ValueError(f'method {method!r} is not one of {", ".join(METHODS_OWN)}')
-    given = {k: v for k, v in flags.items() if v is not None and (v not in (0, '', False) or k[:5] == 'gamma' or k in ('ipc', 'ppc', 'lpc', 'iterations') and v is not False)}
+    given = {k: v for k, v in flags.items() if v is not None and v is not False and v != ''}
     if alien := sorted(set(given) - set(METHODS_OWN[method])): raise ValueError(f'--{alien[0]} has no meaning for {method}; it takes {", ".join(METHODS_OWN[method])}')
+    for k in _ABOVE_0 & set(given):
+        if given[k] <= 0: raise ValueError(f'{k} is {given[k]}; it must be {"at least 1" if isinstance(given[k], int) else "above 0"}')
     return given
 
 # %% ../nbs/22_cli.ipynb #6ab89803
@@ -288,6 +292,7 @@ def _looking(test, g, protocol):
 
 # %% ../nbs/22_cli.ipynb #223d01d6
 def _d3_run(real, test, net_fn, stem, g, o, out):
+    decoder_channels(real.shape[1]) # a side that the decoder can make
     b = Buffer(g.pop('buffer', '') or dd_home()/'buffers'/stem)
     check_data(b, real)
     look = _looking(test, g, 'd3')
@@ -305,19 +310,19 @@ def _match_run(method, real, test, net_fn, stem, g, o, out):
     look = _looking(test, g, 'dc' if method == 'dc' else 'dsa')
     return distill_match(real, out, method, g.pop('ipc', 1), net_fn, callbacks=look, **g, **o)
 
-def _latent_run(method, real, test, net_fn, stem, g, o, out, width=128):
+def _latent_run(method, real, test, net_fn, stem, g, o, out, width=128, depth=None):
     ae, look = open_autoencoder(g.pop('ae', 'sd14'), g.pop('f', 4), real), _looking(test, g, 'latentdd')
     buffer = Buffer(g.pop('buffer', '') or latent_buffer_path(stem, ae)) if method == 'latent-mtt' else None
-    return distill_latent(real, ae, out, method, buffer=buffer, width=width, callbacks=look, **g, **o)
+    return distill_latent(real, ae, out, method, buffer=buffer, width=width, depth=depth, callbacks=look, **g, **o)
 
 # %% ../nbs/22_cli.ipynb #7f5ba621
-def run_method(method, real, test, net_fn, stem, g, out, width=128, **o)->tuple: # (Distilled, Run, Evaluate or None)
+def run_method(method, real, test, net_fn, stem, g, out, width=128, depth=None, **o)->tuple: # (Distilled, Run, Evaluate or None)
     "Any method but MTT, from given settings to an artefact in out."
     o = dict(o, quiet=o.get('quiet'))
     if method == 'd3': d, run = _d3_run(real, test, net_fn, stem, g, o, out)
     elif method == 'd3s': d, run = _d3s_run(real, test, net_fn, stem, g, o, out)
     elif method in ('dc', 'dsa', 'dm'): d, run = _match_run(method, real, test, net_fn, stem, g, o, out)
-    else: d, run = _latent_run(method, real, test, net_fn, stem, g, o, out, width)
+    else: d, run = _latent_run(method, real, test, net_fn, stem, g, o, out, width, depth)
     return d, run, next((c for c in getattr(run, 'callbacks', ()) if isinstance(c, Evaluate)), None)
 
 # %% ../nbs/22_cli.ipynb #58e37753
@@ -326,32 +331,33 @@ def dd_distill(
     method:str='mtt', # mtt, d3, d3s, dc, dsa, dm, latent-dc, latent-dm, latent-mtt, initial (codes as they are)
     data:str='digits', # data set, or a folder with train/ and val/
     zca:bool=False, # ZCA whitening
-    size:int=0, # side in px (default: the set's own)
-    width:int=128, depth:int=0, # of the ConvNet
+    size:int=None, # side in px (default: the set's own)
+    width:int=128, depth:int=None, # of the ConvNet; in latent methods of the one that sees codes (depth by resolution)
     ipc:int=None, # images per class (default 1)
     ppc:int=None, # priors per class: d3
     lpc:int=None, # codes per class: latent methods (default: what ipc images cost)
     buffer:str='', # experts (default: where dd_experts puts them)
     teachers:str='', # a folder of teachers: d3s
-    ae:str='', f:int=0, # autoencoder (sd14, taesd, tiny, or a file) and how many times a side shrinks: latent methods
+    ae:str='', f:int=None, # autoencoder (sd14, taesd, tiny, or a file) and how many times a side shrinks: latent methods
     out:str='', # folder of the run (default: under DD_HOME)
     iterations:int=None, # outer steps (mtt: 5000)
-    syn_steps:int=0, # N (0 in these: the table's, or the method's own)
-    expert_epochs:int=0, # M
-    max_start_epoch:int=0, # T+
-    batch_syn:int=0, # b
-    lr_img:float=0., lr_latent:float=0., lr_base:float=0., # step of images, of D3's priors, of codes (times LPC)
-    lr_lr:float=0., # step of the learned rate
-    lr_teacher:float=0., # where the learned rate starts
-    lr_decode:float=0., z_dim:int=0, decoder_width:int=0, losses:str='', mmd_samples:int=0, # of d3
+    syn_steps:int=None, # N (default, here and below: the table's, or the method's own)
+    expert_epochs:int=None, # M
+    max_start_epoch:int=None, # T+
+    batch_syn:int=None, # b
+    lr_img:float=None, lr_latent:float=None, lr_base:float=None, # step of images, of D3's priors, of codes (times LPC)
+    lr_lr:float=None, # step of the learned rate
+    lr_teacher:float=None, # where the learned rate starts
+    lr_decode:float=None, z_dim:int=None, decoder_width:int=None, losses:str='', mmd_samples:int=None, # of d3
+    snapshot:str='', # the experts that d3's features come from: last (default), or expert (epoch T+ + M)
     gamma1:float=None, gamma2:float=None, gamma3:float=None, # d3's weights of KL, MMD and diversity
-    outer:int=0, inner:int=0, batch_real:int=0, # of gradient matching
-    batch:int=0, kind:str='', alpha:float=0., ens:str='', no_isu:bool=False, level:bool=False, jitter:int=0, # of d3s (batch: of latent methods, too)
+    outer:int=None, inner:int=None, batch_real:int=None, # of gradient matching
+    batch:int=None, kind:str='', alpha:float=None, ens:str='', no_isu:bool=False, level:bool=False, jitter:int=None, # of d3s (batch: of latent methods, too)
     init:str='', # real or noise
     aug:str='', # DSA strategy (default: the method's own; MTT: in the unroll and at evaluation)
-    grad:str='', keep:int=0, # mtt: adjoint, bptt or detached; graphs that may be kept
-    eval_every:int=0, # iterations between evaluations on the test set (0: only at the end, with dd_eval)
-    eval_epochs:int=0, # epochs of these evaluations (0: the protocol's)
+    grad:str='', keep:int=None, # mtt: adjoint, bptt or detached; graphs that may be kept
+    eval_every:int=None, # iterations between evaluations on the test set (default: only at the end, with dd_eval)
+    eval_epochs:int=None, # epochs of these evaluations (default: the protocol's)
     n_eval:int=5, # networks an evaluation
     every:int=100, # iterations between checkpoints
     minutes:float=0., # time box
@@ -365,7 +371,7 @@ def dd_distill(
 _DSA = 'color_crop_cutout_flip_scale_rotate'
 
 def _distil_mtt(c, g):
-    ipc, given = g.get('ipc', 1), {k: g.get(k, 0) for k in _KEYS}
+    ipc, given = g.get('ipc', 1), {k: g.get(k) for k in _KEYS}
     init = g.get('init', 'real')
     s, b, real, test = prepare(init, given, c.data, ipc, c.zca, g.get('buffer') or buffer_path(c.data, c.zca, c.size, c.width, c.depth), c.size, c.root, c.device)
     p = as_protocol('mtt').scaled(epochs=g['eval_epochs']) if 'eval_epochs' in g else as_protocol('mtt')
@@ -381,7 +387,7 @@ def _distil(method, c, g):
         stem, budget = buffer_path(c.data, c.zca, c.size, c.width, c.depth).name, next((f'{k}{g[k]}' for k in ('ppc', 'lpc', 'ipc') if k in g), '1')
         out = Path(c.out or dd_home()/'runs'/f'{method}-{stem}-{budget}-s{c.seed}')
         if 'eval_every' not in METHODS_OWN[method]: g.pop('n_eval')
-        got = run_method(method, real, test, _net_fn(real, c.width, c.depth), stem, g, out, c.width, seed=c.seed, every=c.every, minutes=c.minutes or None)
+        got = run_method(method, real, test, _net_fn(real, c.width, c.depth), stem, g, out, c.width, c.depth, seed=c.seed, every=c.every, minutes=c.minutes or None)
     how_it_went(*got, out)
 
 # %% ../nbs/22_cli.ipynb #c72a1125
@@ -395,7 +401,7 @@ def _subject(path, data, zca, size, root, device, width, depth, full, random, ip
     real, test = _real(data or 'digits', zca, size, root, device)
     arch = _net_fn(real, width, depth)().arch
     if full: real.arch = arch; return real, test, 'whole set'
-    return Pixels.from_real(real, ipc, seed, lr=lr or .01, arch=arch).to(real.device), test, 'random'
+    return Pixels.from_real(real, ipc, seed, lr=.01 if lr is None else lr, arch=arch).to(real.device), test, 'random'
 
 # %% ../nbs/22_cli.ipynb #4d9cd485
 def _labelled(d, labels, data, root, device):
@@ -419,14 +425,14 @@ def dd_relabel(
     scale:float=.08, # least share of an image that a crop keeps
     no_flip:bool=False, # for digits and other images that have a left
     out:str='', # folder of the labels (default: beside the artefact)
-    data:str='', size:int=0, width:int=128, seed:int=0, root:str='', device:str='',
+    data:str='', size:int=None, width:int=128, seed:int=0, root:str='', device:str='',
 ):
     "Store soft labels for a distilled set: the mean of the teachers' logits under recorded views."
     with manners():
         d = Distilled.load(path, _device(device))
         name = data or d.name.split(' ')[0]
-        real, _ = _real(name, False, size or d.shape[-1], root, device)
-        t = load_teachers(teachers or dd_home()/'teachers'/buffer_path(name, False, size, width, 0).name, real.renorm(d.norm))
+        real, _ = _real(name, False, d.shape[-1] if size is None else size, root, device)
+        t = load_teachers(teachers or dd_home()/'teachers'/buffer_path(name, False, size, width, None).name, real.renorm(d.norm))
         d, store = relabel_artefact(path, t, epochs, out or None, batch=batch, cutmix=cutmix, scale=(scale, 1.), flip=not no_flip, seed=seed, names=t.names)
         say(f'{store}; evaluate it: dd_eval {path} --labels {store.path}')
 
@@ -437,14 +443,14 @@ def dd_eval(
     nets:str='convnet', # architectures, separated by commas
     n_eval:int=5, # networks of each
     protocol:str='', # mtt, dc, dsa, full, mtt-smoke (default: the artefact's; full with --full)
-    epochs:int=0, # another number of epochs (makes the row a reduced one)
+    epochs:int=None, # another number of epochs (makes the row a reduced one)
     aug:str='', # another augmentation
     labels:str='', # a folder of stored soft labels (dd_relabel)
-    lr:float=0., # another rate than the learned one
+    lr:float=None, # another rate than the learned one
     full:bool=False, # train on the whole set instead: the upper bound
     random:bool=False, # train on random real images instead: the baseline
     ipc:int=1, # images per class of --random
-    data:str='', zca:bool=False, size:int=0, width:int=128, depth:int=0, # of --full and --random
+    data:str='', zca:bool=False, size:int=None, width:int=128, depth:int=None, # of --full and --random
     seed:int=0, root:str='', device:str='',
     row:str='', # row id
     kind:str='reduced', # paper, decided, reduced or smoke: the weakest word that is true of the whole row
@@ -458,10 +464,10 @@ def dd_eval(
         d, test, method = _subject(path, data, zca, size, root, device, width, depth, full, random, ipc, lr, seed, labels)
         p = _protocol(protocol, full, d)
         own = None if full else aug or getattr(d, 'aug', None)
-        change = dict(epochs=epochs) if epochs else {}
+        change = {} if epochs is None else dict(epochs=epochs)
         if (aug or own) and (aug or own) != p.aug: change['aug'] = aug or own
         if change: p = p.scaled(kind='smoke' if kind == 'smoke' else 'reduced', **change)
-        rows = evaluate(d, test, nets.split(','), p, n_eval, seed, row, method, kind, deviations, lr or None)
+        rows = evaluate(d, test, nets.split(','), p, n_eval, seed, row, method, kind, deviations, lr)
         for r in rows: r.artefact = file_sha256(path)[:16] if path else ''; say(r)
         if was := getattr(d, 'info', {}).get('result'): say(f'recorded in the artefact: {was["mean"]:.1f} ± {was["std"]:.1f} (n={was["n"]})')
         if record_to: record(rows, record_to)

@@ -259,6 +259,7 @@ def match_settings(
     if method not in MATCHING: raise ValueError(f'method {method!r} is not one of {", ".join(MATCHING)}')
     s, given = MATCHING[method] | dict(batch_real=256, batch_train=256, net_lr=.01, momentum=.5, outer=None, inner=None), {k: v for k, v in given.items() if v is not None}
     if unknown := sorted(set(given) - set(s)): raise ValueError(f'setting {unknown[0]!r} is not one of {", ".join(s)}')
+    if method == 'dm' and ipc >= 100: s |= dict(lr_img=10.)
     s |= given
     if method == 'dm': s |= dict(outer=1, inner=1)
     elif None in (s['outer'], s['inner']): s |= {k: v if s[k] is None else s[k] for k, v in zip(('outer', 'inner'), dc_loops(ipc))}

@@ -73,17 +73,17 @@ def test_folders_that_are_no_data_set(bad, tmp_path):
 
 # --- experts
 @pytest.mark.parametrize('kw, says', [(dict(n=0), 'n is 0'), (dict(n=-1), 'n is -1'), (dict(epochs=0), 'epochs is 0'), (dict(lr=0.), 'lr is 0'), (dict(lr=-.1), 'lr is -0.1'), (dict(batch=0), 'batch is 0'), (dict(width=0), 'width'),
-    (dict(depth=5), 'halved'), (dict(depth=-1), 'depth'), (dict(aug='blur'), "'blur'"), (dict(size=-8), 'size is -8'), (dict(size=9), 'multiple of'), (dict(device='tpu'), 'tpu')])
+    (dict(depth=5), 'halved'), (dict(depth=-1), 'depth'), (dict(depth=0), 'depth'), (dict(size=0), 'size is 0'), (dict(aug='blur'), "'blur'"), (dict(size=-8), 'size is -8'), (dict(size=9), 'multiple of'), (dict(device='tpu'), 'tpu')])
 def test_experts_refuse(bad, tmp_path, kw, says): bad(says, dd_experts, **(dict(NET, n=1, epochs=1, path=str(tmp_path/'out')) | kw))
 
 def test_experts_refuse_a_folder_of_others(bad, home): bad('other settings', dd_experts, **NET, n=1, epochs=3, aug='flip')
 
 # --- distil
 @pytest.mark.parametrize('kw, says', [(dict(method='mtt3'), "'mtt3' is not one of mtt, d3"), (dict(ppc=2), '--ppc has no meaning for mtt'), (dict(init='zeros'), "'zeros' is not one of"), (dict(ipc=0), 'ipc is 0'), (dict(ipc=-3), 'ipc is -3'), (dict(ipc=500), 'asked for; it has'),
-    (dict(iterations=0), 'iterations is 0'), (dict(iterations=-5), 'iterations is -5'), (dict(syn_steps=-1), 'syn_steps is -1'), (dict(batch_syn=-1), 'batch_syn is -1'), (dict(lr_img=-1.), 'lr_img is -1'), (dict(lr_lr=-1.), 'lr_lr is -1'),
+    (dict(iterations=0), 'iterations is 0'), (dict(iterations=-5), 'iterations is -5'), (dict(syn_steps=-1), 'syn_steps is -1'), (dict(syn_steps=0), 'syn_steps is 0'), (dict(lr_lr=0.), 'lr_lr is 0.0'), (dict(size=0), 'size is 0'), (dict(eval_every=1, eval_epochs=0), 'eval_epochs is 0'), (dict(batch_syn=-1), 'batch_syn is -1'), (dict(lr_img=-1.), 'lr_img is -1'), (dict(lr_lr=-1.), 'lr_lr is -1'),
     (dict(lr_teacher=-.1), 'lr_teacher is -0.1'), (dict(expert_epochs=2, max_start_epoch=2), 'reach epoch 3'), (dict(buffer='nowhere'), 'no buffer here'), (dict(width=12), 'no buffer here'), (dict(grad='exact'), "grad='exact'"),
     (dict(aug='blur'), "'blur'"), (dict(every=0), 'every is 0'), (dict(eval_every=-1), 'eval_every is -1'), (dict(eval_every=1, n_eval=0), 'n_eval is 0'), (dict(eval_every=1, eval_epochs=-2), 'epochs is -2'), (dict(minutes=-1.), 'minutes is -1'),
-    (dict(data='cifar10', ipc=20, lr_img=0.), 'no stated MTT settings for cifar10, ipc 20')])
+    (dict(data='cifar10', ipc=20, lr_img=None), 'no stated MTT settings for cifar10, ipc 20')])
 def test_distil_refuses(bad, tmp_path, kw, says): bad(says, dd_distill, **(dict(FAST, out=str(tmp_path/'out')) | kw))
 
 def test_a_buffer_of_another_network_or_other_data(bad, home, tmp_path):
@@ -127,9 +127,10 @@ def run(tmp_path, method, capsys, **kw):
     return Distilled.load(tmp_path/method/'distilled.safetensors')
 
 def test_matching_by_command(home, tmp_path, capsys):
-    for m, kw in (('dm', dict(batch_real=8)), ('dc', dict(batch_real=8, init='real'))):
-        d = run(tmp_path, m, capsys, ipc=1, lr_img=.1, **kw)
+    for m, kw in (('dm', {}), ('dc', dict(init='real')), ('dsa', dict(outer=2, inner=1, aug='crop_scale'))):
+        d = run(tmp_path, m, capsys, ipc=1, lr_img=.1, batch_real=8, **kw)
         assert len(d) == 10 and d.info['settings']['method'] == m
+    assert d.info['settings']['aug'] == 'crop_scale' and d.info['settings']['outer'] == 2
     dd_eval(str(tmp_path/'dm'/'distilled.safetensors'), n_eval=1, epochs=2, aug='flip', kind='smoke')
 
 def test_d3_by_command(home, tmp_path, capsys):
@@ -140,27 +141,51 @@ def test_d3_by_command(home, tmp_path, capsys):
 
 def test_d3s_by_command_up_to_students_on_stored_labels(home, tmp_path, capsys):
     dd_experts(data='digits', method='d3s', net='convnet', n=1, epochs=1)
-    kw = dict(width=128, depth=0, ipc=1, batch=10, lr_img=.1)
+    kw = dict(width=128, depth=None, ipc=1, batch=10, lr_img=.1)
     d = run(tmp_path, 'd3s', capsys, **kw)
     art = str(tmp_path/'d3s'/'distilled.safetensors')
     dd_relabel(art, epochs=2, batch=10)
     dd_eval(art, labels=str(Path(art).with_suffix('.labels')), nets='convnet', n_eval=1, epochs=2, kind='smoke', record_to=str(tmp_path/'r.csv'))
     assert len(d) == 10 and [(r.method, r.protocol) for r in read_rows(tmp_path/'r.csv')] == [('d3s', 'smoke')]
 
-def test_latent_by_command(home, tmp_path, capsys, monkeypatch):
+@pytest.fixture
+def tiny(monkeypatch):
+    "Flags of latent methods; the autoencoder is hardly trained."
     monkeypatch.setattr(cli, 'train_tiny', partial(cli.train_tiny, epochs=2))
-    kw = dict(ae='tiny', f=2, lpc=1)
-    d = run(tmp_path, 'latent-dm', capsys, **kw, batch=8)
-    assert len(d) == 10 and d.info['settings']['method'] == 'latent-dm'
+    return dict(ae='tiny', f=2, lpc=1)
 
-@pytest.mark.parametrize('kw, says', [(dict(method='d3', ppc=0), 'ppc is 0'), (dict(method='d3', ppc=1, gamma3=.1), 'has no effect'), (dict(method='d3', z_dim=-1), 'z_dim'), (dict(method='d3', buffer='nowhere'), 'no buffer here'),
-    (dict(method='dm', ipc=0), 'ipc is 0'), (dict(method='dc', init='zeros'), "'zeros'"), (dict(method='dm', lr_img=-1.), 'rate is -1'), (dict(method='d3s', ipc=1, teachers='nowhere'), '0 teachers there'), (dict(method='d3s'), 'needs --ipc'),
+@pytest.mark.parametrize('method, kw', [('initial', dict(iterations=None)), ('latent-dm', dict(batch=8)), ('latent-dc', dict(batch=8, outer=2, inner=1)),
+    ('latent-mtt', dict(batch=8, syn_steps=2, max_start_epoch=1))])
+def test_latent_by_command(home, tmp_path, capsys, tiny, method, kw):
+    if method == 'latent-mtt':
+        dd_experts(**NET, method='latent-mtt', ae='tiny', f=2, n=1, epochs=2)
+        assert '1437 pictures, ' in (out := capsys.readouterr().out) and ' MB -> codes [4, 4, 4], ' in out # what the set weighs, before and after
+    d = run(tmp_path, method, capsys, **tiny, **kw)
+    s = d.info['settings']
+    assert len(d) == 10 and s['method'] == method and (s['net']['width'], s['net']['depth'], d.arch['depth']) == (8, 2, 1)
+    dd_eval(str(tmp_path/method/'distilled.safetensors'), n_eval=1, epochs=2, kind='smoke', record_to=str(tmp_path/'r.csv'))
+    row, = read_rows(tmp_path/'r.csv')
+    assert (row.method, row.protocol) == (method, 'smoke') and 'decoded once' in row.deviations
+
+def test_latent_depth_is_that_of_the_experts(home, tmp_path, capsys, tiny):
+    dd_experts(**NET, method='latent-mtt', ae='tiny', f=2, n=1, epochs=2); capsys.readouterr()
+    path = next((home/'buffers').glob('*tiny-f2'))
+    with pytest.raises(SystemExit) as e: dd_distill(**(NET | tiny | dict(method='latent-mtt', depth=1, iterations=1, max_start_epoch=1, buffer=str(path), out=str(tmp_path/'out'))))
+    err = capsys.readouterr().err
+    assert e.value.code == 2 and err.count('\n') == 1 and 'a buffer of a network with' in err and not (tmp_path/'out').exists()
+
+@pytest.mark.parametrize('kw, says', [(dict(lpc=0), 'lpc is 0'), (dict(lpc=500), 'lpc is 500; class'), (dict(f=0), 'f is 0'), (dict(ipc=0, lpc=None), 'ipc is 0'), (dict(batch=0), 'batch is 0')])
+def test_latent_refuses_before_it_encodes(bad, tmp_path, tiny, kw, says): bad(says, dd_distill, **(NET | tiny | dict(method='latent-dm', iterations=1, seed=7, size=16, out=str(tmp_path/'out')) | kw))
+
+@pytest.mark.parametrize('kw, says', [(dict(method='d3', ppc=0), 'ppc is 0'), (dict(method='d3', ppc=1, gamma3=.1), 'has no effect'), (dict(method='d3', z_dim=-1), 'z_dim'), (dict(method='d3', z_dim=0), 'z_dim is 0'), (dict(method='d3', decoder_width=0), 'decoder_width is 0'), (dict(method='d3', mmd_samples=0), 'mmd_samples is 0'),
+    (dict(method='d3', lr_decode=0.), 'lr_decode is 0.0'), (dict(method='d3', size=12), 'not 12'), (dict(method='dm', snapshot='last'), '--snapshot has no meaning for dm'), (dict(method='dc', outer=0), 'outer is 0'), (dict(method='dm', batch_real=0), 'batch_real is 0'), (dict(method='d3', buffer='nowhere'), 'no buffer here'),
+    (dict(method='dm', ipc=0), 'ipc is 0'), (dict(method='dc', init='zeros'), "'zeros'"), (dict(method='dm', lr_img=-1.), 'lr_img is -1'), (dict(method='d3s', ipc=1, teachers='nowhere'), '0 teachers there'), (dict(method='d3s'), 'needs --ipc'),
     (dict(method='latent-dm', ae='vae9'), "'vae9' is not one of")])
 def test_other_methods_refuse(bad, tmp_path, kw, says): bad(says, dd_distill, **(NET | dict(iterations=2, out=str(tmp_path/'out')) | kw))
 
 # --- evaluate
 @pytest.mark.parametrize('kw, says', [(dict(path='none.safetensors'), 'no such file'), (dict(path=''), '--full or --random'), (dict(nets='resnet99'), "'resnet99'"), (dict(nets='convnet,vgg11'), 'at least 32 px'), (dict(nets=''), "''"),
-    (dict(protocol='best'), "'best'"), (dict(n_eval=0), 'n_eval is 0'), (dict(epochs=-1), 'epochs is -1'), (dict(lr=-1.), 'learning rate is -1'), (dict(aug='blur'), "'blur'"), (dict(kind='best'), "'best'"), (dict(data='cifar11'), 'cifar11')])
+    (dict(protocol='best'), "'best'"), (dict(n_eval=0), 'n_eval is 0'), (dict(epochs=-1), 'epochs is -1'), (dict(epochs=0), 'epochs is 0'), (dict(lr=0.), 'learning rate is 0'), (dict(lr=-1.), 'learning rate is -1'), (dict(aug='blur'), "'blur'"), (dict(kind='best'), "'best'"), (dict(data='cifar11'), 'cifar11')])
 def test_eval_refuses(bad, home, kw, says): bad(says, dd_eval, **(dict(path=str(home/'d.safetensors'), n_eval=1, epochs=1) | kw))
 
 @pytest.mark.parametrize('kw, says', [(dict(ipc=0), 'ipc is 0'), (dict(ipc=500), 'asked for; it has'), (dict(lr=-1.), 'rate is -1'), (dict(width=0), 'width'), (dict(depth=7), 'halved'), (dict(full=True, random=True), 'one of')])

@@ -133,7 +133,9 @@ def test_students_see_pictures_under_cutmix(digits):
 
 @pytest.mark.parametrize('name', ['alexnet', 'vgg11', 'resnet18'])
 def test_networks_of_table_8_take_256_px(name):
-    with torch.no_grad(): assert make_net(name, 3, 10, 256)(torch.zeros(1, 3, 256, 256)).shape == (1, 10)
+    net = make_net(name, 3, 10, 256)
+    with torch.no_grad(): assert net(torch.zeros(1, 3, 256, 256)).shape == (1, 10)
+    if name == 'resnet18': assert net.body.conv1.kernel_size == (7, 7) and net.body.conv1.stride == (2, 2) and 'maxpool' in dict(net.body.named_children()) # ImageNet's stem
 
 @pytest.mark.parametrize('method, size, ipc, f, want', [
     ('latent-dc', 256, 1, 4, dict(lr_base=.05, outer=10, inner=50, depth_train=4, depth_eval=6)), ('latent-dc', 512, 1, 4, dict(lr_base=.25, batch=32, depth_train=5)),

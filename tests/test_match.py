@@ -231,6 +231,7 @@ def test_official_settings():
     assert [(v['iterations'], v['lr_img'], v['init'], v['batch_real'], v['protocol']) for v in s.values()] == [
         (1000, .1, 'noise', 256, 'dc'), (1000, .1, 'real', 256, 'dsa'), (20000, 1., 'real', 256, 'dsa')]
     assert (s['dc']['outer'], s['dc']['inner']) == (10, 50) == dc_loops(10) and (s['dm']['outer'], s['dm']['inner']) == (1, 1)
+    assert [match_settings('dm', n)['lr_img'] for n in (1, 50, 100)] == [1., 1., 10.] and match_settings('dm', 100, lr_img=3.)['lr_img'] == 3.
     assert match_settings('dc', 7, outer=2, inner=3)['inner'] == 3 and match_settings('dc', 10, inner=3)['outer'] == 10
 
 @pytest.mark.parametrize('kw, msg', [

@@ -1,5 +1,6 @@
 "Priors and decoder: against plain torch modules and torch.distributions, by finite differences, resumed, in bytes, and refused."
 from functools import partial
+from types import SimpleNamespace
 
 import pytest, torch
 from torch import nn
@@ -10,9 +11,10 @@ from dd_repro.core import rng_for, save_tensors, load_tensors
 from dd_repro.data import load
 from dd_repro.distilled import Distilled
 from dd_repro.experts import train_experts
-from dd_repro.loop import Evaluate
+from dd_repro.loop import Evaluate, distill
+from dd_repro.mmd import MMD, Diversity, ExpertView
 from dd_repro.mtt import MTT
-from dd_repro.priors import KL, LOSSES, Decoder, LatentPriors, d3_opts, decoder_channels, distill_d3
+from dd_repro.priors import D3, KL, LOSSES, Decoder, LatentPriors, d3_opts, d3_phases, decoder_channels, distill_d3
 from dd_repro.students import as_protocol, evaluate
 from dd_repro.unroll import peak_bytes
 
@@ -99,6 +101,15 @@ def test_memory_does_not_grow_with_steps(buffer):
     assert b - a <= 20*buffer.size*4*1.1 + 40_000
     assert peak_bytes(lambda: d.sample()[0].sum().backward()) > 40_000 # one decoder graph alone would show
 
+def test_graphs_are_freed_between_the_phases(real, buffer):
+    "Section 3.5: an iteration of both phases needs what the larger one needs, and the gradients and optimisers that stay (bytes of the allocator)."
+    def peak(which):
+        d = make(2, width=16)
+        all_ = d3_phases(MTT(NET(), buffer, 8, 1, 1, keep=8), MMD(real, view := ExpertView(buffer, 24)), Diversity(view), D3)
+        return peak_bytes(lambda: distill(d, [all_[i] for i in which], 1, d3_opts(), quiet=True)), sum(4*p.numel() for p in d.parameters())
+    peak((0, 1)); (one, stay), (two, _), (both, _) = peak((0,)), peak((1,)), peak((0, 1))
+    assert both <= max(one, two) + 4*stay and min(one, two) > 8*stay, (one, two, both, stay)
+
 @pytest.mark.parametrize('ppc,losses', [(1, 'all'), (2, 'all'), (2, 'MTT+DM'), (1, 'MTT'), (1, 'DM')])
 def test_stopped_and_resumed_is_the_same(real, buffer, tmp_path, ppc, losses):
     go = partial(distill_d3, real, NET, buffer, ppc=ppc, iterations=3, losses=losses, **RUN)
@@ -108,6 +119,12 @@ def test_stopped_and_resumed_is_the_same(real, buffer, tmp_path, ppc, losses):
     start = LatentPriors(10, ppc, 4, 8, 1, 8, lr=whole.info['settings']['lr_teacher'])
     assert torch.equal(whole.lr, start.lr) == (losses == 'DM') and not torch.equal(whole.latents, start.latents)
     assert ('loss2' in run.history[0]) == (losses in ('all', 'MTT+DM'))
+
+def test_the_snapshot_is_passed_on(real, tmp_path):
+    "T+ + M = 2 of three epochs is another network to look through than the last; named only where it is not the usual one."
+    longer = train_experts(NET, real, tmp_path/'b', 1, 3, .05, 64, '', quiet=True)
+    a, b = (distill_d3(real, NET, longer, tmp_path/s, ppc=1, iterations=1, losses='DM', snapshot=s, **RUN)[0] for s in ('last', 'expert'))
+    assert not torch.equal(a.latents, b.latents) and 'snapshot' not in a.info['settings'] and b.info['settings']['snapshot'] == 'expert'
 
 def test_losses_differ(real, buffer, tmp_path):
     sets = [distill_d3(real, NET, buffer, tmp_path/l, ppc=2, iterations=1, losses=l, **RUN)[0].latents for l in LOSSES]
@@ -130,7 +147,7 @@ def test_a_damaged_file_is_refused(tmp_path):
 @pytest.mark.parametrize('what,words', [
     (dict(ppc=0), 'ppc is 0'), (dict(iterations=0), 'iterations is 0'), (dict(z_dim=0), 'z_dim is 0'), (dict(width=0), 'width is 0'), (dict(scale=0.), 'output scale is 0'),
     (dict(losses='KL'), "losses='KL' is not one of MTT, DM"), (dict(gamma3=.5), 'no effect'), (dict(gamma2=-1.), 'gamma2 is -1'), (dict(lr_img=3.), 'lr_img: no setting of D3'),
-    (dict(syn_steps=0), 'syn_steps is 0'), (dict(max_start_epoch=9), 'the buffer holds 2 epochs'), (dict(mmd_samples=1), 'samples is 1'), (dict(lr_teacher=0.), 'learning rate is 0'),
+    (dict(syn_steps=0), 'syn_steps is 0'), (dict(max_start_epoch=9), 'the buffer holds 2 epochs'), (dict(mmd_samples=1), 'samples is 1'), (dict(lr_teacher=0.), 'learning rate is 0'), (dict(snapshot='best'), "snapshot='best' is not one of last, expert"),
     (dict(net_fn=partial(NET, width=5)), 'a buffer of a network')])
 def test_bad_words_are_refused_before_anything_is_written(real, buffer, tmp_path, what, words):
     kw = dict(net_fn=NET, **RUN) | what
@@ -140,6 +157,18 @@ def test_bad_words_are_refused_before_anything_is_written(real, buffer, tmp_path
 def test_a_side_that_doubling_cannot_reach(real, buffer, tmp_path):
     odd = load('digits', size=12)[0]
     with pytest.raises(ValueError, match='not 12'): distill_d3(odd, partial(NET, size=12), buffer, tmp_path/'run', **RUN)
+
+SETS = dict(cifar10=(50_000, 32, 10), tinyimagenet=(100_000, 64, 200), imagenette=(12_894, 128, 10), imagewoof=(12_454, 128, 10))
+
+@pytest.mark.parametrize('name, ppc, want', [('cifar10', 1, '0.504'), ('cifar10', 2, '0.505'), ('cifar10', 3, '0.506'), ('cifar10', 10, '0.511'), ('tinyimagenet', 1, '0.06'), ('tinyimagenet', 2, '0.07'),
+    ('imagenette', 1, '0.12'), ('imagenette', 2, '0.12'), ('imagewoof', 1, '0.13'), ('imagewoof', 2, '0.13')])
+def test_printed_compression_rates(name, ppc, want):
+    "All ten by `compression_rate` itself, with the decoder of 32 px, as the paper counts (`14_priors`)."
+    class Real(SimpleNamespace):
+        def __len__(self): return SETS[name][0]
+    _, side, classes = SETS[name]
+    rate = LatentPriors(classes, ppc, size=32).compression_rate(Real(shape=(3, side, side)))
+    assert f'{rate:.{len(want) - 2}f}' == want
 
 def test_an_optimiser_for_each_group():
     d = make(); opts = {g: f(d.groups()[g]) for g, f in d3_opts().items()}
