@@ -32,5 +32,6 @@ if __name__ == '__main__':
         for name, f in forms(size, width, ipc).items():
             ts = measured(f)
             dev = f'median of {TIMES}, CPU time of one thread; synthetic half of one update of DC; ConvNet-3 width {width}; {size} px; 10 classes'
-            put(o, Row(f'bench/match/{size}px-w{width}-ipc{ipc}/{name}/seconds', 'decided', dev, name, 'convnet', 'seconds', 's', TIMES, mean=statistics.median(ts),
-                       std=statistics.pstdev(ts), seconds=sum(ts), device=device_name(), settings=settings_hash([size, width, ipc, name])))
+            put(o, Row(f'bench/match/{size}px-w{width}-ipc{ipc}/{name}/seconds', 'decided', dev, name, 'convnet', 'seconds', 's', TIMES,
+                       mean=statistics.median(ts), std=statistics.pstdev(ts), seconds=sum(ts),
+                       device=device_name(), settings=settings_hash([size, width, ipc, name])))

@@ -48,26 +48,32 @@ def published(o, method):
     file = results_dir().parent/'artefacts'/f'{ARTEFACTS[method]}.safetensors'
     return Distilled.load(file), file
 
+def as_made(o, d, test):
+    "The test set; generated images have to be put under the norm of a set first."
+    return test.renorm(d.norm) if o.smoke else test
+
 def beside(o):
     "MTT's images and 250 random ones."
     _, train, _, test = images(o)
     d, file = published(o, 'MTT ipc 1')
-    tested(o, d, test.renorm(d.norm) if o.smoke else test, 'MTT ipc 1', 'the artefact of mtt/table1/cifar10/ipc1, its learned rate', file, protocol=proto(False))
-    tested(o, Pixels.from_real(train, 25, lr=.01, arch=net_fn().arch), test, 'random ipc 25', BASE + '; 250 random real images (0.5 % of the training set)', protocol=proto(False), lr=.01)
+    tested(o, d, as_made(o, d, test), 'MTT ipc 1', 'the artefact of mtt/table1/cifar10/ipc1, its learned rate', file, protocol=proto(False))
+    rand = Pixels.from_real(train, 25, lr=.01, arch=net_fn().arch)
+    tested(o, rand, test, 'random ipc 25', BASE + '; 250 random real images (0.5 % of the training set)', protocol=proto(False), lr=.01)
 
 def nets(o):
     "Table 4's other networks."
     test = images(o)[-1]
     for net in ('alexnet', 'vgg11', 'resnet18')[:1 if o.smoke else 3]:
         for method, made in (('D3', 'd3/table1/cifar10/ppc1'), ('MTT ipc 1', 'mtt/table1/cifar10/ipc1')):
-            d, file = published(o, method)
-            r, = evaluate(d, test.renorm(d.norm) if o.smoke else test, net, proto(method == 'D3'), 2 if net == 'alexnet' and not o.smoke else 1, row='d3/table4/cifar10/ppc1', method=method,
+            (d, file), n = published(o, method), 2 if net == 'alexnet' and not o.smoke else 1
+            r, = evaluate(d, as_made(o, d, test), net, proto(method == 'D3'), n, row='d3/table4/cifar10/ppc1', method=method,
                           deviations=f'the artefact of {made}', lr=.01, together=False)
             r.artefact = sha(file)
             put(o, r)
 
 if __name__ == '__main__':
     parts = dict(set=distilled, beside=beside, nets=nets)
-    o = begin(__doc__, 'd3', what=dict(choices=parts), iterations=dict(nargs='?', type=int, default=1000, help='of `set`: 324 or 1000 in the rows recorded (default 1000)'))
+    its = dict(nargs='?', type=int, default=1000, help='of `set`: 324 or 1000 in the rows recorded (default 1000)')
+    o = begin(__doc__, 'd3', what=dict(choices=parts), iterations=its)
     if o.smoke: o.iterations, EPOCHS, N, WIDTH, S = 2, 1, 1, 8, S | dict(syn_steps=2, mmd_samples=2)
     parts[o.what](o)

@@ -5,7 +5,8 @@ from functools import partial
 from study import *
 
 AUG, EPOCHS, N = 'crop_scale_rotate', 300, 5
-BASE = dict(ppc=1, iterations=60, z_dim=16, width=32, scale=1., syn_steps=20, lr_latent=1., lr_decode=3e-3, lr_lr=1e-4, lr_teacher=.03, gamma1=1e-5, gamma2=.1, mmd_samples=20, losses='all')
+BASE = dict(ppc=1, iterations=60, z_dim=16, width=32, scale=1., syn_steps=20, lr_latent=1., lr_decode=3e-3, lr_lr=1e-4, lr_teacher=.03,
+            gamma1=1e-5, gamma2=.1, mmd_samples=20, losses='all')
 CHOSEN = dict(lr_decode=1e-2) # what the study changed
 TRIED = dict(gamma2=(1.,), lr_decode=(1e-2, 1e-3), scale=(2.,), lr_latent=(10., .01), gamma1=(1e-3, 0.))
 KINDS = {f'{m}{k}': (k, l) for m, l in (('dm', 'DM'), ('mtt', 'MTT'), ('both', 'MTT+DM')) for k in (1, 2)}
@@ -60,8 +61,9 @@ def study(o):
 
 def study_mtt(o, sets, buf, lr):
     "MTT's rate."
-    r, = evaluate(mtt(sets[0], buf, lr), sets[1], protocol=fixed(), n_eval=N, row='d3/study/digits/mtt', method=f'MTT ipc 1, lr_img {lr:g}',
-                  deviations=f'digits 8 px, {len(sets[0])} training images; ConvNet-2 width 32; 20 experts, 4 epochs kept; {BASE["iterations"]} iterations; N 20; tested on {len(sets[1])} held-out training images')
+    dev = (f'digits 8 px, {len(sets[0])} training images; ConvNet-2 width 32; 20 experts, 4 epochs kept; {BASE["iterations"]} iterations; N 20; '
+           f'tested on {len(sets[1])} held-out training images')
+    r, = evaluate(mtt(sets[0], buf, lr), sets[1], protocol=fixed(), n_eval=N, row='d3/study/digits/mtt', method=f'MTT ipc 1, lr_img {lr:g}', deviations=dev)
     r.metric = 'val_acc'
     put(o, r)
 
@@ -76,7 +78,8 @@ def one_a_class(o, tr, te, buf, seed):
     "D3 with one and two priors, MTT and random images, of one distillation seed."
     row, out = 'd3/digits/one_a_class', o.home/'runs'/'d3-digits'/f'mtt-{seed}'
     rand = Pixels.from_real(tr, 1, seed, lr=.05, arch=net_fn().arch, aug=AUG)
-    yield tested(o, te, rand, row, 'random ipc 1', 'digits 8 px; ConvNet-2 width 32; lr chosen among .02 and .05 as the better for random images', fixed(), seed)
+    dev = 'digits 8 px; ConvNet-2 width 32; lr chosen among .02 and .05 as the better for random images'
+    yield tested(o, te, rand, row, 'random ipc 1', dev, fixed(), seed)
     for k in (1, 2):
         d, s, _, file = distilled(o, tr, buf, f'ppc{k}-{seed}', seed, **CHOSEN, ppc=k)
         yield tested(o, te, d, row, f'D3 ppc {k}', text(s, tr), proto(), seed, file=file)
@@ -88,8 +91,9 @@ def together(rs):
     "Three distilled sets in one row: mean over sets, population std over sets and networks."
     mean = sum(r.mean for r in rs)/len(rs); std = (sum(r.std**2 + (r.mean - mean)**2 for r in rs)/len(rs))**.5
     dev = rs[0].deviations.split('; 5 samples a class')[0] + '; three distilled sets, n networks on each; std over all networks'
-    return dataclasses.replace(rs[0], row='d3/digits/three_seeds', seeds=','.join(sorted(r.seeds for r in rs)), mean=mean, last=mean, std=std, seconds=sum(r.seconds for r in rs),
-                               artefact='', date='', commit='', deviations=dev + ('; 5 samples a class & epoch; batch norm: batch' if 'D3' in rs[0].method else ''))
+    dev += '; 5 samples a class & epoch; batch norm: batch' if 'D3' in rs[0].method else ''
+    return dataclasses.replace(rs[0], row='d3/digits/three_seeds', seeds=','.join(sorted(r.seeds for r in rs)), mean=mean, last=mean, std=std,
+                               seconds=sum(r.seconds for r in rs), artefact='', date='', commit='', deviations=dev)
 
 def sets(o):
     "Three distilled sets of each method, then their sums."
@@ -103,8 +107,8 @@ def ablation(o):
     for name, (k, losses) in KINDS.items():
         if name == 'both1': continue # with one prior there is nothing else
         d, s, _, file = distilled(o, tr, buf, f'{name}-0', **CHOSEN, ppc=k, losses=losses)
-        dm = losses == 'DM'
-        tested(o, te, d, 'd3/digits/ablation', f'D3 ppc {k}, {losses}', text(s, tr) + ('; no rate is learned, lr as MTT+DM learned it' if dm else ''), proto(), lr=.06 if dm else None, file=file)
+        lr, note = (.06, '; no rate is learned, lr as MTT+DM learned it') if losses == 'DM' else (None, '')
+        tested(o, te, d, 'd3/digits/ablation', f'D3 ppc {k}, {losses}', text(s, tr) + note, proto(), lr=lr, file=file)
 
 def samples(o):
     "One distilled set, seen through more and fewer samples, recalibrated batch norm, or its means."

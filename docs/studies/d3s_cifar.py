@@ -57,7 +57,8 @@ class Bench:
         store = relabel(d, self.teachers, self.home/f'labels{E}'/name, E, batch=bs, names=self.teachers.names, quiet=True)
         p = as_protocol('d3s-cifar10').scaled(kind='reduced', epochs=E, batch=bs, lr=4e-3)
         arch = dict(name='resnet18_bn', n_in=3, n_out=10, size=32, width=WIDTH)
-        r, = evaluate(Relabelled(d, store), self.test, (arch,), p, N, row='d3s/table6/cifar10/ipc10', method=method, kind='reduced', deviations='; '.join(filter(None, (self.dev(made), note))))
+        dev = '; '.join(filter(None, (self.dev(made), note)))
+        r, = evaluate(Relabelled(d, store), self.test, (arch,), p, N, row='d3s/table6/cifar10/ipc10', method=method, kind='reduced', deviations=dev)
         r.artefact = sha(file)
         put(self.o, r)
 
@@ -76,8 +77,10 @@ def arms(o):
     b.row('random', 'random', Pixels.from_real(b.real, IPC, 0, aug=''), note=RANDOM)
     sre2l(b)
     b.row('d3s-no-isu', 'd3s', *b.images('d3s-no-isu', isu=False), 'no ISU')
-    b.row('d3s-one', 'd3s', *b.images('d3s-one', slice(-1, None), isu=False, batch=100, ens='', iterations=200), 'no ISU; images of ResNet-20 alone, one batch of 100, K 200')
-    b.row('d3s-k600', 'd3s', *b.images('d3s-k600', isu=False, batch=100, ens='iter', iterations=600), 'no ISU (there is one batch of 100); teachers in turn by iteration; K 600')
+    one = b.images('d3s-one', slice(-1, None), isu=False, batch=100, ens='', iterations=200)
+    b.row('d3s-one', 'd3s', *one, 'no ISU; images of ResNet-20 alone, one batch of 100, K 200')
+    k600 = b.images('d3s-k600', isu=False, batch=100, ens='iter', iterations=600)
+    b.row('d3s-k600', 'd3s', *k600, 'no ISU (there is one batch of 100); teachers in turn by iteration; K 600')
 
 def longer(o):
     "Students of 1,200 steps on random real images, on the images of K 600, and on two batches of 50 under ISU with alpha / b."

@@ -19,8 +19,8 @@ class Bench:
         self.teachers = train_teachers(net_fn, self.real, self.home/'teachers', M, p, '', quiet=True)
         self.stats = teacher_stats(self.teachers, self.real, self.home/'stats', quiet=True)
         accs = self.teachers.accuracies(self.judge)
-        self.how = (f'digits at 32 px; ResNet of 3 blocks, width 16, 7x7 stem; {M} teachers of 6 epochs ({min(accs):.1f} to {max(accs):.1f} %); K {K}; lr_img 0.25; '
-                    f'batch {B}; crops from 0.7 of the area (0.08), no flip; {EPOCHS} label epochs')
+        self.how = (f'digits at 32 px; ResNet of 3 blocks, width 16, 7x7 stem; {M} teachers of 6 epochs ({min(accs):.1f} to {max(accs):.1f} %); '
+                    f'K {K}; lr_img 0.25; batch {B}; crops from 0.7 of the area (0.08), no flip; {EPOCHS} label epochs')
 
     def random(self, seed): return Pixels.from_real(self.real, IPC, seed, arch=net_fn().arch, aug='')
 
@@ -34,8 +34,10 @@ class Bench:
     def judged(self, d, name, seed, enl, lr, row, method, note):
         "Store the labels of one teacher or all, train students on them, record the row."
         t, p = self.some(enl), as_protocol('d3s-cifar10').scaled(kind='reduced', epochs=EPOCHS, batch=B, lr=lr)
-        store = relabel(d, t, self.home/'labels'/f'{name}-{method}-{seed}-{len(t)}', EPOCHS, batch=B, seed=seed, names=t.names, quiet=True, scale=(.7, 1.), flip=False)
-        r, = evaluate(Relabelled(d, store), self.judge, (net_fn().arch,), p, self.n, seed=seed, row=row, method=method, kind='reduced', deviations=f'{self.how}; {note}')
+        out = self.home/'labels'/f'{name}-{method}-{seed}-{len(t)}'
+        store = relabel(d, t, out, EPOCHS, batch=B, seed=seed, names=t.names, quiet=True, scale=(.7, 1.), flip=False)
+        r, = evaluate(Relabelled(d, store), self.judge, (net_fn().arch,), p, self.n, seed=seed, row=row, method=method, kind='reduced',
+                      deviations=f'{self.how}; {note}')
         r = dataclasses.replace(r, metric=self.metric, seeds=str(seed), artefact=sha(self.home/f'{name}-{seed}'/'distilled.safetensors'))
         return put(self.o, r)[0].mean
 

@@ -4,7 +4,8 @@ from torch.nn import functional as F
 from study import *
 
 ALPHAS, SEEDS, K, LR = (0., .1, .3, 1., 3.), (0, 1, 2), 40, .1
-VARIANTS = dict(alone=(None, False), isu=(dict(), False), between=(dict(between=True), False), isu_alpha_b=(dict(), True), between_alpha_b=(dict(between=True), True))
+VARIANTS = dict(alone=(None, False), isu=(dict(), False), between=(dict(between=True), False),
+                isu_alpha_b=(dict(), True), between_alpha_b=(dict(between=True), True))
 DEV = 'digits at 8 px; ResNet of two blocks, width 16; K 40; 10 batches of one class; one teacher; judged by statistics, no student'
 
 
@@ -45,9 +46,10 @@ def point(o, teacher, alpha, name):
     "One point of a front: three rows."
     kw, by_b = VARIANTS[name]
     with Cost() as c: t = torch.tensor([teacher.set(None if kw is None else ISU(**kw), alpha, by_b, s) for s in SEEDS], dtype=torch.double)
-    common = dict(protocol='reduced', deviations=DEV, method=name.replace('_', ' '), net='resnet', n=len(SEEDS), seeds=','.join(map(str, SEEDS)), seconds=c.seconds, device=device_name(),
-                  settings=settings_hash(dict(alpha=alpha, name=name, K=K, lr=LR, eps=1e-3)))
-    put(o, [Row(f'd3s/study/digits/isu-front/alpha{alpha:g}/{name}/{what}', metric=metric, unit='nat', mean=v.mean().item(), std=v.std(correction=0).item(), **common)
+    common = dict(protocol='reduced', deviations=DEV, method=name.replace('_', ' '), net='resnet', n=len(SEEDS), seeds=','.join(map(str, SEEDS)),
+                  seconds=c.seconds, device=device_name(), settings=settings_hash(dict(alpha=alpha, name=name, K=K, lr=LR, eps=1e-3)))
+    row = f'd3s/study/digits/isu-front/alpha{alpha:g}/{name}'
+    put(o, [Row(f'{row}/{what}', metric=metric, unit='nat', mean=v.mean().item(), std=v.std(correction=0).item(), **common)
             for v, what, metric in zip(t.T, ('whole', 'claim', 'labels'), ('kl_pooled', 'kl_running', 'cross_entropy')) if v.isfinite().all()])
 
 if __name__ == '__main__':

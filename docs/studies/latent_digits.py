@@ -1,4 +1,4 @@
-"LatentDD on digits at 16 px: three latent methods beside undistilled codes and random images of equal bytes; three candidates for every arm on held-out images."
+"LatentDD on digits at 16 px: three latent methods beside undistilled codes and random images of equal bytes; three candidates for every arm."
 from study import *
 
 W, D, LPC, EPOCHS, N = 32, 1, 4, 300, (3, 5)
@@ -6,8 +6,10 @@ ITS = {'latent-dm': dict(iterations=300), 'latent-dc': dict(iterations=15, outer
        'latent-mtt': dict(iterations=100, syn_steps=20, max_start_epoch=2, net_lr=.05, lr_lr=1e-6)}
 GRID = {'initial': (.01, .03, .1), 'latent-dm': (.5, 5., 50.), 'latent-dc': (.01, .1, 1.), 'latent-mtt': (1., 10., 100.)} # the student's rate, then lr_base
 NAMES = {'initial': 'Initial', 'latent-dc': 'LatentDC', 'latent-dm': 'LatentDM', 'latent-mtt': 'LatentMTT'}
-BASE = (f'digits (16 px) in place of ImageNet subsets; tiny autoencoder f=4 trained on the same digits; one channel, so that ipc 1 buys 4 codes; ConvNet-{D} of width {W} on codes, '
-        f'ConvNet-2 of width {W} on pictures; the student rate is chosen for the undistilled codes among 3 and kept, lr_base of each method among 3, on a fifth of train; rates fall linearly to zero')
+BASE = (f'digits (16 px) in place of ImageNet subsets; tiny autoencoder f=4 trained on the same digits; one channel, so that ipc 1 buys 4 codes; '
+        f'ConvNet-{D} of width {W} on codes, ConvNet-2 of width {W} on pictures; '
+        'the student rate is chosen for the undistilled codes among 3 and kept, lr_base of each method among 3, '
+        'on a fifth of train; rates fall linearly to zero')
 
 
 def protocol(lr): return LATENTDD.scaled(epochs=EPOCHS, batch=64, lr=lr)
@@ -15,7 +17,8 @@ def protocol(lr): return LATENTDD.scaled(epochs=EPOCHS, batch=64, lr=lr)
 def space(o, real, tag):
     "An autoencoder, the codes of a set, and trajectories on them."
     ae = train_tiny(real, epochs=1 if o.smoke else 30, width=24); codes = encode_set(real, ae, cache=False)
-    return ae, codes, latent_experts(codes, o.home/'latent-digits'/f'experts-{tag}', 1 if o.smoke else 8, epochs=3, width=W, depth=D, lr=.05, batch=64, quiet=True)
+    out = o.home/'latent-digits'/f'experts-{tag}'
+    return ae, codes, latent_experts(codes, out, 1 if o.smoke else 8, epochs=3, width=W, depth=D, lr=.05, batch=64, quiet=True)
 
 def make(o, m, sp, real, tag, lr):
     "(set, run, its file) of one method at one rate."
@@ -50,7 +53,8 @@ def random(o, rest, held, full, test, arch):
     "One real image a class, at its own rate."
     px = lambda real: Pixels.from_real(real, 1, arch=arch, aug=LATENTDD.aug)
     lr = max((evaluate(px(rest), held, protocol=protocol(v), n_eval=N[0])[0].mean, v) for v in GRID['initial'])[1]
-    put(o, evaluate(px(full), test, protocol=protocol(lr), n_eval=N[1], row=f'latentdd/study/digits/lpc{LPC}', method='random real (equal bytes)', deviations=BASE + '; its own student rate among 3'))
+    put(o, evaluate(px(full), test, protocol=protocol(lr), n_eval=N[1], row=f'latentdd/study/digits/lpc{LPC}', method='random real (equal bytes)',
+                    deviations=BASE + '; its own student rate among 3'))
 
 if __name__ == '__main__':
     o = begin(__doc__, 'latentdd')
@@ -60,4 +64,5 @@ if __name__ == '__main__':
     (full, test), (rest, held) = load('digits', size=16), load('digits', size=16, val=.2)
     best, sp = search(o, rest, held), space(o, full, 'full')
     random(o, rest, held, full, test, arms(o, sp, full, test, best))
-    put(o, full_rows(full, test, sp[0], W, as_protocol('full').scaled(epochs=1 if o.smoke else 20), n_eval=1 if o.smoke else 3, row='latentdd/table3/digits', deviations='digits (16 px), tiny autoencoder'))
+    p, n = as_protocol('full').scaled(epochs=1 if o.smoke else 20), 1 if o.smoke else 3
+    put(o, full_rows(full, test, sp[0], W, p, n_eval=n, row='latentdd/table3/digits', deviations='digits (16 px), tiny autoencoder'))

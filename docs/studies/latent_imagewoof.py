@@ -36,7 +36,8 @@ def beside(b):
     d, _, file = b.latent('initial', 'initial')
     b.score(d, 'Initial', 'latentdd/table7/imagewoof/128px-lpc12', BASE, file=file)
     px = Pixels.from_real(b.real, 1, arch=b.arch, aug=LATENTDD.aug)
-    b.score(px, 'random real', 'latentdd/table1/imagewoof/128px-ipc1', BASE + '; ten real images, the bytes of 120 codes, trained for as many steps', epochs=EPOCHS*4)
+    dev = BASE + '; ten real images, the bytes of 120 codes, trained for as many steps'
+    b.score(px, 'random real', 'latentdd/table1/imagewoof/128px-ipc1', dev, epochs=EPOCHS*4)
 
 def probed(b, m, kw):
     "lr_base by the mean loss of the last half of short runs."
@@ -52,8 +53,8 @@ def text(m, lr):
     "Settings beside the paper's."
     ours, paper = ITS[m] | dict(lr_base=lr), table6(m, 256, 1, 4)
     printed = ', '.join(f'{k} {v}' for k, v in paper.items() if k in ours)
-    return (f'{BASE}; {", ".join(f"{k} {v:g}" for k, v in ours.items())} (paper: {printed}); lr_base by the loss of short runs among 3; rates fall linearly to zero'
-            + ('; 8 experts, batch 128, lr 0.02' if m == 'latent-mtt' else ''))
+    return (f'{BASE}; {", ".join(f"{k} {v:g}" for k, v in ours.items())} (paper: {printed}); '
+            'lr_base by the loss of short runs among 3; rates fall linearly to zero' + ('; 8 experts, batch 128, lr 0.02' if m == 'latent-mtt' else ''))
 
 def run(b, m):
     "One latent method."
@@ -67,7 +68,9 @@ def whole(b):
     "The whole set as codes and as pixels."
     p, dev, row = as_protocol('full').scaled(epochs=1 if b.o.smoke else 6), f'{SET}; ConvNets of width {EW}', 'latentdd/table3/imagewoof-128'
     codes = encode_set(b.test, b.ae, cache=False if b.o.smoke else None)
-    put(b.o, evaluate(b.codes, codes, ConvNet(b.codes.shape[0], 10, b.codes.shape[1], EW, code_depth(b.codes.shape[1])).arch, p.scaled(aug='crop_cutout'), 1, row=f'{row}/latent-f4', method='full (latent f=4)', deviations=dev))
+    channels, side, _ = b.codes.shape
+    net = ConvNet(channels, 10, side, EW, code_depth(side)).arch
+    put(b.o, evaluate(b.codes, codes, net, p.scaled(aug='crop_cutout'), 1, row=f'{row}/latent-f4', method='full (latent f=4)', deviations=dev))
     put(b.o, evaluate(b.real, b.test, b.arch, p, 1, row=f'{row}/pixel', method='full (pixel)', deviations=dev))
 
 if __name__ == '__main__':

@@ -5,8 +5,9 @@ from study import *
 from dd_repro.data import STATS, pixels, scan
 
 SIZE, W, B, N, PER = 256, 64, 16, 5, 16 # px, width, real batch, student steps, images a class
-WHAT = dict(dm=f'real batch {B} a class', dc=f'real batch {B} a class, then 2 steps of the network on 64 real ones', mtt=f'{N} student steps, batch 64 at most, exact adjoint')
-ROW = 'latentdd/table2/imagewoof-256'
+WHAT = dict(dm=f'real batch {B} a class', dc=f'real batch {B} a class, then 2 steps of the network on 64 real ones',
+            mtt=f'{N} student steps, batch 64 at most, exact adjoint')
+ROW, CELLS = 'latentdd/table2/imagewoof-256', (('pixel', 1, 'ipc1'), ('latent', 1, 'lpc1'), ('latent', 12, 'lpc12'))
 
 
 def pictures(o):
@@ -58,16 +59,16 @@ def measured(o, file, space, method, n):
     got = [l for l in r.stdout.splitlines() if l.startswith('CELL')]
     return json.loads(got[0][5:]) if got else print('FAILED', method, space, r.stderr[-600:])
 
-def dev(): return (f'{PER} images a class; ConvNets of width {W} (ConvNet-6 on pixels, ConvNet-4 on codes); TAESD in place of the SD v1.4 autoencoder; one CPU core; '
-                   'CPU seconds of one thread (a shared machine), the lesser of 2 iterations')
+def dev(): return (f'{PER} images a class; ConvNets of width {W} (ConvNet-6 on pixels, ConvNet-4 on codes); TAESD in place of the SD v1.4 autoencoder; '
+                   'one CPU core; CPU seconds of one thread (a shared machine), the lesser of 2 iterations')
 
 def base(): return dict(protocol='reduced', n=1, device=device_name(), settings=settings_hash([SIZE, W, B, N, PER]))
 
 def built(o, file):
     "Rows of building the set and of storing it."
     a, b, pb, zb = build(o, file)
-    secs = [Row(f'{ROW}/build/{k}', method=f'build ({k})', metric='seconds', unit='s an image', mean=v, deviations=dev() + ('; encoded in bfloat16' if k == 'latent' else ''), **base())
-            for k, v in (('pixel', a), ('latent', b))]
+    secs = [Row(f'{ROW}/build/{k}', method=f'build ({k})', metric='seconds', unit='s an image', mean=v, deviations=dev() + how, **base())
+            for k, v, how in (('pixel', a, ''), ('latent', b, '; encoded in bfloat16'))]
     put(o, secs + [Row(f'{ROW}/real_set/{k}', method=f'real set ({k})', metric='storage', unit='kB an image', mean=v/1e3, deviations=dev(), **base())
                    for k, v in (('pixel-float32', pb), ('pixel-uint8', pb/4), ('latent-float32', zb))])
 
@@ -76,15 +77,15 @@ def main(o):
     file = o.home/f'latent_table2_{SIZE}.safetensors'
     built(o, file)
     for m in WHAT:
-        for space, n, tag in (('pixel', 1, 'ipc1'), ('latent', 1, 'lpc1'), ('latent', 12, 'lpc12')):
+        for space, n, tag in CELLS:
             if not (got := measured(o, file, space, m, n)): continue
-            kw = dict(method=('Latent' if space == 'latent' else '') + m.upper(), deviations=f'{dev()}; one iteration: {WHAT[m]}', seconds=got[0], memory_mb=got[1],
-                      net=f'convnet-d{6 if space == "pixel" else 4}', **base())
+            kw = dict(method=('Latent' if space == 'latent' else '') + m.upper(), deviations=f'{dev()}; one iteration: {WHAT[m]}',
+                      seconds=got[0], memory_mb=got[1], net=f'convnet-d{6 if space == "pixel" else 4}', **base())
             put(o, [Row(f'{ROW}/{m}/{tag}/{k}', metric=k, unit=u, mean=v, **kw) for k, u, v in zip(('seconds', 'memory'), ('s', 'MB'), got)])
 
 if __name__ == '__main__':
     if child := '--cell' in sys.argv: sys.argv.remove('--cell')
     args = dict(file=dict(), space=dict(), method=dict(), n=dict(type=int)) if child else {}
     o = begin(__doc__, 'latentdd', **args)
-    if o.smoke: SIZE, W, B, N, PER = 32, 8, 4, 2, 4
+    if o.smoke: SIZE, W, B, N, PER, CELLS = 32, 8, 4, 2, 4, CELLS[-1:]
     cell(o) if child else main(o)

@@ -18,7 +18,8 @@ ARCH = net_fn().arch
 def matched(o, m, ipc, data, lr, seed, tag, its):
     "A set by DC, DSA or DM."
     loops = {} if m == 'dm' else dict(outer=LOOPS[ipc], inner=LOOPS[ipc])
-    return distill_match(data, o.home/'match-digits'/tag, m, ipc, net_fn, seed, iterations=its, lr_img=lr, batch_real=64, aug=AUG if m != 'dc' else '', every=1000, quiet=True, **loops)[0]
+    return distill_match(data, o.home/'match-digits'/tag, m, ipc, net_fn, seed, iterations=its, lr_img=lr, batch_real=64, aug=AUG if m != 'dc' else '',
+                         every=1000, quiet=True, **loops)[0]
 
 def text(m, ipc, lr):
     "Settings beside the official ones."
@@ -67,8 +68,9 @@ def longer(o):
     for m, lr in (('dc', 3.), ('dsa', .1)):
         for its in (1,) if o.smoke else (12, 30, 60):
             d = matched(o, m, 10, real, lr, 1, f'longer-{m}-{its}', its)
-            r = judged(d, test, f'latentdd/digits/longer/ipc10/{m}-{its}', m, f'{COMMON}; iterations {its} (1000); lr_img {lr:g}, the best of 4 at 12 iterations on a held-out fifth of train; '
-                       'batch_real 64 (256); inner 10 (50)', N[1], 1)
+            dev = (f'{COMMON}; iterations {its} (1000); lr_img {lr:g}, the best of 4 at 12 iterations on a held-out fifth of train; '
+                   'batch_real 64 (256); inner 10 (50)')
+            r = judged(d, test, f'latentdd/digits/longer/ipc10/{m}-{its}', m, dev, N[1], 1)
             r.seeds = '1'
             put(o, r)
 

@@ -2,14 +2,14 @@
 of the checkout and as runs of match_cifar.py, with soft labels by the teachers of d3s_cifar.py."""
 import json, os
 from study import *
-from dd_repro.side import side_cifar, side_rows
+from dd_repro.side import opinions, side_cifar, side_rows
 
 NB = Path(__file__).resolve().parent.parent.parent/'nbs'/'50_side_by_side.ipynb'
 
 
 def notebook():
-    "Names that the cells of the notebook define: its digits sets and its protocol."
-    cells, names = [''.join(c['source']) for c in json.loads(NB.read_text())['cells'] if c['cell_type'] == 'code'], {}
+    "What the cells of the notebook define: its digits sets and its protocol."
+    cells, names = [''.join(c['source']) for c in json.loads(NB.read_text())['cells'] if c['cell_type'] == 'code'], dict(opinions=opinions)
     wanted = ('from functools import partial', 'AUG, NET =', 'def last_nets', 'def digits_sets', 'PROTOCOL =')
     for c in cells:
         if c.startswith(wanted): exec(compile(c, NB.name, 'exec'), names)
