@@ -267,7 +267,7 @@ class Diversity(_Viewing):
         syn = self.view.take(self, d)[2][:, :ppc*share].unflatten(1, (ppc, share))
         return _off_diagonal(pairwise_mmd2(syn, self.view.sigmas)).sum()*(ppc - 1)
 
-# %% ../nbs/13_mmd.ipynb #91400b85
+# %% ../nbs/13_mmd.ipynb #ae3d00d1
 def _lap(device, fn):
     "What fn returns, and its seconds; a GPU is waited for."
     wait = torch.cuda.synchronize if device.type == 'cuda' else (lambda: None)
@@ -288,7 +288,7 @@ def _take_apart(mmd, d, lap):
     _, decode_back = lap(lambda: torch.autograd.grad(x, ps, gx, allow_unused=True))
     return dict(decode=decode + decode_back, features=seen + seen_back, real=read, kernels=kernels)
 
-# %% ../nbs/13_mmd.ipynb #ae3d00d1
+# %% ../nbs/13_mmd.ipynb #07f559c8
 @patch
 def cost(self:MMD,
     d:Distilled, # the set; it is left as it was
