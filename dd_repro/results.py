@@ -151,6 +151,12 @@ def matching(
     return [df.at[i, 'row'] for i in idx]
 
 # %% ../nbs/21_results.ipynb #3f80418f
+def _near(row_id):
+    "Names near one that is not known; the papers and their tables where no name is near."
+    df, head = _printed(), row_id.split('/')[0].lower()
+    papers = [head] if head in PAPERS else PAPERS
+    return difflib.get_close_matches(row_id, df.row, 4, .5) or [f'{p}/{"|".join(df.table[df.paper == p].unique())}' for p in papers]
+
 def find_row(
     row_id:str # a name as `printed().row` has it, or its parts
 )->pd.Series: # the printed row
@@ -161,8 +167,7 @@ def find_row(
     hits = matching(row_id)
     mine = [h for h in hits if df.own[df.row == h].all()]
     if len(hits) == 1 or len(mine) == 1: return df[df.row == (hits if len(hits) == 1 else mine)[0]].iloc[0]
-    near = hits[:4] or difflib.get_close_matches(row_id, df.row, 4, .3) or [f'{p}/...' for p in PAPERS]
-    raise ValueError(f'row {row_id!r} is {"not one row" if hits else "not known"}; near it: {", ".join(near)}')
+    raise ValueError(f'row {row_id!r} is {"not one row" if hits else "not known"}; near it: {", ".join(hits[:4] or _near(row_id))}')
 
 # %% ../nbs/21_results.ipynb #bbfbb285
 def contradictions(
@@ -374,17 +379,26 @@ def _as_html(df, spot=''):
     recs = ''.join(f'<li id="{spot}rec-{s.split(":")[0]}">{html.escape(s)}</li>' for s in records_of(df))
     return f'<div style="overflow-x:auto"><table class="ours"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>' + (f'<ul>{recs}</ul>' if recs else '')
 
+def _picked(df, name):
+    "The lines of a table that a name with more parts than the table means: that row, or all that have its parts."
+    try: rows = [find_row(name).row]
+    except ValueError:
+        if not (rows := matching(name)): raise
+    return df[df.row.isin(rows)]
+
 def table(
     paper:str, # mtt, d3, d3s or latentdd
-    table:str, # for example table1
+    table:str, # for example table1; with more parts of a row's name, only what has them: table1/cifar10/ipc1
     fmt='text', # text, md or html
     runs=None, # measured rows; read when None
     own=False, # leave out cited rows, which nobody here can run
 )->str:
     "A printed table with our numbers beside it."
-    faces = dict(text=_as_text, md=_as_md, html=lambda df: _as_html(df, f'{paper}-{table}-'))
+    faces = dict(text=_as_text, md=_as_md, html=lambda df: _as_html(df, f'{paper}-{name}-'))
     if fmt not in faces: raise ValueError(f'format {fmt!r} is not one of {", ".join(faces)}')
-    df = compare(paper, table, runs)
+    name, _, parts = table.partition('/')
+    df = compare(paper, name, runs)
+    if parts: df = _picked(df, f'{paper}/{table}')
     if own: df = df[df.command != 'cited']
     notes = [f'not used: {f}' for f in df.attrs['runs'].attrs.get('faults', [])]
     return faces[fmt](df) + ''.join(f'\n{html.escape(n) if fmt == "html" else n}' for n in notes)
@@ -525,16 +539,15 @@ def _zca(r):
     return bool(len(hit)) and 'zca=1' in hit.iloc[0].variant
 
 def _fill(r, method):
-    "All settings of a row: decided, then code, then paper; a phrase does not take the place of a value."
+    "All settings of a row: decided, code, paper, and the same for its variant; a phrase does not take the place of a value."
     got, where = _house_values(r, method), _where(r, method)
     lines = [l for l in _asset_lines('recipes.csv') if _holds(l, where | dict(paper={r.paper}, method={method}))]
-    for kind in ('decided', 'code', 'paper'):
-        for l in lines:
-            if l['kind'] == kind: got[l['name']] = Value(_number(l['value']), l['source'], kind)
+    for l in sorted(lines, key=lambda l: (bool(l['variant']), ('decided', 'code', 'paper').index(l['kind']))): got[l['name']] = Value(_number(l['value']), l['source'], l['kind'])
     for n, v in (_from_papers(r, method, where) | _row_words(r)).items():
         if n not in got or not (isinstance(v.value, str) and ' ' in v.value): got[n] = v
     if r.resolution == '32' and r.dataset.startswith('cifar'): got['zca'] = Value(int(_zca(r) if method == 'MTT' else method == 'D3'), 'table1 asterisk' if method == 'MTT' else 'appendix C' if method == 'D3' else 'none', 'paper')
-    if method in ('SRe2L', 'CDA'): got |= _house_values(r, method) # what the paper states is about its own method
+    said = {l['name'] for l in lines if l['method'] == method} # a switch with a source of its own
+    if method in ('SRe2L', 'CDA'): got |= {n: v for n, v in _house_values(r, method).items() if n not in said} # what the paper states is about its own method
     if 'n_experts' not in NEEDS[method]: got.pop('n_experts', None)
     return got
 
@@ -580,7 +593,7 @@ def shrink(
     changes = r.changes | {n: f'{v} ({r.get(n)})' for n, v in new.items()}
     return dataclasses.replace(r, settings=r.settings | {n: Value(v, 'smaller copy', 'scaled') for n, v in new.items()}, changes=changes, minutes=minutes or r.minutes)
 
-# %% ../nbs/21_results.ipynb #44ccbd6c
+# %% ../nbs/21_results.ipynb #9249ae4f
 _STAGE_WORDS = dict(experts=r'expert_(lr|batch|aug|momentum|weight_decay)|expert_epochs\w*|max_start_epoch|zca|zca_eps|width|depth_train|f|latent_scale|posterior',
                     teachers=r'\w+_teacher|expert_epochs|teachers')
 
@@ -599,7 +612,7 @@ def key(self:Recipe, stage='distilled')->str:
     "The hash by which a stage's product is found again."
     return settings_hash(stage_settings(self, stage))
 
-# %% ../nbs/21_results.ipynb #a4660261
+# %% ../nbs/21_results.ipynb #642117e0
 TRAIN_SIZE = dict(cifar10=50_000, cifar100=50_000, tinyimagenet=100_000, imagenet1k=1_281_167, imagenet21k=11_060_223, imagenette=12_894, imagewoof=12_454)
 N_CLASSES = dict(cifar10=10, cifar100=100, tinyimagenet=200, imagenet1k=1000, imagenet21k=10_450)
 
@@ -619,7 +632,7 @@ def gmacs(
     with torch.no_grad(): model.to('meta')(torch.empty(2, n_in, size, size, device='meta'))
     return sum(count)/2e9
 
-# %% ../nbs/21_results.ipynb #642117e0
+# %% ../nbs/21_results.ipynb #80aa64b1
 _NET_NAMES = {'regnet-y-8gf': 'regnet_y_8gf', 'convnext-tiny': 'convnext_tiny', 'deit-tiny': 'deit_tiny', 'unseen-avg4': 'resnet18'}
 
 def net_name(
@@ -637,7 +650,7 @@ def work_space(
     f = r.get('f')
     return (4, r.size//f) if f and (r.method.startswith('Latent') or r.get('space') == 'latent') else (3, r.size)
 
-# %% ../nbs/21_results.ipynb #c58343a9
+# %% ../nbs/21_results.ipynb #cb368f4d
 def n_images(
     r:Recipe # a recipe
 )->int: # in the distilled set as its students see it; of the training set for `full`
@@ -673,7 +686,7 @@ def work(
                          else gmacs(net_name(r.eval_net), seen[1], c, seen[0], r.get('depth_eval'), r.get('width')))
     return {k: sum(images*PASS_COST[kind]*one(which) for which, kind, images in v)/1e3 for k, v in passes(r).items()}
 
-# %% ../nbs/21_results.ipynb #cb368f4d
+# %% ../nbs/21_results.ipynb #d682da58
 def rates()->dict: # 1e9 multiply-adds a second, by device kind
     "The rates that were measured on this machine (notebook 25), over cautious guesses."
     try: found = json.loads((dd_home()/'rates.json').read_text())
@@ -703,7 +716,7 @@ def todo(
     rows = [(r := recipe(p.row)) and dict(row=p.row, kind=r.kind, hours=planned_seconds(r)/3600, reduced=p.cell in some, command=f'dd_row {p.row}') for p in df.itertuples()]
     return pd.DataFrame(rows, columns=['row', 'kind', 'hours', 'reduced', 'command']).sort_values('hours', kind='stable').reset_index(drop=True)
 
-# %% ../nbs/21_results.ipynb #d682da58
+# %% ../nbs/21_results.ipynb #fb5616b4
 def smoke_cases(
     paper:str|None=None
 )->pd.DataFrame: # method, net, size and an example row of each
@@ -722,12 +735,13 @@ def coverage(
     runs=None, # measured rows; read when None
     paper=None, # all when None
 )->pd.DataFrame: # one line a paper
-    "For each paper: own rows, with a recipe, smoke cases run, measured at reduced or better, and at the paper's scale."
+    "For each paper: own rows and cells, with a recipe, smoke cases run, measured at reduced or better, and at the paper's scale."
     runs, out = measured() if runs is None else runs, []
     for paper in [paper] if paper else PAPERS:
         df = printed(paper); acc = df[df.own & (df.metric == 'test_acc')]
         cases, done = smoke_cases(paper), set(runs.row[runs.protocol == 'smoke'].str.removeprefix('smoke/'))
-        full, some = (set(runs.cell[runs.protocol.isin(k)]) for k in (SHOWN[:2], SHOWN))
-        out.append(dict(paper=paper, own=len(acc), reachable=_reachable(acc.row), other=_reachable(df[df.own & (df.metric != 'test_acc')].row), smoke=sum(r in done for r in cases.row),
-                        smoke_of=len(cases), reduced=int(acc.cell.isin(some).sum()), full=int(acc.cell.isin(full).sum()), records=int((runs.row.str.split('/').str[0] == paper).sum())))
+        have = {k: acc.cell[acc.cell.isin(set(runs.cell[runs.protocol.isin(kinds)]))] for k, kinds in (('reduced', SHOWN), ('full', SHOWN[:2]))}
+        both = {n: v for k, c in have.items() for n, v in ((k, len(c)), (f'{k}_cells', c.nunique()))}
+        out.append(dict(paper=paper, own=len(acc), cells=acc.cell.nunique(), reachable=_reachable(acc.row), other=_reachable(df[df.own & (df.metric != 'test_acc')].row),
+                        smoke=sum(r in done for r in cases.row), smoke_of=len(cases), **both, records=int((runs.row.str.split('/').str[0] == paper).sum())))
     return pd.DataFrame(out)

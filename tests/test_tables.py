@@ -17,13 +17,14 @@ KW = dict(net='convnet', n=5, std=.5, protocol='reduced', deviations='small')
 
 # The printed numbers -------------------------------------------------------------------------------------------------
 
-@pytest.mark.skipif('DD_PAPERS' not in os.environ, reason='DD_PAPERS names the folder of the transcriptions')
+TRANSCRIBED = Path(os.environ.get('DD_PAPERS') or Path(__file__).resolve().parents[2]/'shared'/'papers')
+
+@pytest.mark.skipif(not TRANSCRIBED.is_dir(), reason='no folder of transcriptions beside the checkout, nor in DD_PAPERS')
 def test_package_data_are_the_transcriptions():
     import csv
     read = lambda p: list(csv.DictReader(open(p, newline='')))
-    papers = Path(os.environ['DD_PAPERS'])
-    assert R._asset_lines('printed.csv') == [r for p in R.PAPERS for r in read(papers/f'{p}_numbers.csv')]
-    assert R._asset_lines('stated.csv') == read(papers/'hparams.csv')
+    assert R._asset_lines('printed.csv') == [r for p in R.PAPERS for r in read(TRANSCRIBED/f'{p}_numbers.csv')]
+    assert R._asset_lines('stated.csv') == read(TRANSCRIBED/'hparams.csv')
 
 def test_names_are_unique_and_stable():
     ids = R.printed().row
@@ -68,8 +69,16 @@ def test_illegible_cells_stay_empty():
 
 @pytest.mark.parametrize('row,method', [('d3s/table1/imagenet1k/ipc10/resnet18', 'd3s'), ('d3s/table1/tinyimagenet/cda/ipc50/resnet18', 'cda'), ('d3s/table6/cifar10/ipc10', 'd3s')])
 def test_synthesis_settings(row, method):
-    r = R.recipe(row); s = d3s_settings(r.dataset, method)
-    assert {k: r[k] for k in ('iterations', 'batch', 'lr_img', 'alpha', 'kind', 'crop', 'teachers')} == {k: s[k] for k in ('iterations', 'batch', 'lr_img', 'alpha', 'kind', 'crop', 'teachers')}
+    r = R.recipe(row); s = d3s_settings(r.dataset, method); s.pop('source')
+    assert {k: r[k] for k in s} == s
+
+OURS = {'imagenet1k': {'jitter'}, 'tinyimagenet': {'jitter'}, 'imagenet21k': {'jitter'}, 'cifar10': {'jitter', 'flip', 'batch', 'iterations', 'lr_img'}}
+
+@pytest.mark.parametrize('row', ['d3s/table1/imagenet1k/ipc10/resnet18', 'd3s/table1/tinyimagenet/ipc50/resnet50', 'd3s/table3/imagenet21k/ipc20/resnet18', 'd3s/table6/cifar10/ipc10'])
+def test_each_switch_of_the_synthesis_has_its_own_source(row):
+    r = R.recipe(row); s = {n: r.settings[n] for n in d3s_settings(r.dataset) if n != 'source'}
+    assert {n for n, v in s.items() if v.kind != 'paper'} == OURS[r.dataset] and s['jitter'].source.startswith('not stated')
+    assert 'sec4.1' in s['alpha'].source and 'D.3' in s['crop'].source and 'eq. 1' in s['weight'].source
 
 @pytest.mark.parametrize('method,size,f', [('latentdc', 256, 4), ('latentdm', 512, 8), ('latentmtt', 512, 4)])
 def test_latent_settings(method, size, f):
@@ -96,6 +105,24 @@ def test_recorded_rows_of_printed_tables_are_found(root):
     names = m.row.str.split('/').str[:3].str.join('/') + '|' + m.method.str.lower()
     lost = m[names.isin(cells) & (m.printed == '') & (m.metric == 'test_acc') & (m.protocol != 'smoke')]
     assert lost.row.tolist() == [], 'named after a printed table, its data and a method of it, and yet no cell of it'
+
+@pytest.mark.parametrize('mean,colour,mark', [(45.9, '#d7f0dc', '●'), (44., '#fdf0c8', '◐'), (40., '#f8d9d4', '○')])
+def test_each_distance_has_its_colour(mean, colour, mark, tmp_path):
+    record([Row('mtt/table1/cifar10/ipc1', method='mtt', mean=mean, **KW | dict(protocol='paper')), Row('mtt/table1/cifar10/ipc10', method='mtt', mean=65., **KW)], tmp_path/'mtt.csv')
+    runs = R.measured(tmp_path)
+    assert re.findall(r'background:(#\w+)[^>]*><a [^>]*>([\d.]+)', R.table('mtt', 'table1', 'html', runs)) == [(colour, str(mean))], 'the reduced row has none'
+    for fmt in ('text', 'md'): assert [c for c in R.table('mtt', 'table1', fmt, runs) if c in '●◐○'] == [mark]
+
+def test_a_name_with_more_parts_picks_rows_of_a_table():
+    runs = R.measured(Path('nowhere'))
+    rows = lambda name: [l.split()[0] for l in R.table('mtt', name, runs=runs).splitlines()[1:]]
+    assert rows('table1/cifar10/ipc1') == ['mtt/table1/cifar10/ipc1'] and set(rows('table1/cifar10/ipc1')) < set(rows('table1/cifar10')) < set(rows('table1'))
+    with pytest.raises(ValueError, match='not known; near it: mtt/table1/cifar10'): R.table('mtt', 'table1/cifar01', runs=runs)
+
+def test_printed_numbers_and_distinct_cells_are_counted_apart(tmp_path):
+    record([Row('mtt/table3/cifar10/ipc10/convnet', method='mtt', mean=65., **KW), Row('mtt/table3/cifar10/ipc10/alexnet', method='mtt', mean=30., **KW | dict(net='alexnet'))], tmp_path/'mtt.csv')
+    c, own = R.coverage(R.measured(tmp_path), 'mtt').iloc[0], R.printed('mtt').query('own and metric == "test_acc"')
+    assert (c.own, c.cells) == (len(own), own.cell.nunique()) and (c.reduced, c.reduced_cells, c.full, c.full_cells) == (4, 2, 0, 0), 'tables 1, 2 and 3 print the first'
 
 def test_kinds_do_not_mix(tmp_path):
     rows = [Row('mtt/table1/cifar10/ipc1', method='mtt', mean=m, **KW | dict(protocol=k)) for m, k in ((40., 'reduced'), (46., 'paper'), (45., 'decided'), (11., 'smoke'))]
@@ -148,7 +175,7 @@ def test_an_edited_file_is_named_and_not_used(tmp_path):
 
 # Running -------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('args,said', [(('mtt/tabel1/cifar10/ipc1',), 'near it: mtt/table1/cifar10/'), (('mtt/table2/cifar10/kip/width=128/ipc1',), 'KIP is not in this house'),
+@pytest.mark.parametrize('args,said', [(('mtt/tabel1/cifar10/ipc1',), 'near it: mtt/table1/cifar10/'), (('nonsense/x',), 'near it: mtt/table1|table2|'), (('mtt/table2/cifar10/kip/width=128/ipc1',), 'KIP is not in this house'),
                                        (('mtt/table1/cifar10/ipc1', '--scale', '3'), 'scale is 3')])
 def test_bad_rows_end_in_one_line(args, said, capsys):
     kw = {'scale': 3.} if len(args) > 1 else {}
