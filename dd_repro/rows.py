@@ -28,7 +28,8 @@ from .unroll import *
 from .match import distill_match
 from .coreset import coreset
 from .priors import LatentPriors, D3, distill_d3
-from .d3s import TEACHERS, distill_d3s, train_teachers
+from .gauss import batch_stats, feature_loss, targets
+from .d3s import TEACHERS, distill_d3s, train_teachers, watch
 from .relabel import Relabelled, relabel
 from .autoenc import AutoEncoder, TinyAE, load_autoencoder
 from .latent import distill_latent, encode_set
@@ -102,7 +103,7 @@ def row_net(
     "() -> the network that a row distils with, or is evaluated on; D3S's have batch norm."
     name, depth = net_name(getattr(r, f'{which}_net')), r.get(f'depth_{which}')
     if name == 'resnet18' and r.paper == 'd3s': name = 'resnet18_bn'
-    kw = dict(width=r.get('width', 128)) | (dict(depth=depth) if depth else {}) if name == 'convnet' else {}
+    kw = dict(width=r.get('width', 128)) | (dict(depth=depth) if depth else {}) if name == 'convnet' else dict(width=r['resnet_width']) if name.startswith('resnet') and r.get('resnet_width') else {}
     return partial(make_net, name, data.shape[0], data.n_classes, data.shape[1], **kw)
 
 # %% ../nbs/25_rows.ipynb #17e9dd5d
@@ -123,8 +124,9 @@ def teachers(self:Job, n=None):
     r, known = self.r, TEACHERS[self.r.dataset]
     p = known['protocol'] if self.smoke or r.get('expert_epochs') in (None, known['protocol'].epochs) else known['protocol'].scaled(epochs=r['expert_epochs'])
     if self.smoke: p = known['protocol'].scaled(kind='smoke', epochs=1, batch=32, warmup=0, drop_every=0)
-    path = Path(self.home)/'teachers'/f'{r.dataset}-{r.size}px-s{self.seed}-{settings_hash(p.settings())}'
-    with self.timed('teachers', path): return train_teachers(row_net(r, self.real), self.real, path, n or r['teachers'], p, known['view'], self.seed, self.quiet, init='random' if self.smoke else None)
+    folder = lambda name, p: Path(self.home)/'teachers'/f'{name}-{r.size}px-s{self.seed}-{settings_hash(p.settings())}'
+    path, start = folder(r.dataset, p), 'random' if self.smoke or known['init'] == 'random' else folder(known['init'], TEACHERS[known['init']]['protocol'])
+    with self.timed('teachers', path): return train_teachers(row_net(r, self.real), self.real, path, n or r['teachers'], p, known['view'], self.seed, self.quiet, init=start)
 
 # %% ../nbs/25_rows.ipynb #87df710a
 @patch
@@ -165,7 +167,7 @@ def _d3(job, out):
 def _d3s(job, out):
     r, loss = job.r, str(job.r.get('loss', ''))
     kw = _pick(r, 'batch', 'iterations', 'lr_img', 'kind', 'layers', 'weight', 'alpha', 'first', 'ens', 'crop', 'scale', 'jitter', 'eps') | dict(isu=bool(r['isu']), level=bool(r.get('level', 0)), flip=bool(r.get('flip', 1)))
-    kw['ens'] = '' if kw['ens'] in (0, '') else 'batch'
+    kw['ens'] = {'0': '', '1': 'batch'}.get(str(kw['ens']), kw['ens'])
     if loss: kw |= dict(kind=f'{loss.lower()}-{"multi" if r.get("cov") == "multivariate" else "diag"}')
     t = job.teachers()
     with job.timed('distill', out): return distill_d3s(job.real, t, out, r.budget or 1, **kw, seed=job.seed, minutes=r.minutes, quiet=job.quiet)
@@ -211,7 +213,6 @@ def distilled(self:Job):
         if d.info.get('iterations', 0) >= self.r.get('iterations', 0) or 'iterations' not in self.r.settings or self.r.method in SYNTHESIS: return d
     d, run = RUNS[self.r.method](self, out)
     if run is not None and run.stopped.startswith('SIG'): say(f'{self.r.row}: stopped; the same command goes on'); sys.exit(130)
-    if run is not None and run.stopped == 'time' and self.r.method in SYNTHESIS: raise ValueError(f'{self.r.row}: the time box ended before all batches were done; the same command goes on')
     return d
 
 # %% ../nbs/25_rows.ipynb #1998d6e0
@@ -226,13 +227,13 @@ def row_protocol(
     return p.scaled(kind='reduced' if r.settings['eval_epochs'].kind == 'scaled' else 'decided', epochs=r['eval_epochs'])
 
 @patch
-def with_labels(self:Job, d):
+def with_labels(self:Job, d, name='labels'):
     "The set that students learn from: the images, or images with stored soft labels."
     r = self.r
     if r.method not in SYNTHESIS: return d
     p, n = row_protocol(r, self.smoke), max(r['teachers'], r.get('n_teachers', 1) if r.get('enl') and not self.smoke else 1)
     t = self.teachers(n)
-    with self.timed('labels', self.out('distilled')/'labels'): store = relabel(d, list(t), self.out('distilled')/'labels', r['label_epochs'], p.batch, seed=self.seed, quiet=True)
+    with self.timed(name, self.out('distilled')/name): store = relabel(d, list(t), self.out('distilled')/name, r['label_epochs'], p.batch, seed=self.seed, quiet=True)
     return Relabelled(d, store, r['label_epochs'])
 
 # %% ../nbs/25_rows.ipynb #ef54cc0a
@@ -267,8 +268,6 @@ def _full(job):
     with job.timed('build'): a, b = (encode_set(s, ae, cache=Path(job.home)/'codes') for s in (job.real, job.test))
     job.r = dataclasses.replace(r, settings=r.settings | dict(eval_protocol=Value('full-codes', 'only crop and cutout act on codes', 'decided')))
     return job.students(a, b)
-
-PROTOCOLS['full-codes'] = dataclasses.replace(PROTOCOLS['full'], name='full-codes', aug='crop_cutout')
 
 def _teacher_row(job):
     "Accuracy of the source models."
@@ -316,13 +315,21 @@ def _rate_row(r):
     real = _Shape((3, r.size, r.size), N_CLASSES.get(r.dataset, 10), TRAIN_SIZE[r.dataset])
     if r.method == 'D3': rate = LatentPriors(real.n_classes, r.budget, r['z_dim'], real.shape[1], width=r['decoder_width']).compression_rate(real)
     else: rate = 100*r.budget*real.n_classes/len(real)
-    return [Row(r.row, 'paper', method=r.method, metric='rate', n=1, mean=rate, device=device_name(), settings=r.key(), std=math.nan, seconds=0., memory_mb=0.)]
+    return [Row(r.row, r.kind, r.deviations, method=r.method, metric='rate', n=1, mean=rate, device=device_name(), settings=r.key(), std=math.nan, seconds=0., memory_mb=0.)]
 
 def _distill_row(job): job.distilled(); return _cost_row(job, 'distill')
 
 def _row(job):
     if job.r.stage != 'row': return dict(experts=_experts_row, build=_build_row, distill=_distill_row)[job.r.stage](job)
-    return _full(job) if job.r.method == 'full' else job.students(job.with_labels(job.distilled()))
+    if job.r.method == 'full': return _full(job)
+    rows = job.students(job.with_labels(job.distilled()))
+    return rows + _random_beside(job) if job.r.method == 'D3S' else rows
+
+def _random_beside(job):
+    "Random real images with labels of the same teachers: what soft labels alone give."
+    if hasattr(job.real, 'held'): job.notes.append('random real images are not beside it: the set is a stream'); return []
+    d = Pixels.from_real(job.real, job.r.budget or 1, job.seed, aug='')
+    return [dataclasses.replace(r, method='random') for r in job.students(job.with_labels(d, 'labels-random'))]
 
 # %% ../nbs/25_rows.ipynb #d39ae1de
 SMOKE_SETTINGS = dict(iterations=1, n_experts=1, syn_steps=2, max_start_epoch=1, expert_epochs=1, expert_epochs_matched=1, outer_loop=1, inner_loop=1, lpc=1, batch_real=4, batch_size=4,
@@ -350,6 +357,7 @@ def run_row(
     r = row if isinstance(row, Recipe) else recipe(row, scale, minutes)
     if values: r = shrink(r, **values)
     if record_to: read_rows(record_to)
+    if r.minutes and r.method in SYNTHESIS and not smoke: raise ValueError(f'{r.row}: minutes is {r.minutes:g}, and {r.method} has no set before all of its batches are done; take scale= for fewer iterations (dd_plan says how long)')
     if r.metric == 'comp_rate':
         rows = _rate_row(r)
         if record_to: record(rows, record_to)
@@ -365,7 +373,7 @@ def _run(r, smoke, record_to, seed, root, device, quiet, home):
     rows, file = _row(job), job.out('distilled')/'distilled.safetensors'
     if r.method == 'MTT' and r.stage == 'row' and not smoke: job.notes.append('last state (paper: best of about 51 looks at the test set)')
     for x in rows:
-        x.row, x.seeds, x.artefact = r.row, str(seed), file_sha256(file)[:16] if file.is_file() else ''
+        x.row, x.seeds, x.artefact = r.row, str(seed), file_sha256(file)[:16] if file.is_file() and x.method != 'random' else ''
         if note.startswith('data:') and x.protocol != 'smoke': x.protocol = 'reduced'
         x.deviations = '; '.join(dict.fromkeys(s for t in (x.deviations, r.deviations if x.deviations != r.deviations else '', note, *job.notes) for s in t.split('; ') if s and not s.startswith('eval_epochs')))
         if not quiet: say(x)
@@ -417,9 +425,21 @@ def _one_step(net_fn, kind, batch, device):
     net = net_fn().to(device); a = net.arch
     x = torch.rand(batch, a['n_in'], a['size'], a['size'], device=device).requires_grad_(kind == 'unroll')
     y = torch.arange(batch, device=device) % a['n_out']
+    if kind == 'synthesis': return partial(_synthesis_step, net.eval().requires_grad_(False), x.requires_grad_(), y)
     if kind == 'unroll': f, theta = Functional(net), to_vector(net); return lambda: unroll(f, theta, [(x, y)], .01).sum().backward()
     loss = lambda: torch.nn.functional.cross_entropy(net(x), y)
     return (lambda: loss().backward()) if kind == 'train' else torch.no_grad()(loss)
+
+def _synthesis_step(net, x, y):
+    T = targets(batch_stats(net, x.detach()), device=x.device)
+    with watch(net) as f: torch.nn.functional.cross_entropy(net(x), y).add(feature_loss('kl-multi', f.stats, T)).backward()
+
+def _passes(r):
+    "The passes of notebook 21; for D3S and its kin with the divergence, the statistics of the real set and the folding of batches."
+    p = passes(r)
+    if r.method not in SYNTHESIS or 'distill' not in p: return p
+    whole = r.get('teachers', 0)*(TRAIN_SIZE.get(r.dataset, 13_000)*(r.get('layers') != 'bn') + n_images(r)*bool(r.get('isu')))
+    return p | dict(distill=[(which, 'synthesis', n) for which, _, n in p['distill']], statistics=[('train', 'forward', whole)])
 
 def _probe(net_fn, kind, batch, device):
     "(seconds an image, MB a step) of a kind of step, from one warm and one timed step."
@@ -450,7 +470,7 @@ def plan(
     chan, side = work_space(r)
     fns = dict(train=row_net(r, _Shape((chan, side, side), c)), eval=row_net(r, _Shape((3, r.size, r.size), c) if r.method != 'full' else _Shape((chan, side, side), c), 'eval'))
     seconds, memory, found = {}, 0., {}
-    for stage, parts in passes(r).items():
+    for stage, parts in _passes(r).items():
         for which, kind, images in parts:
             key = (which, kind, _batch_of(r, stage, n))
             if key not in found: found[key] = _probe(fns[which], kind, key[2], device)
@@ -502,6 +522,12 @@ def told_errors(
     return one + ([f'earlier plans: measured/planned {e.ratio.min():.2f} to {e.ratio.max():.2f}, median {e.ratio.median():.2f}, over {len(e)} runs'] if len(e) else [])
 
 # %% ../nbs/25_rows.ipynb #50e2485f
+def _recorded(row, record_to, smoke):
+    "The results file of a row: the one that is named, or the paper's; none for a first step on nothing."
+    if record_to or smoke: return '' if record_to == 'none' else record_to
+    home = results_dir() if results_dir().is_dir() else dd_home()/'results'
+    return home/f'{find_row(row).paper}.csv'
+
 @call_parse
 def dd_row(
     row:str, # a printed row, for example mtt/table1/cifar10/ipc1; parts may be left out
@@ -510,11 +536,12 @@ def dd_row(
     smoke:bool=False, # one step, on generated images where the set is not there
     seed:int=0, # of everything
     plan_first:bool=False, # say what it will cost before it starts
-    record_to:str='', # append the rows to this results file
+    record_to:str='', # the results file (default: docs/results/<paper>.csv of a checkout, else DD_HOME/results; none: only print)
     root:str='', device:str='', # where the data are, where to run
 ):
-    "Run one row of one table: what is missing is made, what is there is used."
+    "Run one row of one table: what is missing is made, what is there is used, what comes out is recorded."
     with manners():
+        record_to = _recorded(row, record_to, smoke)
         if record_to: read_rows(record_to)
         r = recipe(row, scale or None, minutes or None)
         say(f'{r.row}: {r.kind}' + (f'; {len(r.decided)} settings are ours: {", ".join(r.decided)}' if r.decided else ''))

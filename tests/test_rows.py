@@ -1,0 +1,40 @@
+"""Rows run by name: what stands beside them, where they are recorded, what they cost, how they go on."""
+import dataclasses
+
+import pytest, torch
+from dd_repro import results as R
+from dd_repro import rows as M
+from dd_repro.core import read_rows
+from dd_repro.distilled import Distilled
+from dd_repro.rows import dd_row, plan, run_row
+
+def test_d3s_has_random_images_with_the_same_labels_beside_it(tmp_path):
+    ours, rand = run_row('d3s/table6/cifar10/ipc10', smoke=True, quiet=True, root=tmp_path, home=tmp_path, resnet_width=4)
+    assert (ours.method, rand.method, ours.row) == ('D3S', 'random', rand.row) and ours.artefact and not rand.artefact
+    assert len(list(tmp_path.rglob('labels-random'))) == 1
+
+def test_a_time_box_is_refused_where_a_part_is_nothing(tmp_path):
+    with pytest.raises(ValueError, match='minutes is 5, and D3S has no set before all of its batches are done; take scale='): run_row('d3s/table6/cifar10/ipc10', minutes=5., home=tmp_path)
+    assert not any(tmp_path.iterdir())
+
+def test_a_row_is_recorded_in_the_file_of_its_paper(tmp_path, monkeypatch):
+    monkeypatch.setenv('DD_RESULTS', str(tmp_path))
+    dd_row('d3/table3/cifar10/ppc10/rate')
+    row, = read_rows(tmp_path/'d3.csv'); assert row.row == 'd3/table3/cifar10/ppc10/rate' and row.protocol != 'paper'
+    dd_row('d3/table3/cifar10/ppc1/rate', record_to='none'); assert len(read_rows(tmp_path/'d3.csv')) == 1
+
+def test_plan_of_d3s_counts_statistics_and_the_divergence():
+    p = plan(R.shrink(R.recipe('d3s/table6/cifar10/ipc10'), resnet_width=4), keep=False)
+    assert {'teachers', 'statistics', 'distill', 'labels', 'evaluate'} == set(p.seconds) and all(v > 0 for v in p.seconds.values())
+
+def test_an_interrupted_row_ends_as_an_uninterrupted_one(tmp_path, monkeypatch):
+    r = R.shrink(dataclasses.replace(R.recipe('mtt/table1/cifar10/ipc1'), dataset='digits', size=8), n_experts=2, max_start_epoch=1, syn_steps=2, iterations=6, eval_epochs=2, n_eval=1, eval_aug='', aug='', expert_aug='', width=4,
+                 depth_eval=2, depth_train=2, zca=0)
+    whole, = run_row(r, quiet=True, home=tmp_path/'a')
+    seen, keep = [], M.distill_mtt
+    def cut(*a, **kw): seen.append(1); kw['minutes'] = 1e-9; return keep(*a, **kw)
+    monkeypatch.setattr(M, 'distill_mtt', cut); run_row(r, quiet=True, home=tmp_path/'b')
+    monkeypatch.setattr(M, 'distill_mtt', keep); again, = run_row(r, quiet=True, home=tmp_path/'b')
+    assert seen and again.mean == whole.mean
+    files = [next((tmp_path/k).rglob('rows/**/distilled.safetensors')) for k in 'ab']
+    assert torch.equal(Distilled.load(files[0]).images, Distilled.load(files[1]).images)
