@@ -6,8 +6,8 @@
 __all__ = ['PAPERS', 'OWN_METHOD', 'SHOWN', 'HOUSE', 'STAGES', 'COLUMNS', 'Value', 'NEEDS', 'COSTLY', 'TRAIN_SIZE', 'N_CLASSES',
            'PASS_COST', 'family', 'row_id', 'cell_id', 'printed', 'matching', 'find_row', 'contradictions', 'conflicts',
            'results_dir', 'measured', 'differs', 'distance', 'record_id', 'compare', 'can_run', 'shade', 'variants_of',
-           'records_of', 'table', 'Beside', 'points', 'others', 'stated', 'unstated', 'Recipe', 'recipe', 'shrink',
-           'stage_settings', 'gmacs', 'net_name', 'work_space', 'n_images', 'passes', 'work', 'rates',
+           'records_of', 'table', 'Beside', 'points', 'study', 'others', 'stated', 'unstated', 'Recipe', 'recipe',
+           'shrink', 'stage_settings', 'gmacs', 'net_name', 'work_space', 'n_images', 'passes', 'work', 'rates',
            'planned_seconds', 'todo', 'smoke_cases', 'coverage']
 
 # %% ../nbs/21_results.ipynb #34c811f7
@@ -420,6 +420,25 @@ def points(
     return df.assign(**pd.DataFrame([{k: _number(v) for k, v in (w.split('=', 1) for w in r.split('/') if '=' in w)} for r in df.row], index=df.index))
 
 # %% ../nbs/21_results.ipynb #442a5357
+def _over_seeds(g):
+    "Mean of a study's line: with the networks' deviation, or over seeds with that of the seeds."
+    g = g.drop_duplicates('seeds', keep='last'); one = g.iloc[-1]
+    if len(g) == 1: return _text(one['mean'], one['std'], one.n)
+    return f'{_text(g["mean"].mean(), g["mean"].std(ddof=0))} ({len(g)} seeds, n={one.n})'
+
+def study(
+    prefix:str, # of row ids, for example d3s/digits
+    runs=None, # measured rows; read when None
+    metrics=None, # only these
+)->pd.DataFrame: # a line a row, method and network, a column a metric; empty where nothing was recorded
+    "The rows below a prefix, means over distillation seeds."
+    df, by = points(prefix, runs), ['row', 'method', 'net']
+    short = df.row.str.removeprefix(prefix.rstrip('/')).str.strip('/').str.replace('/(seconds|memory)$', '', regex=True)
+    df = df.assign(net=df.net.fillna(''), row=short)[df.protocol.isin(SHOWN) & df.metric.isin(metrics or set(df.metric))]
+    lines = [dict(zip(by, k)) | {m: _over_seeds(h) for m, h in g.groupby('metric', sort=False)} for k, g in df.groupby(by, sort=False)]
+    return pd.DataFrame(lines, columns=[*by, *dict.fromkeys(df.metric)]).fillna('')
+
+# %% ../nbs/21_results.ipynb #a21a56c8
 def others(
     paper:str, # mtt, d3, d3s or latentdd
     runs=None, # measured rows; read when None
@@ -429,7 +448,7 @@ def others(
     df = runs[(runs.printed == '') & (runs.row.str.split('/').str[0] == paper) & (runs.protocol != 'smoke')].sort_values('date', kind='stable')
     return df.assign(ours=[_text(m, s, n) for m, s, n in zip(df['mean'], df['std'], df.n)])[['row', 'method', 'net', 'metric', 'ours', 'unit', 'protocol', 'seconds', 'device', 'deviations']].reset_index(drop=True)
 
-# %% ../nbs/21_results.ipynb #9615cee0
+# %% ../nbs/21_results.ipynb #fcb30321
 def stated(
     paper:str|None=None
 )->pd.DataFrame: # paper, where it holds, name, value, unit, source
@@ -442,7 +461,7 @@ def unstated()->pd.DataFrame:
     "The settings that no text states: from official code, or decided here, with the reason."
     return pd.DataFrame(_asset_lines('recipes.csv'))
 
-# %% ../nbs/21_results.ipynb #071c2a6a
+# %% ../nbs/21_results.ipynb #12791a70
 Value = namedtuple('Value', 'value source kind')
 Value.__doc__ = 'A setting: the value, where it comes from, and paper, code, decided or scaled.'
 
@@ -450,7 +469,7 @@ def _holds(line, where):
     "Whether a line of settings holds for a row: each of its conditions is empty or names what the row has."
     return all(not (v := line.get(k, '')) or v == 'all' or not have.isdisjoint(v.split(';')) for k, have in where.items())
 
-# %% ../nbs/21_results.ipynb #bf48bcfd
+# %% ../nbs/21_results.ipynb #a677997d
 @dataclass
 class Recipe:
     "Everything that one row needs; `settings` maps a name to a `Value`."
@@ -475,7 +494,7 @@ class Recipe:
     @property
     def deviations(self): return '; '.join([f'{n} {t}' for n, t in self.changes.items()] + ([f'at most {self.minutes:g} minutes'] if self.minutes else []))
 
-# %% ../nbs/21_results.ipynb #4957b84b
+# %% ../nbs/21_results.ipynb #a55a033f
 _TRAJ, _EVAL = 'syn_steps expert_epochs max_start_epoch lr_lr lr_teacher n_experts expert_lr expert_batch', 'eval_epochs eval_lr eval_optimizer eval_batch_size eval_schedule n_eval'
 _SYNTH = 'iterations lr_img batch kind weight alpha teachers label_epochs temperature'
 NEEDS = {'MTT': f'{_TRAJ} lr_img iterations width', 'D3': f'{_TRAJ} iterations lr_latent lr_decode gamma1 gamma2 gamma3 mmd_samples z_dim width', 'full': '',
@@ -492,7 +511,7 @@ def _row_words(r):
         if m := re.fullmatch(r'convnet-d(\d+)', net): out[k] = m[1]
     return {k: Value(_number(v), 'printed with the row', 'paper') for k, v in out.items()}
 
-# %% ../nbs/21_results.ipynb #b636a270
+# %% ../nbs/21_results.ipynb #fdcffcb9
 def _variants(r, method):
     "The variants of stated lines that hold for a row."
     v = {'', 'source model', 'image synthesis', 'validation', f'method={method}', method, f'{method} (initial)', *r.variant.split(';'), *(w.split('=')[0] for w in r.variant.split(';'))}
@@ -516,7 +535,7 @@ def _from_papers(r, method, where):
             if ours and _holds(l, where): out[l['name']] = Value(_number(l['value']), f'{paper}, {l["source"]}', 'paper')
     return out
 
-# %% ../nbs/21_results.ipynb #a55a033f
+# %% ../nbs/21_results.ipynb #1bfd6d4e
 def _mtt_values(r, zca):
     "MTT's settings from the table of notebook 10; what its sources leave open is absent."
     try: s = mtt_settings(r.dataset, int(r.budget), zca)
@@ -551,7 +570,7 @@ def _fill(r, method):
     if 'n_experts' not in NEEDS[method]: got.pop('n_experts', None)
     return got
 
-# %% ../nbs/21_results.ipynb #647b0c60
+# %% ../nbs/21_results.ipynb #30bc6b6f
 def _refuse(r, method, settings, decided):
     "ValueError naming what nobody states."
     open_ = [n for n in f'{NEEDS[method]} {_EVAL}'.split() if n not in settings or (isinstance(settings[n].value, str) and ' ' in settings[n].value)]
@@ -575,7 +594,7 @@ def recipe(
     out = Recipe(r.row, method, stage, r.metric, r.dataset, int(r.resolution), budget, r.budget_kind or 'ipc', family(r.train_arch) or 'convnet', family(r.eval_arch) or 'convnet', s)
     return shrink(out, scale, minutes)
 
-# %% ../nbs/21_results.ipynb #1bfd6d4e
+# %% ../nbs/21_results.ipynb #905e6639
 COSTLY = dict(iterations=2, n_experts=1, eval_epochs=2, label_epochs=1)
 
 def shrink(
@@ -593,7 +612,7 @@ def shrink(
     changes = r.changes | {n: f'{v} ({r.get(n)})' for n, v in new.items()}
     return dataclasses.replace(r, settings=r.settings | {n: Value(v, 'smaller copy', 'scaled') for n, v in new.items()}, changes=changes, minutes=minutes or r.minutes)
 
-# %% ../nbs/21_results.ipynb #9249ae4f
+# %% ../nbs/21_results.ipynb #642117e0
 _STAGE_WORDS = dict(experts=r'expert_(lr|batch|aug|momentum|weight_decay)|expert_epochs\w*|max_start_epoch|zca|zca_eps|width|depth_train|f|latent_scale|posterior',
                     teachers=r'\w+_teacher|expert_epochs|teachers')
 
@@ -612,7 +631,7 @@ def key(self:Recipe, stage='distilled')->str:
     "The hash by which a stage's product is found again."
     return settings_hash(stage_settings(self, stage))
 
-# %% ../nbs/21_results.ipynb #642117e0
+# %% ../nbs/21_results.ipynb #cb368f4d
 TRAIN_SIZE = dict(cifar10=50_000, cifar100=50_000, tinyimagenet=100_000, imagenet1k=1_281_167, imagenet21k=11_060_223, imagenette=12_894, imagewoof=12_454)
 N_CLASSES = dict(cifar10=10, cifar100=100, tinyimagenet=200, imagenet1k=1000, imagenet21k=10_450)
 
@@ -632,7 +651,7 @@ def gmacs(
     with torch.no_grad(): model.to('meta')(torch.empty(2, n_in, size, size, device='meta'))
     return sum(count)/2e9
 
-# %% ../nbs/21_results.ipynb #80aa64b1
+# %% ../nbs/21_results.ipynb #d682da58
 _NET_NAMES = {'regnet-y-8gf': 'regnet_y_8gf', 'convnext-tiny': 'convnext_tiny', 'deit-tiny': 'deit_tiny', 'unseen-avg4': 'resnet18'}
 
 def net_name(
@@ -650,7 +669,7 @@ def work_space(
     f = r.get('f')
     return (4, r.size//f) if f and (r.method.startswith('Latent') or r.get('space') == 'latent') else (3, r.size)
 
-# %% ../nbs/21_results.ipynb #cb368f4d
+# %% ../nbs/21_results.ipynb #bbf04d9c
 def n_images(
     r:Recipe # a recipe
 )->int: # in the distilled set as its students see it; of the training set for `full`
@@ -686,7 +705,7 @@ def work(
                          else gmacs(net_name(r.eval_net), seen[1], c, seen[0], r.get('depth_eval'), r.get('width')))
     return {k: sum(images*PASS_COST[kind]*one(which) for which, kind, images in v)/1e3 for k, v in passes(r).items()}
 
-# %% ../nbs/21_results.ipynb #d682da58
+# %% ../nbs/21_results.ipynb #69d39023
 def rates()->dict: # 1e9 multiply-adds a second, by device kind
     "The rates that were measured on this machine (notebook 25), over cautious guesses."
     try: found = json.loads((dd_home()/'rates.json').read_text())
@@ -716,7 +735,7 @@ def todo(
     rows = [(r := recipe(p.row)) and dict(row=p.row, kind=r.kind, hours=planned_seconds(r)/3600, reduced=p.cell in some, command=f'dd_row {p.row}') for p in df.itertuples()]
     return pd.DataFrame(rows, columns=['row', 'kind', 'hours', 'reduced', 'command']).sort_values('hours', kind='stable').reset_index(drop=True)
 
-# %% ../nbs/21_results.ipynb #fb5616b4
+# %% ../nbs/21_results.ipynb #095120da
 def smoke_cases(
     paper:str|None=None
 )->pd.DataFrame: # method, net, size and an example row of each
