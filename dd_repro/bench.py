@@ -6,8 +6,8 @@
 __all__ = ['PASSES', 'CPU_MODES', 'GPU_MODES', 'CLAIMS', 'PAIRS', 'PARTS', 'STUDENTS', 'QUICK', 'macs', 'gflop',
            'unroll_iteration', 'timed', 'matmul_rate', 'measure_unroll', 'run_cell', 'unroll_cells', 'visits',
            'summary', 'cell_name', 'bench_unroll', 'table', 'ratios', 'claims', 'report', 'measure_d3', 'measure_d3s',
-           'measure_memory', 'parts_rows', 'parts_text', 'measure_students', 'bench_students', 'unroll_rows',
-           'students_rows', 'dd_bench']
+           'measure_memory', 'measure_plan', 'parts_rows', 'parts_text', 'measure_students', 'bench_students',
+           'unroll_rows', 'students_rows', 'dd_bench']
 
 # %% ../nbs/23_bench.ipynb #912c94f8
 import json, os, signal, subprocess, sys, tempfile, time
@@ -143,7 +143,7 @@ _CODE = 'from dd_repro.bench import _child; _child()'
 
 def _child():
     cell = json.loads(sys.argv[1])
-    measures = {'unroll': measure_unroll, 'students': measure_students, 'd3': measure_d3, 'd3s': measure_d3s, 'd3s-memory': measure_memory}
+    measures = {'unroll': measure_unroll, 'students': measure_students, 'd3': measure_d3, 'd3s': measure_d3s, 'd3s-memory': measure_memory, 'd3s-plan': measure_plan}
     measure = measures[cell.pop('subject')]
     print('\n' + json.dumps(measure(**cell)))
 
@@ -319,21 +319,33 @@ def measure_memory(
         with Cost() as cost: distill_d3s(real, teachers, Path(tmp)/'run', n//10, **s)
     return dict(memory_mb=cost.memory_mb, processor=device_name())
 
-PARTS = {'d3': dict(unroll='s', decode='s', features='s', kernels='s', total='s'), 'd3s': dict(plain='s', full='s', overhead='', floor='', share=''), 'd3s-memory': dict(memory_mb='MB')}
+def measure_plan(
+    dataset:str='imagenet1k', ipc:int=50, # a set that `d3s_plan` knows; images a class
+    repeats=1, # one probe
+    threads=0, # 0: as PyTorch chooses
+)->dict: # planned seconds of each part and of all, memory_mb, disk_gb; processor
+    "What D3S would cost on a data set that need not be there, from a probe in this process."
+    _settle(threads, 'tuned')
+    rows = d3s_plan(dataset, ipc, quiet=True)
+    return {r['part']: r['seconds'] for r in rows} | dict(total=sum(r['seconds'] for r in rows), memory_mb=max(r['memory_mb'] for r in rows), disk_gb=sum(r['disk'] for r in rows)/1e9, repeats=1, note='planned from a probe of 4 and 8 images', processor=device_name())
+
+_PLAN = {k: 's' for k in ('teachers', 'statistics', 'synthesis', 'folding', 'labels', 'student', 'total')} | dict(memory_mb='MB', disk_gb='GB')
+PARTS = {'d3s-plan': _PLAN, 'd3': dict(unroll='s', decode='s', features='s', kernels='s', total='s'), 'd3s': dict(plain='s', full='s', overhead='', floor='', share=''), 'd3s-memory': dict(memory_mb='MB')}
 
 def parts_rows(
     cells:list, # from `run_cell`, subject d3, d3s or d3s-memory
     kind='decided', # the row's word
 )->list: # a row for each part
     "Rows of results from measured cells."
-    name = lambda c: f'bench/{c["subject"]}/w{c["width"]}' + ''.join(f'-{s}{c[k]}' for k, s in (('N', 'N'), ('batch', 'b'), ('n', 'n')) if k in c)
-    return [_bench_row(name(c), c, m, u, c.get(m, float('nan')), kind, n=c['repeats'] if m in c else 0, deviations=c.get('error', f'{c["repeats"]} repeats')) for c in cells for m, u in PARTS[c['subject']].items()]
+    name = lambda c: f'bench/{c["subject"]}/' + (f'w{c["width"]}' if 'width' in c else f'{c["dataset"]}-ipc{c["ipc"]}') + ''.join(f'-{s}{c[k]}' for k, s in (('N', 'N'), ('batch', 'b'), ('n', 'n')) if k in c)
+    return [_bench_row(name(c), c, m, u, c.get(m, float('nan')), kind, n=c['repeats'] if m in c else 0, deviations=c.get('error', c.get('note', f'{c["repeats"]} repeats'))) for c in cells for m, u in PARTS[c['subject']].items()]
 
 def parts_text(
     c:dict # a measured cell
 )->str:
     "A cell in one line."
-    if 'error' in c: return f'{c["subject"]} width {c["width"]}: {c["error"]}'
+    if 'error' in c: return f'{c["subject"]}: {c["error"]}'
+    if c['subject'] == 'd3s-plan': return f'd3s, {c["dataset"]}, {c["ipc"]} images a class: ' + ', '.join(f'{k} {c[k]/3600:,.0f} h' for k, u in _PLAN.items() if u == 's') + f'; memory {c["memory_mb"]/1e3:.1f} GB, disk {c["disk_gb"]:.1f} GB'
     if c['subject'] == 'd3': return f'd3 width {c["width"]}, N {c["N"]}: {c["total"]:.2f} s; ' + ', '.join(f'{k} {100*c[k]/c["total"]:.1f} %' for k in list(PARTS['d3'])[:-1])
     if c['subject'] == 'd3s-memory': return f'd3s width {c["width"]}, batch {c["batch"]}, {c["n"]} images: {c["memory_mb"]:.0f} MB'
     return f'd3s width {c["width"]}, batch {c["batch"]}: statistics and divergence add {100*c["overhead"]:.0f} % to forward and backward (floor {100*c["floor"]:.0f} %), {100*c["share"]:.0f} % of the iteration'
@@ -441,8 +453,9 @@ def _students(quick, repeats, threads, kind):
 
 def _parts(subject, quick, width, repeats, threads, kind):
     sizes = {'d3': [dict(width=width, N=20)], 'd3s': [dict(width=w, batch=50) for w in (16, 64)],
+             'd3s-plan': [dict(dataset='imagenet1k', ipc=50), dict(dataset='imagenet21k', ipc=20)],
              'd3s-memory': [dict(width=16, batch=b, n=n) for b, n in ((25, 200), (50, 200), (100, 200), (50, 1000))]}[subject]
-    if quick: sizes = {'d3': [dict(width=4, N=2, decoder_width=8, samples=4)], 'd3s': [dict(width=4, batch=4)], 'd3s-memory': [dict(width=4, batch=10, n=20)]}[subject]
+    if quick: sizes = {'d3': [dict(width=4, N=2, decoder_width=8, samples=4)], 'd3s': [dict(width=4, batch=4)], 'd3s-plan': [dict(dataset='cifar10', ipc=1)], 'd3s-memory': [dict(width=4, batch=10, n=20)]}[subject]
     cells = [run_cell(dict(subject=subject, repeats=repeats, threads=threads, **c)) for c in sizes]
     say(*map(parts_text, cells), sep='\n')
     return parts_rows(cells, kind)
@@ -450,7 +463,7 @@ def _parts(subject, quick, width, repeats, threads, kind):
 # %% ../nbs/23_bench.ipynb #65743af9
 @call_parse
 def dd_bench(
-    subject:str, # unroll (forms by allocator), students (together or apart), d3 or d3s (parts of an iteration), d3s-memory
+    subject:str, # unroll (forms by allocator), students (together or apart), d3 or d3s (parts of an iteration), d3s-memory, d3s-plan
     form:str='bptt,adjoint', # of bptt, adjoint, detached
     alloc:str='', # of default, tuned (CPU) or eager, captured (GPU); default: both
     batch:str='', # images a step, a list: 10 is ipc 1 (default: the sizes of the claims)

@@ -673,9 +673,9 @@ def probe_d3s(
     return out | dict(synthesis=_fastest(synthesis, device))
 
 # %% ../nbs/17_d3s.ipynb #e351e9c0
-def _line(a, b, na, nb, n):
-    "The value at n of the line through (na, a) and (nb, b), nowhere below b per image."
-    slope = max((b - a)/(nb - na), 0.)
+def _line(a, b, na, nb, n, least=.5):
+    "The value at n of the line through (na, a) and (nb, b); an image costs at least this part of what it costs at nb, whatever the clock said."
+    slope = max((b - a)/(nb - na), least*b/nb)
     return b + slope*(n - nb)
 
 def d3s_plan(
@@ -683,7 +683,7 @@ def d3s_plan(
     ipc=50, # images per class
     name='resnet18_bn', # the network of teachers and students
     label_epochs=300, # E
-    probe=(2, 4), # the two batch sizes that are timed
+    probe=(4, 8), # the two batch sizes that are timed
     device=None, # cpu or cuda
     quiet=False, # do not print the table
     **other, # other settings than those of `d3s_settings`, or arguments of the network (width, say)
@@ -695,7 +695,7 @@ def d3s_plan(
     with seeded('plan'): net = make_net(name, 3, C, side, **other)
     params, pa, pb = sum(p.numel() for p in net.parameters()), *(probe_d3s(net.requires_grad_(True), (3, side, side), C, n, s['kind'], device) for n in probe)
     per = {k: _line(pa[k][0], pb[k][0], a, b, s['batch'])/s['batch'] for k in pa}
-    mem = {k: _line(pa[k][1], pb[k][1], a, b, s['batch']) for k in pa}
+    mem = {k: _line(pa[k][1], pb[k][1], a, b, s['batch'], 0.) for k in pa}
     n, M, E = ipc*C, s['teachers'], label_epochs
     t = TEACHERS[dataset]['protocol']
     parts = dict(teachers=(M*t.epochs*N*per['train'], mem['train']*t.batch/s['batch'], 4*M*params), statistics=(M*N*per['forward'], mem['forward'], 0),
