@@ -329,6 +329,7 @@ def measure_plan(
     rows = d3s_plan(dataset, ipc, quiet=True)
     return {r['part']: r['seconds'] for r in rows} | dict(total=sum(r['seconds'] for r in rows), memory_mb=max(r['memory_mb'] for r in rows), disk_gb=sum(r['disk'] for r in rows)/1e9, repeats=1, note='planned from a probe of 4 and 8 images', processor=device_name())
 
+# %% ../nbs/23_bench.ipynb #df3d1e5e
 _PLAN = {k: 's' for k in ('teachers', 'statistics', 'synthesis', 'folding', 'labels', 'student', 'total')} | dict(memory_mb='MB', disk_gb='GB')
 PARTS = {'d3s-plan': _PLAN, 'd3': dict(unroll='s', decode='s', features='s', kernels='s', total='s'), 'd3s': dict(plain='s', full='s', overhead='', floor='', share=''), 'd3s-memory': dict(memory_mb='MB')}
 
@@ -350,7 +351,7 @@ def parts_text(
     if c['subject'] == 'd3s-memory': return f'd3s width {c["width"]}, batch {c["batch"]}, {c["n"]} images: {c["memory_mb"]:.0f} MB'
     return f'd3s width {c["width"]}, batch {c["batch"]}: statistics and divergence add {100*c["overhead"]:.0f} % to forward and backward (floor {100*c["floor"]:.0f} %), {100*c["share"]:.0f} % of the iteration'
 
-# %% ../nbs/23_bench.ipynb #6659d4ef
+# %% ../nbs/23_bench.ipynb #c32261be
 STUDENTS = ((8, 16, 10), (16, 32, 10), (32, 32, 10), (32, 128, 10), (32, 128, 100)) # side in px, width, images
 
 def measure_students(
@@ -374,7 +375,7 @@ def measure_students(
     a, b = median(s[False]), median(s[True])
     return dict(apart=a, together=b, ratio=a/b, auto=go_together(new(), batch), processor=device_name())
 
-# %% ../nbs/23_bench.ipynb #daf85b8c
+# %% ../nbs/23_bench.ipynb #5e4ef559
 def bench_students(
     sizes=STUDENTS, # of (side in px, width, images)
     quiet=False, # say nothing while it runs
@@ -388,7 +389,7 @@ def bench_students(
         if not quiet: say(f'{side} px, width {width}, {batch} images: {text}')
     return out
 
-# %% ../nbs/23_bench.ipynb #2addb3ea
+# %% ../nbs/23_bench.ipynb #f7e24140
 def _bench_row(id, c, metric, unit, mean, kind, **kw):
     own = ('error', 'processor', 'warm', 'auto') + ('n',)*(c['subject'] == 'unroll')
     keep = {k: v for k, v in c.items() if isinstance(v, (int, str)) and k not in own}
@@ -416,7 +417,7 @@ def students_rows(
     return [_bench_row(f'bench/students/{c["side"]}px-w{c["width"]}-b{c["batch"]}', c, m, u, c.get(m, float('nan')), kind, n=c['repeats'] if m in c else 0, deviations=c.get('error', f'{c["k"]} networks; {c["epochs"]} epochs'))
             for c in cells for m, u in units.items()]
 
-# %% ../nbs/23_bench.ipynb #e8238ecf
+# %% ../nbs/23_bench.ipynb #3618451e
 QUICK = dict(width=4, warm_s=1., n_mat=64)
 
 def _listed(what, text, cast=str, known=None):
@@ -440,7 +441,7 @@ def _check_bench(subject, device, **kw):
     for k, v in kw.items():
         if v < (k != 'threads'): raise ValueError(f'{k} is {v}; it must be {"0 or more" if k == "threads" else "1 or more"}')
 
-# %% ../nbs/23_bench.ipynb #ed5cf5e4
+# %% ../nbs/23_bench.ipynb #65743af9
 def _unroll(groups, repeats, budget_s, kind):
     say(f'{sum(map(len, groups))} cells, each visit in a process of its own')
     cells = bench_unroll(groups, repeats, budget_s)
@@ -460,7 +461,7 @@ def _parts(subject, quick, width, repeats, threads, kind):
     say(*map(parts_text, cells), sep='\n')
     return parts_rows(cells, kind)
 
-# %% ../nbs/23_bench.ipynb #65743af9
+# %% ../nbs/23_bench.ipynb #f503c17e
 @call_parse
 def dd_bench(
     subject:str, # unroll (forms by allocator), students (together or apart), d3 or d3s (parts of an iteration), d3s-memory, d3s-plan

@@ -183,6 +183,7 @@ def train_teachers(
         if on_teacher: on_teacher(i, net, time.perf_counter() - start)
     return load_teachers(path, real, M)
 
+# %% ../nbs/17_d3s.ipynb #7a498cba
 def _init_for(real, init):
     "The files that the networks start from; none for a random start."
     name = real.name.split(' ')[0]
@@ -212,7 +213,7 @@ def _recipe_for(real, protocol, how):
     if how: _check_how(how)
     return (as_protocol(protocol) if protocol is not None else known['protocol']), how
 
-# %% ../nbs/17_d3s.ipynb #70842750
+# %% ../nbs/17_d3s.ipynb #617e6101
 def load_teacher(
     file, # one file of `train_teachers`
 )->tuple: # network in eval mode, its norm, its card
@@ -235,7 +236,7 @@ def load_teachers(
     nets, norms, cards = zip(*map(load_teacher, files[:M]))
     return Teachers(nets, real, norms, [f'{c["arch"]["name"]} {c["name"]} {c["seed"]}/{c["teacher"]}' for c in cards])
 
-# %% ../nbs/17_d3s.ipynb #e8ccfdc9
+# %% ../nbs/17_d3s.ipynb #d4895bbe
 def teacher_stats(
     teachers, # a `Teachers`
     real, # the real training set
@@ -262,7 +263,7 @@ def stats_hash(
     for k, m in ((k, m) for s in stats for k, m in s.items()): h.update(k.encode()); [h.update(t.cpu().contiguous().numpy().tobytes()) for t in (m.mean, m.cov)]
     return h.hexdigest()[:16]
 
-# %% ../nbs/17_d3s.ipynb #d4895bbe
+# %% ../nbs/17_d3s.ipynb #5fb9a16d
 CROPS = ('linear', 'cosine', 'full', 'none')
 
 def crop_share(
@@ -288,7 +289,7 @@ def augment_batch(
     if jitter: x = x.roll(torch.randint(jitter, (2,), generator=rng).tolist(), (2, 3))
     return x
 
-# %% ../nbs/17_d3s.ipynb #5fb9a16d
+# %% ../nbs/17_d3s.ipynb #471b512c
 class D3S(Objective):
     "Equation 1 for one batch: layer statistics of a teacher against those of the real set, and cross-entropy."
     def __init__(self,
@@ -328,7 +329,7 @@ def watch(
     if layers == 'bn': return FeatureStats(net, bn_layers(net), cov=False, inputs=True)
     return FeatureStats(net, cov=kind.endswith('multi'))
 
-# %% ../nbs/17_d3s.ipynb #a45b28cc
+# %% ../nbs/17_d3s.ipynb #8238a743
 class StoredPixels(Distilled):
     "Distilled images as bytes, mapped from a file where they are many; labels are class numbers."
     def __init__(self,
@@ -351,7 +352,7 @@ class StoredPixels(Distilled):
     def empty(cls, tensors, **kw): return cls(tensors['images'], tensors['y'], **kw)
     def _pictures(self, idx): return self.norm(self.images[idx].to(self.lr.device).float()/255)
 
-# %% ../nbs/17_d3s.ipynb #a367a28e
+# %% ../nbs/17_d3s.ipynb #19849519
 @patch
 def sample(self:StoredPixels, n=None, *, y=None, idx=None, prior=None, rng=None):
     "Images, normalised, and labels: these, some of a class, or any n."
@@ -380,7 +381,7 @@ def put(self:StoredPixels, idx:slice, d:Pixels):
     x = d.norm.inverse(d.images.detach()).clamp(0, 1)
     self.images[idx] = (x*255).round().to(torch.uint8).to(self.images.device)
 
-# %% ../nbs/17_d3s.ipynb #19849519
+# %% ../nbs/17_d3s.ipynb #8a9a9986
 _ROOM = 1 << 16 # bytes of the header that are kept free for the rest of the card
 
 def _layout(d):
@@ -404,7 +405,7 @@ def _map(path, layout, size, mode):
     if os.path.getsize(path) != size + hi: raise ValueError(f'{os.path.getsize(path)} bytes, not {size + hi}')
     return np.memmap(path, np.uint8, mode, size + lo, tuple(layout['d.images']['shape']))
 
-# %% ../nbs/17_d3s.ipynb #4f301f19
+# %% ../nbs/17_d3s.ipynb #6a286624
 def create_store(
     path, # the file, replaced
     d:StoredPixels, # labels and card; its images are only a shape (`torch.empty(..., device='meta')` will do)
@@ -435,7 +436,7 @@ def open_images(
     d.file = file
     return d
 
-# %% ../nbs/17_d3s.ipynb #08a4d787
+# %% ../nbs/17_d3s.ipynb #78f14c43
 _NUM = dict(iterations=int, batch=int, lr_img=float, weight=float, alpha=float, first=float, scale=float, flip=lambda v: v == '1', jitter=int, isu=lambda v: v == '1')
 
 def d3s_table()->list: # dictionaries with text values
@@ -452,7 +453,7 @@ def d3s_settings(
     if row is None: raise ValueError(f'no stated settings of {method} for {dataset}; known: {", ".join(r["method"] + " " + r["dataset"] for r in rows)}')
     return {k: _NUM.get(k, str)(v) for k, v in row.items() if k not in ('method', 'dataset', 'teachers')} | dict(teachers=int(row['teachers']))
 
-# %% ../nbs/17_d3s.ipynb #1fe7bb75
+# %% ../nbs/17_d3s.ipynb #3965eae7
 def _check_d3s(s, real, teachers, jobs):
     "What cannot work is said before anything is written."
     n = s['ipc']*real.n_classes
@@ -470,7 +471,7 @@ def _check_d3s(s, real, teachers, jobs):
     if type(real.norm).__name__ not in ('Normalize', 'NoNorm'): raise ValueError(f'{real.norm}: pixels are clamped channel by channel, which this norm does not allow; load the data without it')
     if teachers.n_classes != real.n_classes: raise ValueError(f'the teachers tell {teachers.n_classes} classes apart; {real.name} has {real.n_classes}')
 
-# %% ../nbs/17_d3s.ipynb #3e234d1a
+# %% ../nbs/17_d3s.ipynb #6fa57e65
 _STUDENTS = dict(tinyimagenet='d3s-tiny', imagenet1k='d3s-in1k', imagenet21k='d3s-in21k', cifar10='d3s-cifar10', cifar100='d3s-cifar100')
 
 class Synthesis:
@@ -496,7 +497,7 @@ class Synthesis:
         return StoredPixels(torch.empty(self.n, *self.real.shape, dtype=torch.uint8, device='meta'), y, self.real.n_classes, classes=self.real.classes, norm=self.real.norm,
             arch=getattr(self.teachers[0], 'arch', None), aug='', protocol=_STUDENTS.get(name, 'mtt'), name=self.real.name, info=dict(settings=self.full, stats=stats_hash(self.stats)))
 
-# %% ../nbs/17_d3s.ipynb #3965eae7
+# %% ../nbs/17_d3s.ipynb #7dadef29
 def _same_run(d, full, path):
     "ValueError when a store belongs to other settings."
     old, new = d.info.get('settings', {}), json.loads(json.dumps(full))
@@ -513,6 +514,7 @@ def open(self:Synthesis):
     self.read_history()
     return d
 
+# %% ../nbs/17_d3s.ipynb #75087bad
 @patch
 def read_history(self:Synthesis):
     "What is noted of the batches that are done, by this process or another."
@@ -546,7 +548,7 @@ def keep(self:Synthesis, d, b, pixels, run):
     write_atomic(self.marker(b), json.dumps(row).encode()); self.history.append(row)
     run.ckpt.unlink(missing_ok=True); run.ckpt.with_suffix('.csv').unlink(missing_ok=True)
 
-# %% ../nbs/17_d3s.ipynb #6fa57e65
+# %% ../nbs/17_d3s.ipynb #5a3e09fb
 def cosine(
     done:float # fraction of the iterations, 0..1
 )->float: # what the rate is multiplied with
@@ -562,6 +564,7 @@ def clamp_pixels(
         d.images.clamp_(lo, hi)
     return project
 
+# %% ../nbs/17_d3s.ipynb #ecdce5e1
 @patch
 def batch(self:Synthesis, d, b):
     "Batch b before its first iteration, and its objective."
@@ -580,6 +583,7 @@ def one(self:Synthesis, d, b, every, minutes):
     if run.stopped == 'done': self.keep(d, b, x, run)
     return run
 
+# %% ../nbs/17_d3s.ipynb #ed7aa260
 @patch
 def publish(self:Synthesis, d):
     "Complete the card and give the file its final name, unless another process was quicker."
@@ -596,7 +600,7 @@ def _publish(self:Synthesis, d):
     os.replace(self.part, self.final)
     return open_images(self.final)
 
-# %% ../nbs/17_d3s.ipynb #7dadef29
+# %% ../nbs/17_d3s.ipynb #e351e9c0
 @patch
 def fit(self:Synthesis, every=100, minutes=None, quiet=None):
     "All batches that are left to this process; returns the set (published once all are done)."
@@ -634,7 +638,7 @@ def distill_d3s(
     run = Synthesis(real, teachers, out, s, stats, seed, tuple(jobs))
     return run.fit(every, minutes, quiet), run
 
-# %% ../nbs/17_d3s.ipynb #ed7aa260
+# %% ../nbs/17_d3s.ipynb #f731e074
 SETS = dict(cifar10=(10, 50_000, 32), cifar100=(100, 50_000, 32), tinyimagenet=(200, 100_000, 64), imagenet1k=(1000, 1_281_167, 224), imagenet21k=(10_450, 11_060_223, 224)) # classes, training images, px (table 7)
 
 def _saved_mb(f):
@@ -672,7 +676,7 @@ def probe_d3s(
     net.requires_grad_(False)
     return out | dict(synthesis=_fastest(synthesis, device))
 
-# %% ../nbs/17_d3s.ipynb #e351e9c0
+# %% ../nbs/17_d3s.ipynb #b3ea03fc
 def _line(a, b, na, nb, n, least=.5):
     "The value at n of the line through (na, a) and (nb, b); an image costs at least this part of what it costs at nb, whatever the clock said."
     slope = max((b - a)/(nb - na), least*b/nb)

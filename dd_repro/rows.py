@@ -579,7 +579,7 @@ def dd_table(
         if coverage: return say(R.coverage(runs).to_string(index=False))
         if todo: return say('\n'.join([R.todo(paper or None, runs=runs).to_string(index=False), *told_errors(plan_errors(runs))]))
         if not paper: raise ValueError(f'which table? for example {PAPERS[0]}/table1; papers: {", ".join(PAPERS)}')
-        names = [name.split('/')[0]] if name else list(dict.fromkeys(printed(paper).table))
+        names = [name] if name else list(dict.fromkeys(printed(paper).table))
         for n in names: say(f"{paper}/{n}\n{table(paper, n, format, runs, own)}")
 
 # %% ../nbs/25_rows.ipynb #3b3eb03b
