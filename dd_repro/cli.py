@@ -103,8 +103,8 @@ def _device(name):
     try: return str(torch.empty(0, device=name).device)
     except Exception: raise ValueError(f'device {name!r}: this machine has none such; try cpu') from None
 
-def _real(data, zca, size, root, device, val=0.):
-    return load(data, size=size, zca=zca, root=root or None, val=val, device=_device(device))
+def _real(data, zca, size, root, device, val=0., skip_bad=False):
+    return load(data, size=size, zca=zca, root=root or None, val=val, device=_device(device), skip_bad=skip_bad)
 
 def _net_fn(real, width, depth):
     c, side, _ = real.shape
@@ -165,13 +165,14 @@ def dd_experts(
     root:str='', # where the data are (default: DD_DATA)
     device:str='', # cpu or cuda (default: what there is)
     record_to:str='', # append the cost to this results file (mtt)
+    skip_bad:bool=False, # leave out image files that cannot be read
 ):
     "Train experts or teachers; continues where it was stopped."
     with manners():
         if method not in ('mtt', 'd3', 'd3s', 'latent-mtt'): raise ValueError(f'method {method!r} is not one of mtt, d3, d3s, latent-mtt')
         for k, v in dict(n=n, epochs=epochs).items():
             if v is not None and v < 1: raise ValueError(f'{k} is {v}; it must be at least 1')
-        real, _ = _real(data, zca, size, root, device)
+        real, _ = _real(data, zca, size, root, device, skip_bad=skip_bad)
         stem, on = buffer_path(data, zca, size, width, depth), lambda i, s: say(f'expert {i}: {s:.1f} s')
         if method == 'd3s': say(_teachers(real, net, width, path or dd_home()/'teachers'/stem.name, n, epochs, seed, lambda i, m, s: on(i, s))); return
         if method == 'latent-mtt': say(_latent_buffer(real, open_autoencoder(ae, f, real), stem.name, path, n, epochs, width, depth, seed, on)); return
@@ -264,10 +265,10 @@ _MATCHING = 'iterations ipc lr_img init outer inner batch_real aug' + _LOOK
 _CODES = 'iterations ipc lpc ae f lr_base batch' + _LOOK
 METHODS_OWN = {k: v.split() for k, v in dict(
     mtt=_EXPERTS + ' ipc lr_img init grad keep', d3=_EXPERTS + ' ppc losses z_dim decoder_width lr_latent lr_decode gamma1 gamma2 gamma3 mmd_samples snapshot',
-    d3s='iterations ipc teachers batch lr_img kind alpha ens no_isu level jitter', dc=_MATCHING, dsa=_MATCHING, dm=_MATCHING,
+    d3s='iterations ipc teachers batch lr_img kind alpha ens no_isu level crop scale no_flip jitter eps', dc=_MATCHING, dsa=_MATCHING, dm=_MATCHING,
     **{'latent-dc': _CODES + ' outer inner', 'latent-dm': _CODES, 'latent-mtt': _CODES + ' buffer syn_steps expert_epochs max_start_epoch lr_lr', 'initial': 'ipc lpc ae f'}).items()}
 _ABOVE_0 = set('ipc ppc lpc iterations syn_steps expert_epochs max_start_epoch batch_syn lr_img lr_latent lr_base lr_lr lr_teacher lr_decode z_dim decoder_width mmd_samples f '
-               'outer inner batch_real batch eval_epochs'.split())
+               'outer inner batch_real batch eval_epochs scale eps'.split())
 
 def own_settings(
     method:str, # a key of `METHODS_OWN`
@@ -304,7 +305,7 @@ def _d3s_run(real, test, net_fn, stem, g, o, out):
     if stated: say(f'settings from: {stated.pop("source")}'); stated.pop('teachers')
     if 'ipc' not in g: raise ValueError('d3s needs --ipc')
     t = load_teachers(g.pop('teachers', '') or dd_home()/'teachers'/stem, real)
-    return distill_d3s(real, t, out, **(stated | dict(isu=not g.pop('no_isu', False)) | g), **o)
+    return distill_d3s(real, t, out, **(stated | {k: not g.pop(f'no_{k}', False) for k in ('isu', 'flip')} | g), **o)
 
 def _match_run(method, real, test, net_fn, stem, g, o, out):
     look = _looking(test, g, 'dc' if method == 'dc' else 'dsa')
@@ -352,7 +353,8 @@ def dd_distill(
     snapshot:str='', # the experts that d3's features come from: last (default), or expert (epoch T+ + M)
     gamma1:float=None, gamma2:float=None, gamma3:float=None, # d3's weights of KL, MMD and diversity
     outer:int=None, inner:int=None, batch_real:int=None, # of gradient matching
-    batch:int=None, kind:str='', alpha:float=None, ens:str='', no_isu:bool=False, level:bool=False, jitter:int=None, # of d3s (batch: of latent methods, too)
+    batch:int=None, kind:str='', alpha:float=None, ens:str='', no_isu:bool=False, level:bool=False, # of d3s (batch: of latent methods, too)
+    crop:str='', scale:float=None, no_flip:bool=False, jitter:int=None, eps:float=None, # the views of d3s, and its covariance floor
     init:str='', # real or noise
     aug:str='', # DSA strategy (default: the method's own; MTT: in the unroll and at evaluation)
     grad:str='', keep:int=None, # mtt: adjoint, bptt or detached; graphs that may be kept
@@ -362,9 +364,10 @@ def dd_distill(
     every:int=100, # iterations between checkpoints
     minutes:float=0., # time box
     seed:int=0, root:str='', device:str='',
+    skip_bad:bool=False, # leave out image files that cannot be read
 ):
     "Distil a data set; given again, the same command goes on from its checkpoint."
-    flags = dict(locals()); common = ('method', 'data', 'zca', 'size', 'width', 'depth', 'out', 'every', 'minutes', 'seed', 'root', 'device')
+    flags = dict(locals()); common = ('method', 'data', 'zca', 'size', 'width', 'depth', 'out', 'every', 'minutes', 'seed', 'root', 'device', 'skip_bad')
     with manners(): _distil(method, SimpleNamespace(**{k: flags[k] for k in common}), own_settings(method, {k: v for k, v in flags.items() if k not in (*common, 'n_eval')}) | dict(n_eval=n_eval))
 
 # %% ../nbs/22_cli.ipynb #1e1e6624
@@ -383,7 +386,7 @@ def _distil(method, c, g):
     if method == 'mtt': out, got = _distil_mtt(c, g)
     else:
         if c.minutes < 0: raise ValueError(f'minutes is {c.minutes}; it must be at least 0')
-        real, test = _real(c.data, c.zca, c.size, c.root, c.device)
+        real, test = _real(c.data, c.zca, c.size, c.root, c.device, skip_bad=c.skip_bad)
         stem, budget = buffer_path(c.data, c.zca, c.size, c.width, c.depth).name, next((f'{k}{g[k]}' for k in ('ppc', 'lpc', 'ipc') if k in g), '1')
         out = Path(c.out or dd_home()/'runs'/f'{method}-{stem}-{budget}-s{c.seed}')
         if 'eval_every' not in METHODS_OWN[method]: g.pop('n_eval')

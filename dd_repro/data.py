@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['STATS', 'SUBSETS', 'DATASETS', 'Normalize', 'channel_stats', 'ZCA', 'fit_zca', 'norm_from_state', 'cached_zca',
-           'BadImage', 'Files', 'scan', 'scan_halves', 'headers', 'pixels', 'Source', 'find_source', 'load']
+           'BadImage', 'Files', 'scan', 'scan_halves', 'headers', 'pixels', 'readable', 'Source', 'find_source', 'load']
 
 # %% ../nbs/01_data.ipynb #1769c5b0
-import hashlib, os, warnings
+import dataclasses, hashlib, os, warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -245,6 +245,21 @@ def pixels(
     return x, torch.tensor(files.targets)
 
 # %% ../nbs/01_data.ipynb #d8d1c75a
+def readable(
+    files, # `Files`; anything else is in memory already and comes back as it is
+    workers=None, # threads
+):
+    "The files that can be decoded; the others are named and left out."
+    if not isinstance(files, Files): return files
+    def look(i):
+        try: files[i]; return True
+        except BadImage as e: print(f'left out: {e}'); return False
+    ok = _threads(look, len(files), workers)
+    left = files.subset([i for i, good in enumerate(ok) if good])
+    for y in sorted(set(files.targets) - set(left.targets)): raise ValueError(f'{files.samples[files.targets.index(y)][0].parent}: no image there can be read')
+    return left
+
+# %% ../nbs/01_data.ipynb #ad165293
 @dataclass
 class Source:
     "A data set before size and norm."
@@ -266,7 +281,7 @@ def _named(name, y, full):
     n = int(torch.as_tensor(y).bincount().max())
     return name if n >= full else f'{name} ({n} of {full} a class)'
 
-# %% ../nbs/01_data.ipynb #f3a2a980
+# %% ../nbs/01_data.ipynb #6108af84
 def _digits(name, root, download):
     from sklearn.datasets import load_digits
     d = load_digits()
@@ -275,7 +290,7 @@ def _digits(name, root, download):
     test = torch.zeros(len(y), dtype=torch.bool); test[order[::5]] = True
     return Source(name, [str(c) for c in range(10)], (x[~test], y[~test]), (x[test], y[test]), 8, 'L')
 
-# %% ../nbs/01_data.ipynb #f635d43a
+# %% ../nbs/01_data.ipynb #ac4a9e0e
 def _cifar(name, root, download):
     from torchvision import datasets
     kind, folder = (datasets.CIFAR10, 'cifar-10-batches-py') if name == 'cifar10' else (datasets.CIFAR100, 'cifar-100-python')
@@ -293,7 +308,7 @@ def _cifar(name, root, download):
     x, y, classes = first
     return Source(_named(name, y, 50000//len(classes)), classes, (x, y), read(False)[:2], 32, stats=STATS[name])
 
-# %% ../nbs/01_data.ipynb #a4ef4c86
+# %% ../nbs/01_data.ipynb #870a02da
 SUBSETS = dict(
     imagenette=(0, 217, 482, 491, 497, 566, 569, 571, 574, 701),
     imagewoof=(193, 182, 258, 162, 155, 167, 159, 273, 207, 229),
@@ -310,7 +325,7 @@ _FASTAI = 'https://s3.amazonaws.com/fast-ai-imageclas/'
 _URLS = dict(tinyimagenet='http://cs231n.stanford.edu/tiny-imagenet-200.zip',
     imagenette=_FASTAI+'imagenette2-320.tgz', imagewoof=_FASTAI+'imagewoof2-320.tgz')
 
-# %% ../nbs/01_data.ipynb #ac4a9e0e
+# %% ../nbs/01_data.ipynb #2c061938
 def _at(root, name): return next((root/f for f in _FOLDERS[name] if (root/f).is_dir()), None)
 
 def _folder_of(name, root, download, asked=None):
@@ -329,7 +344,7 @@ def _categories():
     from torchvision.models import ResNet18_Weights
     return ResNet18_Weights.DEFAULT.meta['categories']
 
-# %% ../nbs/01_data.ipynb #870a02da
+# %% ../nbs/01_data.ipynb #b9030cee
 def _ten(name, root, download, idx=None):
     "Some classes of ImageNet, from a folder of their own or from the thousand."
     idx = idx or SUBSETS[name]
@@ -350,7 +365,7 @@ def _imagenet_some(name, root, download):
         raise ValueError(f'{name!r}: after imagenet: come at least two different class indices from 0 to 999, joined by commas')
     return _ten(name, root, download, idx)
 
-# %% ../nbs/01_data.ipynb #c31ed6d5
+# %% ../nbs/01_data.ipynb #7de4f0a0
 def _words(folder, classes):
     "Class names of Tiny ImageNet, where a table of words is there."
     for f in ('words200.tsv', 'words.txt'):
@@ -369,32 +384,36 @@ def _whole(name, root, download):
     if name == 'imagenet1k' and len(classes) == 1000: classes = _categories()
     return Source(name, classes, train, test, 224, stats=STATS['imagenet'], big=True)
 
-def _own(folder, workers=None):
+def _own(folder, workers=None, skip_bad=False):
     "Any folder with train/ and val/."
     classes, train, test = scan_halves(folder)
+    if skip_bad: train, test = readable(train, workers), readable(test, workers)
     mode, sizes = headers(train, workers)
     w, h = next(iter(sizes))
     return Source(Path(folder).resolve().name, classes, train, test, w if len(sizes) == 1 and w == h else None, mode)
 
-# %% ../nbs/01_data.ipynb #b9030cee
+# %% ../nbs/01_data.ipynb #08cfb24b
 DATASETS = dict(digits=_digits, cifar10=_cifar, cifar100=_cifar, tinyimagenet=_tiny) | {k: _ten for k in SUBSETS} | dict(imagenet1k=_whole, imagenet21k=_whole)
+
+def _whole_files(src, workers): return dataclasses.replace(src, train=readable(src.train, workers), test=readable(src.test, workers))
 
 def find_source(
     name, # of a known set, imagenet:<indices>, or a folder
     root=None, # where data are; DD_DATA when None
     download=True, # may it be fetched?
     workers=None, # threads that look at the files of an own folder
+    skip_bad=False, # leave out files that cannot be read, naming them
 )->Source:
     "The data set of this name; ValueError that names the known ones."
     root, key = Path(root or dd_data()), str(name)
-    if key in DATASETS: return DATASETS[key](key, root, download)
-    if key.startswith('imagenet:'): return _imagenet_some(key, root, download)
+    known = DATASETS.get(key) or (_imagenet_some if key.startswith('imagenet:') else None)
+    if known: return _whole_files(known(key, root, download), workers) if skip_bad else known(key, root, download)
     for folder in (Path(key), root/key):
-        if key and folder.is_dir(): return _own(folder, workers)
+        if key and folder.is_dir(): return _own(folder, workers, skip_bad)
     if os.sep in key: raise ValueError(f'{key}: no such folder')
     raise ValueError(f'data set {key!r} is not known; known: {", ".join(DATASETS)}, imagenet:<class indices>, or a folder with train/ and val/')
 
-# %% ../nbs/01_data.ipynb #08cfb24b
+# %% ../nbs/01_data.ipynb #9cbae1d5
 def _check(size, val, stats):
     if size is not None and (int(size) != size or size < 1): raise ValueError(f'size is {size}; it must be a whole number of pixels, at least 1')
     if not 0 <= val < 1: raise ValueError(f'val is {val}; the part of train that is held out must lie from 0 up to (not including) 1')
@@ -414,7 +433,7 @@ def _norm(src, stats, batches):
     if stats in src.stats: return Normalize(*src.stats[stats], stats)
     return Normalize(*channel_stats(batches), 'train')
 
-# %% ../nbs/01_data.ipynb #9216012f
+# %% ../nbs/01_data.ipynb #f949d4dc
 def _held(src, size, crop, zca, stats, workers, device, parts):
     "The parts of a source in memory."
     out, norm = [], None
@@ -443,7 +462,7 @@ def _too_big(src, size):
     except (ValueError, OSError, AttributeError): have = 16e9
     return src.big or 4*(len(src.train) + len(src.test))*size**2*(3 if src.mode == 'RGB' else 1) > have/2
 
-# %% ../nbs/01_data.ipynb #9cbae1d5
+# %% ../nbs/01_data.ipynb #547385a2
 def _hold_out(train, val, seed):
     "Two disjoint parts of train, class by class, for tensors and streams alike."
     if isinstance(train, ImageTensors): return train.split(val, seed)
@@ -463,10 +482,11 @@ def load(
     device=None, # where images are kept or delivered; None: the CPU
     crop:bool=True, # short side to size, then centre; False squeezes into a square
     stats='mtt', # mtt, dc, train (measured) or (mean, std); own folders and digits are always measured
+    skip_bad:bool=False, # leave out image files that cannot be read, naming each, in the place of stopping at the first
 )->tuple: # (train, test), or (rest of train, held out) with val
     "Train and test images of a data set. ValueError in one line for whatever is wrong with name, folder, files or arguments."
     _check(size, val, stats)
-    src = find_source(name, root, download, workers)
+    src = find_source(name, root, download, workers, skip_bad)
     size = size or src.size
     if size is None: raise ValueError(f'{src.name}: the images are not all squares of one size; say which side you want: size=')
     get = _streamed if (_too_big(src, size) if stream is None else stream) else _held

@@ -141,8 +141,9 @@ def test_d3_by_command(home, tmp_path, capsys):
 
 def test_d3s_by_command_up_to_students_on_stored_labels(home, tmp_path, capsys):
     dd_experts(data='digits', method='d3s', net='convnet', n=1, epochs=1)
-    kw = dict(width=128, depth=None, ipc=1, batch=10, lr_img=.1)
+    kw = dict(width=128, depth=None, ipc=1, batch=10, lr_img=.1, scale=.7, no_flip=True, crop='cosine', level=True)
     d = run(tmp_path, 'd3s', capsys, **kw)
+    assert {k: d.info['settings'][k] for k in ('scale', 'flip', 'crop', 'level')} == dict(scale=.7, flip=False, crop='cosine', level=True)
     art = str(tmp_path/'d3s'/'distilled.safetensors')
     dd_relabel(art, epochs=2, batch=10)
     dd_eval(art, labels=str(Path(art).with_suffix('.labels')), nets='convnet', n_eval=1, epochs=2, kind='smoke', record_to=str(tmp_path/'r.csv'))
@@ -180,6 +181,7 @@ def test_latent_refuses_before_it_encodes(bad, tmp_path, tiny, kw, says): bad(sa
 @pytest.mark.parametrize('kw, says', [(dict(method='d3', ppc=0), 'ppc is 0'), (dict(method='d3', ppc=1, gamma3=.1), 'has no effect'), (dict(method='d3', z_dim=-1), 'z_dim'), (dict(method='d3', z_dim=0), 'z_dim is 0'), (dict(method='d3', decoder_width=0), 'decoder_width is 0'), (dict(method='d3', mmd_samples=0), 'mmd_samples is 0'),
     (dict(method='d3', lr_decode=0.), 'lr_decode is 0.0'), (dict(method='d3', size=12), 'not 12'), (dict(method='dm', snapshot='last'), '--snapshot has no meaning for dm'), (dict(method='dc', outer=0), 'outer is 0'), (dict(method='dm', batch_real=0), 'batch_real is 0'), (dict(method='d3', buffer='nowhere'), 'no buffer here'),
     (dict(method='dm', ipc=0), 'ipc is 0'), (dict(method='dc', init='zeros'), "'zeros'"), (dict(method='dm', lr_img=-1.), 'lr_img is -1'), (dict(method='d3s', ipc=1, teachers='nowhere'), '0 teachers there'), (dict(method='d3s'), 'needs --ipc'),
+    (dict(method='d3s', ipc=1, scale=0.), 'scale is 0'), (dict(method='dm', crop='full'), '--crop has no meaning for dm'),
     (dict(method='latent-dm', ae='vae9'), "'vae9' is not one of")])
 def test_other_methods_refuse(bad, tmp_path, kw, says): bad(says, dd_distill, **(NET | dict(iterations=2, out=str(tmp_path/'out')) | kw))
 

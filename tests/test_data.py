@@ -194,6 +194,7 @@ def test_unreadable_image_is_named(tmp_path):
     for cut in (5, len(whole)//2):                                # the header gone; the header there, the pixels not
         (p/'train/b/1.jpg').write_bytes(whole[:cut])
         fails('b/1.jpg: not a readable image', p, size=64)
+    assert len(load(p, size=64, skip_bad=True)[0]) == 6 and len(load(p, size=64, stream=True, skip_bad=True, stats=((0,)*3, (1,)*3))[0]) == 6
     stream = load(p, size=64, stream=True, workers=1, stats=((0,)*3, (1,)*3))[0]
     with pytest.raises(ValueError, match='1.jpg: not a readable image') as e: list(stream.batches(2))
     assert '\n' not in str(e.value)
