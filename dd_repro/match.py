@@ -219,10 +219,11 @@ class DM(Objective):
         batch_real:int=256, # real images of a class a step, at most
         aug=noop, # `DSA(siamese=True)`, or none
         batch_syn=None, # synthetic images of a class a step; all when None
-        piece:int=128, # real images in one pass of the network
+        piece:int|None=None, # real images in one pass of the network (default: 128, fewer above 128 px)
         seed=0, # of networks, real batches and augmentation
     ):
         super().__init__(seed)
+        piece = max(1, min(128, 128**3//real.shape[-1]**2)) if piece is None else piece
         _check_match(real, net_fn, aug, batch_real=batch_real, batch_syn=batch_syn, piece=piece)
         if not hasattr(net_fn(), 'embed'): raise ValueError(f'{type(net_fn()).__name__} has no embed; distribution matching needs the features before the classifier')
         self.real, self.net_fn, self.aug, self.batch_syn, self.piece = real, net_fn, aug, batch_syn, piece
