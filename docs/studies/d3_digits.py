@@ -1,5 +1,6 @@
 """D3 on digits at 8 px. study: settings, judged on held-out training images; sets: D3, MTT and random images, three distilled sets of each;
-ablation: fewer losses; samples: how many samples, and which batch norm; longer: three times the iterations."""
+ablation: fewer losses; samples: how many samples, and which batch norm; longer: three times the iterations;
+curve: the same for two seeds, with a row for each look on the way."""
 import dataclasses
 from functools import partial
 from study import *
@@ -8,7 +9,7 @@ AUG, EPOCHS, N = 'crop_scale_rotate', 300, 5
 BASE = dict(ppc=1, iterations=60, z_dim=16, width=32, scale=1., syn_steps=20, lr_latent=1., lr_decode=3e-3, lr_lr=1e-4, lr_teacher=.03,
             gamma1=1e-5, gamma2=.1, mmd_samples=20, losses='all')
 CHOSEN = dict(lr_decode=1e-2) # what the study changed
-TRIED = dict(gamma2=(1.,), lr_decode=(1e-2, 1e-3), scale=(2.,), lr_latent=(10., .01), gamma1=(1e-3, 0.))
+TRIED = dict(gamma2=(1., .01), lr_decode=(1e-2, 1e-3), scale=(2.,), lr_latent=(10., .01), gamma1=(1e-3, 0.))
 KINDS = {f'{m}{k}': (k, l) for m, l in (('dm', 'DM'), ('mtt', 'MTT'), ('both', 'MTT+DM')) for k in (1, 2)}
 net_fn = partial(ConvNet, 1, 10, 8, 32, 2)
 
@@ -57,6 +58,9 @@ def study(o):
     for k, v in ((k, v) for k, vs in TRIED.items() for v in vs):
         d, s, *_ = distilled(o, sets[0], buf, f'study-{k}-{v:g}', **{k: v})
         judged(o, sets, k, f'{k} {v:g}', s, d)
+    for v in (0., .01, .1):
+        d, s, *_ = distilled(o, sets[0], buf, f'study-gamma3-{v:g}', ppc=2, gamma3=v)
+        judged(o, sets, 'gamma3', f'ppc 2, gamma3 {v:g}', s, d)
     for lr in (200., 50.): study_mtt(o, sets, buf, lr)
 
 def study_mtt(o, sets, buf, lr):
@@ -128,8 +132,22 @@ def longer(o):
         r.artefact, r.best, r.k = sha(file), max(looks), len(looks)
         put(o, r)
 
+def curve(o):
+    "One and two priors a class, two seeds, accuracy against iterations."
+    tr, te = load('digits'); buf = experts(o, tr, 'digits8')
+    for seed, k in ((s, k) for s in ((0,) if o.smoke else (0, 1)) for k in (1, 2)):
+        look = dict(test=te, eval_every=1 if o.smoke else 60, protocol=proto(), n_eval=1 if o.smoke else 3)
+        d, s, run, file = distilled(o, tr, buf, f'curve{k}-{seed}', seed, look, **CHOSEN, ppc=k, iterations=3*BASE['iterations'])
+        put(o, [at(s, tr, run, k, seed, h, look['n_eval'], file) for h in run.history if 'acc_convnet' in h])
+
+def at(s, tr, run, k, seed, h, n, file):
+    "The row of one look."
+    last = h['it'] == s['iterations']
+    return Row(f'd3/digits/curve/{h["it"]:03}', 'reduced', text(s, tr) + f'; a look at iteration {h["it"]} of {s["iterations"]}', f'D3 ppc {k}', 'convnet', mean=h['acc_convnet'],
+               n=n, seeds=str(seed), device=device_name(), settings=settings_hash([s, h['it']]), artefact=sha(file) if last else '', seconds=run.seconds*h['it']/s['iterations'])
+
 if __name__ == '__main__':
-    parts = dict(study=study, sets=sets, ablation=ablation, samples=samples, longer=longer)
+    parts = dict(study=study, sets=sets, ablation=ablation, samples=samples, longer=longer, curve=curve)
     o = begin(__doc__, 'd3', what=dict(choices=parts))
     if o.smoke: BASE |= dict(iterations=2, syn_steps=2, mmd_samples=4); EPOCHS, N = 2, 1
     parts[o.what](o)
