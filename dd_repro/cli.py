@@ -358,10 +358,8 @@ def dd_distill(
     init:str='', # real or noise
     aug:str='', # DSA strategy (default: the method's own; MTT: in the unroll and at evaluation)
     grad:str='', keep:int=None, # mtt: adjoint, bptt or detached; graphs that may be kept
-    eval_every:int=None, # iterations between evaluations on the test set (default: only at the end, with dd_eval)
-    eval_epochs:int=None, # epochs of these evaluations (default: the protocol's)
-    n_eval:int=5, # networks an evaluation
-    every:int=100, # iterations between checkpoints
+    eval_every:int=None, eval_epochs:int=None, # iterations between evaluations on the test set (default: only at the end, with dd_eval), and their epochs
+    n_eval:int=5, every:int=100, # networks an evaluation; iterations between checkpoints
     minutes:float=0., # time box
     seed:int=0, root:str='', device:str='',
     skip_bad:bool=False, # leave out image files that cannot be read
