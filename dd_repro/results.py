@@ -750,6 +750,11 @@ def _reachable(rows):
         except ValueError: return False
     return sum(map(ok, rows))
 
+def _stepped(runs):
+    "The combinations of method, network and resolution that took their first step, under whatever paper's row."
+    done = set(runs.row[runs.protocol == 'smoke'].str.removeprefix('smoke/'))
+    return {(r.method, family(r.eval_arch), int(r.resolution)) for r in printed().itertuples() if r.row in done}
+
 def coverage(
     runs=None, # measured rows; read when None
     paper=None, # all when None
@@ -758,9 +763,9 @@ def coverage(
     runs, out = measured() if runs is None else runs, []
     for paper in [paper] if paper else PAPERS:
         df = printed(paper); acc = df[df.own & (df.metric == 'test_acc')]
-        cases, done = smoke_cases(paper), set(runs.row[runs.protocol == 'smoke'].str.removeprefix('smoke/'))
+        cases, done = smoke_cases(paper), _stepped(runs)
         have = {k: acc.cell[acc.cell.isin(set(runs.cell[runs.protocol.isin(kinds)]))] for k, kinds in (('reduced', SHOWN), ('full', SHOWN[:2]))}
         both = {n: v for k, c in have.items() for n, v in ((k, len(c)), (f'{k}_cells', c.nunique()))}
         out.append(dict(paper=paper, own=len(acc), cells=acc.cell.nunique(), reachable=_reachable(acc.row), other=_reachable(df[df.own & (df.metric != 'test_acc')].row),
-                        smoke=sum(r in done for r in cases.row), smoke_of=len(cases), **both, records=int((runs.row.str.split('/').str[0] == paper).sum())))
+                        smoke=sum((c.method, c.net, c.size) in done for c in cases.itertuples()), smoke_of=len(cases), **both, records=int((runs.row.str.split('/').str[0] == paper).sum())))
     return pd.DataFrame(out)
