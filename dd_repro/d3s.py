@@ -28,6 +28,7 @@ from .distilled import *
 from .loop import *
 from .loop import _pack, _unpack
 from .gauss import *
+from .gauss import _synthesis
 from .isu import *
 
 # %% ../nbs/17_d3s.ipynb #a8c7aac7
@@ -670,11 +671,9 @@ def probe_d3s(
         with torch.no_grad(): net(x)
     def train(): F.cross_entropy(net(x), y).backward()
     z = x.clone().requires_grad_()
-    def synthesis():
-        with watch(net, kind) as f: F.cross_entropy(net(z), y).add(feature_loss(kind, f.stats, T)).backward()
     out = dict(forward=_fastest(forward, device), train=_fastest(train, device))
     net.requires_grad_(False)
-    return out | dict(synthesis=_fastest(synthesis, device))
+    return out | dict(synthesis=_fastest(partial(_synthesis, net, z, y, kind, T), device))
 
 # %% ../nbs/17_d3s.ipynb #b3ea03fc
 def _line(a, b, na, nb, n, least=.5):

@@ -28,8 +28,8 @@ from .unroll import *
 from .match import distill_match
 from .coreset import coreset
 from .priors import LatentPriors, D3, distill_d3
-from .gauss import batch_stats, feature_loss, targets
-from .d3s import TEACHERS, distill_d3s, train_teachers, watch
+from .gauss import batch_stats, targets, _synthesis
+from .d3s import TEACHERS, distill_d3s, train_teachers
 from .relabel import Relabelled, relabel
 from .autoenc import AutoEncoder, TinyAE, load_autoencoder
 from .latent import distill_latent, encode_set
@@ -425,14 +425,10 @@ def _one_step(net_fn, kind, batch, device):
     net = net_fn().to(device); a = net.arch
     x = torch.rand(batch, a['n_in'], a['size'], a['size'], device=device).requires_grad_(kind == 'unroll')
     y = torch.arange(batch, device=device) % a['n_out']
-    if kind == 'synthesis': return partial(_synthesis_step, net.eval().requires_grad_(False), x.requires_grad_(), y)
+    if kind == 'synthesis': net.eval().requires_grad_(False); return partial(_synthesis, net, x.requires_grad_(), y, 'kl-multi', targets(batch_stats(net, x), device=device))
     if kind == 'unroll': f, theta = Functional(net), to_vector(net); return lambda: unroll(f, theta, [(x, y)], .01).sum().backward()
     loss = lambda: torch.nn.functional.cross_entropy(net(x), y)
     return (lambda: loss().backward()) if kind == 'train' else torch.no_grad()(loss)
-
-def _synthesis_step(net, x, y):
-    T = targets(batch_stats(net, x.detach()), device=x.device)
-    with watch(net) as f: torch.nn.functional.cross_entropy(net(x), y).add(feature_loss('kl-multi', f.stats, T)).backward()
 
 def _passes(r):
     "The passes of notebook 21; for D3S and its kin with the divergence, the statistics of the real set and the folding of batches."

@@ -7,6 +7,7 @@ from dd_repro import rows as M
 from dd_repro.core import read_rows
 from dd_repro.distilled import Distilled
 from dd_repro.rows import dd_row, plan, run_row
+from dd_repro.zoo import make_net
 
 def test_d3s_has_random_images_with_the_same_labels_beside_it(tmp_path):
     ours, rand = run_row('d3s/table6/cifar10/ipc10', smoke=True, quiet=True, root=tmp_path, home=tmp_path, resnet_width=4)
@@ -26,6 +27,12 @@ def test_a_row_is_recorded_in_the_file_of_its_paper(tmp_path, monkeypatch):
 def test_plan_of_d3s_counts_statistics_and_the_divergence():
     p = plan(R.shrink(R.recipe('d3s/table6/cifar10/ipc10'), resnet_width=4), keep=False)
     assert {'teachers', 'statistics', 'distill', 'labels', 'evaluate'} == set(p.seconds) and all(v > 0 for v in p.seconds.values())
+
+def test_a_probe_of_synthesis_makes_its_targets_once(monkeypatch):
+    made, targets = [], M.targets
+    monkeypatch.setattr(M, 'targets', lambda *a, **kw: made.append(1) or targets(*a, **kw))
+    step = M._one_step(lambda: make_net('resnet18_bn', 3, 10, 32, width=4), 'synthesis', 2, 'cpu')
+    step(); step(); assert len(made) == 1
 
 def test_an_interrupted_row_ends_as_an_uninterrupted_one(tmp_path, monkeypatch):
     r = R.shrink(dataclasses.replace(R.recipe('mtt/table1/cifar10/ipc1'), dataset='digits', size=8), n_experts=2, max_start_epoch=1, syn_steps=2, iterations=6, eval_epochs=2, n_eval=1, eval_aug='', aug='', expert_aug='', width=4,
