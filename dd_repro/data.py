@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['STATS', 'SUBSETS', 'DATASETS', 'Normalize', 'channel_stats', 'ZCA', 'fit_zca', 'norm_from_state', 'cached_zca',
-           'BadImage', 'Files', 'scan', 'scan_halves', 'headers', 'pixels', 'readable', 'Source', 'find_source', 'load']
+           'BadImage', 'Files', 'scan', 'scan_halves', 'headers', 'pixels', 'readable', 'Source', 'check_name',
+           'find_source', 'load']
 
 # %% ../nbs/01_data.ipynb #1769c5b0
 import dataclasses, hashlib, os, warnings
@@ -397,21 +398,32 @@ DATASETS = dict(digits=_digits, cifar10=_cifar, cifar100=_cifar, tinyimagenet=_t
 
 def _whole_files(src, workers): return dataclasses.replace(src, train=readable(src.train, workers), test=readable(src.test, workers))
 
-def find_source(
+def _made_by(key): return DATASETS.get(key) or (_imagenet_some if key.startswith('imagenet:') else None)
+
+def _own_folder(key, root): return next((f for f in (Path(key), Path(root or dd_data())/key) if key and f.is_dir()), None)
+
+def check_name(
     name, # of a known set, imagenet:<indices>, or a folder
+    root=None, # where data are; DD_DATA when None
+):
+    "ValueError that names the known sets, unless there is such a name or folder; nothing is opened."
+    key = str(name)
+    if _made_by(key) or _own_folder(key, root): return
+    if os.sep in key: raise ValueError(f'{key}: no such folder')
+    raise ValueError(f'data set {key!r} is not known; known: {", ".join(DATASETS)}, imagenet:<class indices>, or a folder with train/ and val/')
+
+def find_source(
+    name, # as in `check_name`
     root=None, # where data are; DD_DATA when None
     download=True, # may it be fetched?
     workers=None, # threads that look at the files of an own folder
     skip_bad=False, # leave out files that cannot be read, naming them
 )->Source:
     "The data set of this name; ValueError that names the known ones."
+    check_name(name, root)
     root, key = Path(root or dd_data()), str(name)
-    known = DATASETS.get(key) or (_imagenet_some if key.startswith('imagenet:') else None)
-    if known: return _whole_files(known(key, root, download), workers) if skip_bad else known(key, root, download)
-    for folder in (Path(key), root/key):
-        if key and folder.is_dir(): return _own(folder, workers, skip_bad)
-    if os.sep in key: raise ValueError(f'{key}: no such folder')
-    raise ValueError(f'data set {key!r} is not known; known: {", ".join(DATASETS)}, imagenet:<class indices>, or a folder with train/ and val/')
+    if not (known := _made_by(key)): return _own(_own_folder(key, root), workers, skip_bad)
+    return _whole_files(known(key, root, download), workers) if skip_bad else known(key, root, download)
 
 # %% ../nbs/01_data.ipynb #9cbae1d5
 def _check(size, val, stats):
