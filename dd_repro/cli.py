@@ -245,6 +245,7 @@ def check_data(buffer, real):
 
 def prepare(init, given, data, ipc, zca, buffer, size, root, device):
     "Check the words, complete the settings, open experts and data: (settings, Buffer, train, test)."
+    check_name(data, root or None)
     if init not in ('real', 'noise'): raise ValueError(f'init {init!r} is not one of real, noise')
     s, b = fill_in(given, data, ipc, zca), Buffer(buffer)
     real, test = _real(data, zca, size, root, device)

@@ -59,6 +59,9 @@ def test_unknown_data_sets_name_the_known(bad, home):
         err = bad('cifar11', command, data='cifar11')
         assert all(k in err for k in ('digits', 'cifar10', 'tinyimagenet', 'imagenette'))
 
+def test_the_name_of_the_data_comes_before_missing_settings(bad):
+    for data, says in (('nosuch', "data set 'nosuch' is not known; known: digits"), ('no/such', 'no/such: no such folder')): bad(says, dd_distill, data=data, width=8, depth=2)
+
 @pytest.mark.parametrize('data', ['cifar10', 'tinyimagenet', 'imagenette', 'imagewoof', 'imagefruit'])
 def test_no_folder_and_no_network(bad, data): assert 'DD_DATA' in bad(data, dd_experts, data=data, **{k: NET[k] for k in ('width',)})
 
