@@ -239,6 +239,11 @@ def latent_experts(
     return train_experts(latent_net(codes, width, depth), codes, path, n, epochs, **(dict(aug='') | kw))
 
 # %% ../nbs/20_latent.ipynb #9e1e1003
+class _Space:
+    "What is known of an encoded set before it is encoded."
+    def __init__(self, real, ae): self.name, self.norm, self.shape, self.n_classes, self.device, self.n = real.name, ae, ae.code_shape(real.shape), real.n_classes, real.device, len(real)
+    def __len__(self): return self.n
+
 def latent_objective(method, codes, net_fn, s, buffer=None, seed=0):
     "The pixel method's objective on codes."
     if method == 'latent-dm': return DM(codes, net_fn, batch_real=s['batch'], seed=seed)
@@ -272,12 +277,14 @@ def distill_latent(
     lpc, out = lpc_for(ipc, ae.f, real.shape[0], ae.channels) if lpc is None else lpc, Path(out)
     s = latent_settings(method, real.shape[1], ipc, ae.f, **given)
     check_lpc(lpc, real)
+    space = _Space(real, ae) if codes is None else codes
+    net_fn = latent_net(space, width, depth)
+    objective = latent_objective(method, space, net_fn, s, buffer, seed) if method == 'latent-mtt' else None # a buffer that does not fit is refused before the encoding
     codes = encode_set(real, ae, quiet=quiet is True) if codes is None else codes
-    net_fn = latent_net(codes, width, depth)
     arch = arch or ConvNet(real.shape[0], real.n_classes, real.shape[1], width, code_depth(real.shape[1])).arch
     d = LatentCodes.from_real(real, lpc, ae, seed, codes, lr=s.get('net_lr', .01), arch=arch)
     full = dict(s, method=method, data=real.name, norm=repr(real.norm), n_images=len(real), lpc=lpc, ipc=ipc, ae=ae.card(), seed=seed, arch=arch, net=net_fn().arch)
-    run = _learn(d, latent_objective(method, codes, net_fn, s, buffer, seed), s, lpc, sched=sched, callbacks=callbacks, ckpt=out/'checkpoint.safetensors', every=every,
+    run = _learn(d, objective or latent_objective(method, codes, net_fn, s, seed=seed), s, lpc, sched=sched, callbacks=callbacks, ckpt=out/'checkpoint.safetensors', every=every,
                  minutes=minutes, settings=full | dict(buffer=buffer and buffer.card), quiet=quiet) if method != 'initial' else None
     d.info.update(settings=full, seed=seed, iterations=run.it//s.get('outer', 1) if run else 0, seconds=round(run.seconds, 1) if run else 0., device=device_name(real.device))
     d.save(out/'distilled.safetensors')
