@@ -75,10 +75,11 @@ def unroll_iteration(
     device='cpu', # or cuda
     captured=True, # on a GPU: replay captured steps
     keep=0, # graphs that the walk back may keep
+    compiled=False # on a CPU: compile the steps
 ): # a function of the number of steps (N when not given), that returns the gradient of the pixels
     "One iteration of MTT on noise, ready to be timed."
     with seeded('bench', 'net'): net = ConvNet(width=width).to(device)
-    f, buffer = Functional(net), _Trajectory(net)
+    f, buffer = Functional(net, compiled), _Trajectory(net)
     for replay in _captured(f): replay.enabled = captured
     x = torch.randn(batch, 3, 32, 32, generator=rng_for('bench', 'images'))
     d = Pixels(x, torch.arange(batch) % 10, 10, lr=.01).to(device)
@@ -89,7 +90,7 @@ def unroll_iteration(
     return iteration
 
 # %% ../nbs/23_bench.ipynb #58e26173
-CPU_MODES, GPU_MODES = ('default', 'tuned', 'keep30'), ('eager', 'captured')
+CPU_MODES, GPU_MODES = ('default', 'tuned', 'keep30', 'compiled'), ('eager', 'captured')
 
 def _keep(mode): return int(mode[4:]) if mode.startswith('keep') else 0
 
@@ -119,7 +120,7 @@ def matmul_rate(
 # %% ../nbs/23_bench.ipynb #e8a1cfa7
 def _settle(threads, mode):
     if threads: torch.set_num_threads(threads)
-    if (mode == 'tuned' or _keep(mode)) and not tune_allocator(): raise ValueError('the allocator can be tuned only on Linux with glibc')
+    if (mode in ('tuned', 'compiled') or _keep(mode)) and not tune_allocator(): raise ValueError('the allocator can be tuned only on Linux with glibc')
 
 def measure_unroll(
     form:str, mode:str, # which form, and the allocator's (CPU) or the steps' (GPU) setting
@@ -131,9 +132,10 @@ def measure_unroll(
 )->dict: # seconds, memory_mb, warm, matmul, device
     "One cell, in this process."
     _settle(threads, mode)
-    step, few = unroll_iteration(form, batch, N, width, device, mode == 'captured', _keep(mode)), min(2, N)
+    step, few = unroll_iteration(form, batch, N, width, device, mode == 'captured', _keep(mode), mode == 'compiled'), min(2, N)
     with Cost(device) as cost:
-        guess = timed(step, few, device=device)/few*N
+        if mode == 'compiled': step(1)
+        for _ in range(2): guess = timed(step, few, device=device)/few*N
         if warm := guess < warm_s: timed(step, device=device)
         seconds = timed(step, device=device)
     return dict(seconds=seconds, memory_mb=cost.memory_mb, warm=f'{N if warm else few} steps', matmul=matmul_rate(n_mat, device=device), processor=device_name(device))
@@ -167,8 +169,8 @@ def unroll_cells(
     modes=CPU_MODES, # of `CPU_MODES` or `GPU_MODES`
     **kw # the rest of what `measure_unroll` takes
 )->list: # of lists of cells, one for each size
-    "The cells of a table, grouped by size; only the walk back is captured or keeps graphs, and these only at ipc 1."
-    pairs = [(f, m) for m, f in product(modes, forms) if f != 'bptt' or not (m == 'captured' or _keep(m))]
+    "The cells of a table, grouped by size; only the walk back is captured, compiled or keeps graphs, and graphs only at ipc 1."
+    pairs = [(f, m) for m, f in product(modes, forms) if f != 'bptt' or not (m in ('captured', 'compiled') or _keep(m))]
     return [[dict(subject='unroll', form=f, mode=m, batch=b, N=n, **kw) for f, m in pairs if b <= 10 or not _keep(m)] for b, n in sizes]
 
 def visits(
@@ -231,8 +233,8 @@ CLAIMS = ( # batch, N, what, cell, over which cell, at most
     (100, 30, 'memory_mb', 'adjoint-default', 'bptt-default', 1/8), (100, 30, 'memory_mb', 'adjoint-tuned', 'bptt-tuned', 1/8),
     (100, 30, 'seconds', 'adjoint-default', 'bptt-default', 1.35), (100, 30, 'seconds', 'adjoint-tuned', 'bptt-tuned', 1.35),
     (100, 30, 'seconds', 'adjoint-tuned', 'bptt-default', .7), (10, 50, 'seconds', 'adjoint-tuned', 'bptt-default', 1.),
-    (10, 50, 'seconds', 'adjoint-keep30', 'bptt-default', 1.),     (10, 50, 'seconds', 'adjoint-captured', 'adjoint-eager', 1/3))
-PAIRS = (('adjoint-default', 'bptt-default'), ('adjoint-tuned', 'bptt-tuned'), ('adjoint-tuned', 'bptt-default'), ('bptt-tuned', 'bptt-default'), ('adjoint-keep30', 'bptt-default'), ('adjoint-keep30', 'bptt-tuned'),
+    (10, 50, 'seconds', 'adjoint-keep30', 'bptt-default', 1.), (10, 50, 'seconds', 'adjoint-compiled', 'bptt-default', 1.), (10, 50, 'seconds', 'adjoint-captured', 'adjoint-eager', 1/3))
+PAIRS = (('adjoint-default', 'bptt-default'), ('adjoint-tuned', 'bptt-tuned'), ('adjoint-tuned', 'bptt-default'), ('bptt-tuned', 'bptt-default'), ('adjoint-keep30', 'bptt-default'), ('adjoint-keep30', 'bptt-tuned'), ('adjoint-compiled', 'bptt-default'), ('adjoint-compiled', 'bptt-tuned'), ('adjoint-compiled', 'adjoint-tuned'),
          ('adjoint-eager', 'bptt-eager'), ('adjoint-captured', 'adjoint-eager'), ('adjoint-captured', 'bptt-eager'), ('detached-tuned', 'adjoint-tuned'))
 
 def ratios(

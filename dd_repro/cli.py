@@ -218,7 +218,7 @@ def fill_in(
 # %% ../nbs/22_cli.ipynb #6bd5917b
 def distill_mtt(
     real, test, net_fn, buffer, s:dict, out, ipc:int, iterations:int, init='real', aug='', grad='adjoint', seed=0,
-    every=100, eval_every=0, protocol='mtt', n_eval=5, minutes=None, quiet=None, keep=0
+    every=100, eval_every=0, protocol='mtt', n_eval=5, minutes=None, quiet=None, keep=0, compiled=False
 )->tuple: # (Distilled, Run, Evaluate or None)
     "MTT from settings to a checkpointed run; the artefact is in out/distilled.safetensors."
     for k, v in dict(ipc=ipc, iterations=iterations, n_eval=n_eval).items():
@@ -227,8 +227,8 @@ def distill_mtt(
         if v < 0: raise ValueError(f'{k} is {v}; it must be at least 0')
     out, kw = Path(out), dict(lr=s['lr_teacher'], arch=net_fn().arch, aug=aug)
     d = (Pixels.from_noise if init == 'noise' else Pixels.from_real)(real, ipc, seed, **kw).to(real.device)
-    full = dict(s, method='mtt', data=real.name, norm=repr(real.norm), ipc=ipc, init=init, aug=aug, seed=seed, arch=d.arch, buffer=buffer.card)
-    mtt = MTT(net_fn().to(real.device), buffer, s['syn_steps'], s['expert_epochs'], s['max_start_epoch'], s['batch_syn'], DSA(aug) if aug else noop, grad, keep, seed=seed)
+    full = dict(s, method='mtt', data=real.name, norm=repr(real.norm), ipc=ipc, init=init, aug=aug, seed=seed, arch=d.arch, buffer=buffer.card, **(dict(grad=grad) if grad == 'detached' else {}))
+    mtt = MTT(net_fn().to(real.device), buffer, s['syn_steps'], s['expert_epochs'], s['max_start_epoch'], s['batch_syn'], DSA(aug) if aug else noop, grad, keep, compiled, seed=seed)
     look = Evaluate(test, eval_every, protocol, n_eval=n_eval) if eval_every else None
     calls = [c for c in (look, Pictures(out/'pictures', eval_every) if eval_every else None) if c]
     run = distill(d, mtt, iterations, mtt_opts(s['lr_img'], s['lr_lr']), callbacks=calls, ckpt=out/'checkpoint.safetensors', every=every, minutes=minutes, settings=full, quiet=quiet)
@@ -265,7 +265,7 @@ _EXPERTS = 'iterations buffer syn_steps expert_epochs max_start_epoch batch_syn 
 _MATCHING = 'iterations ipc lr_img init outer inner batch_real aug' + _LOOK
 _CODES = 'iterations ipc lpc ae f lr_base batch' + _LOOK
 METHODS_OWN = {k: v.split() for k, v in dict(
-    mtt=_EXPERTS + ' ipc lr_img init grad keep', d3=_EXPERTS + ' ppc losses z_dim decoder_width lr_latent lr_decode gamma1 gamma2 gamma3 mmd_samples snapshot',
+    mtt=_EXPERTS + ' ipc lr_img init grad keep compiled', d3=_EXPERTS + ' ppc losses z_dim decoder_width lr_latent lr_decode gamma1 gamma2 gamma3 mmd_samples snapshot compiled',
     d3s='iterations ipc teachers batch lr_img kind alpha ens no_isu level crop scale no_flip jitter eps', dc=_MATCHING, dsa=_MATCHING, dm=_MATCHING,
     **{'latent-dc': _CODES + ' outer inner', 'latent-dm': _CODES, 'latent-mtt': _CODES + ' buffer syn_steps expert_epochs max_start_epoch lr_lr', 'initial': 'ipc lpc ae f'}).items()}
 _ABOVE_0 = set('ipc ppc lpc iterations syn_steps expert_epochs max_start_epoch batch_syn lr_img lr_latent lr_base lr_lr lr_teacher lr_decode z_dim decoder_width mmd_samples f '
@@ -358,7 +358,7 @@ def dd_distill(
     crop:str='', scale:float=None, no_flip:bool=False, jitter:int=None, eps:float=None, # the views of d3s, and its covariance floor
     init:str='', # real or noise
     aug:str='', # DSA strategy (default: the method's own; MTT: in the unroll and at evaluation)
-    grad:str='', keep:int=None, # mtt: adjoint, bptt or detached; graphs that may be kept
+    grad:str='', keep:int=None, compiled:bool=False, # mtt: adjoint, bptt or detached; graphs that may be kept; steps compiled first, on a CPU (also d3)
     eval_every:int=None, eval_epochs:int=None, # iterations between evaluations on the test set (default: only at the end, with dd_eval), and their epochs
     n_eval:int=5, every:int=100, # networks an evaluation; iterations between checkpoints
     minutes:float=0., # time box
@@ -379,7 +379,7 @@ def _distil_mtt(c, g):
     p = as_protocol('mtt').scaled(epochs=g['eval_epochs']) if 'eval_epochs' in g else as_protocol('mtt')
     out = Path(c.out or dd_home()/'runs'/f'mtt-{b.path.name}-ipc{ipc}-s{c.seed}')
     return out, distill_mtt(real, test, _net_fn(real, c.width, c.depth), b, s, out, ipc, g.get('iterations', 5000), init, g.get('aug', _DSA), g.get('grad', 'adjoint'), c.seed, c.every,
-                            g.get('eval_every', 0), p, g['n_eval'], c.minutes or None, keep=g.get('keep', 0))
+                            g.get('eval_every', 0), p, g['n_eval'], c.minutes or None, keep=g.get('keep', 0), compiled=g.get('compiled', False))
 
 def _distil(method, c, g):
     if method == 'mtt': out, got = _distil_mtt(c, g)

@@ -32,13 +32,14 @@ class MTT(Objective):
         aug=noop, # differentiable augmentation, for example DSA()
         grad='adjoint', # as in `unroll`
         keep=0, # graphs that the unroll may keep, as in `unroll`: memory for time
+        compiled=False, # compile the student's steps, as in `Functional`; a `Functional` has made its choice
         inclusive=False, # may the start be T+ itself? (LatentDD; official MTT: no)
         seed=0, # of starts, permutations and augmentation
     ):
         super().__init__(seed)
         _check(syn_steps=syn_steps, expert_epochs=expert_epochs, max_start_epoch=max_start_epoch)
         if grad not in GRADS: raise ValueError(f'grad={grad!r} is not one of {", ".join(GRADS)}')
-        self.f = net if isinstance(net, Functional) else Functional(net)
+        self.f = net if isinstance(net, Functional) else Functional(net, compiled)
         buffer.check(self.f.size, expert_epochs + max_start_epoch - (not inclusive))
         self.buffer, self.syn_steps, self.expert_epochs, self.max_start_epoch = buffer, syn_steps, expert_epochs, max_start_epoch
         self.batch_syn, self.aug, self.grad, self.keep, self.inclusive = batch_syn, aug, grad, keep, inclusive

@@ -228,7 +228,7 @@ def distill_d3(
     feature_blocks=None, # MMD's features come after this block; the last when None (table 10)
     snapshot='last', # the experts that they come from: after their last epoch, or 'expert': after epoch T+ + M
     test=None, eval_every=0, protocol='d3', n_eval=5, # look at the test set every so many iterations
-    keep=0, # graphs that the unroll may keep: memory for time, see `unroll`
+    keep=0, compiled=False, # graphs that the unroll may keep, memory for time; compile its steps (see `unroll` and `Functional`)
     sched=None, seed=0, every=100, minutes=None, quiet=None, # as in `distill`
     **settings # any of `D3`
 )->tuple: # (LatentPriors, Run)
@@ -237,7 +237,7 @@ def distill_d3(
     s, out, net = D3 | settings, Path(out), net_fn().to(real.device)
     d = LatentPriors(real.n_classes, ppc, z_dim, real.shape[1], real.shape[0], width, scale, seed, classes=real.classes, norm=real.norm, lr=s['lr_teacher'], arch=net.arch, aug=aug, name=real.name).to(real.device)
     full = dict(s, method='d3', data=real.name, norm=repr(real.norm), losses=losses, inner_aug=inner_aug, feature_blocks=feature_blocks, seed=seed, arch=d.arch, buffer=buffer.card, **d.init_args(), **(dict(snapshot=snapshot) if snapshot != 'last' else {}))
-    mtt = MTT(net, buffer, s['syn_steps'], s['expert_epochs'], s['max_start_epoch'], s['batch_syn'], DSA(inner_aug) if inner_aug else noop, keep=keep, seed=seed)
+    mtt = MTT(net, buffer, s['syn_steps'], s['expert_epochs'], s['max_start_epoch'], s['batch_syn'], DSA(inner_aug) if inner_aug else noop, keep=keep, compiled=compiled, seed=seed)
     view = ExpertView(buffer, s['mmd_samples'], snapshot, s['expert_epochs'], s['max_start_epoch'], depth=feature_blocks, seed=seed)
     wanted = losses == 'all' and ppc > 1 and s['gamma3'] > 0
     phases = d3_phases(mtt, MMD(real, view, seed=seed), Diversity(view, seed=seed) if wanted else None, s, losses)

@@ -1,4 +1,7 @@
 "The unroll: against a student written by hand, against finite differences, over every kind of batch, and in bytes."
+import os, shutil
+from functools import partial
+
 import pytest, torch
 from torch import nn
 from torch.nn import functional as F
@@ -7,7 +10,7 @@ from dd_repro.augment import DSA, OPS
 from dd_repro.convnet import ConvNet
 from dd_repro.core import rng_for, seeded
 from dd_repro.experts import to_vector
-from dd_repro.unroll import GRADS, Functional, Replay, peak_bytes, unroll
+from dd_repro.unroll import CONV_BACKWARD, GRADS, Functional, Replay, _pull_back, _trace, peak_bytes, unroll
 
 EXACT = ('adjoint', 'bptt')
 D = torch.double
@@ -229,6 +232,49 @@ def test_replay_is_transparent_on_a_cpu():
     a = torch.arange(3.)
     out = r(a, a + 1)
     assert torch.equal(out[0], a*(a + 1)) and out[1] is None and r.graphs == {} and len(calls) == 1
+
+needs_compiler = pytest.mark.skipif(not (shutil.which(os.environ.get('CXX') or 'g++') or shutil.which('clang++')), reason='compiling needs a C++ compiler')
+
+@pytest.fixture(scope='module')
+def compiled(): return Functional(NET, compiled=True)
+
+@needs_compiler
+@pytest.mark.parametrize('grad, keep', [('adjoint', 0), ('adjoint', 2), ('detached', 0)])
+def test_compiled_steps_give_the_same(compiled, grad, keep):
+    got, want = [], []
+    for f, out in ((compiled, got), (NET, want)):
+        X, lr = leaves()
+        end = unroll(f, THETA, callables(X, 5), lr, grad, keep)
+        out += [end.detach(), *torch.autograd.grad(loss_of(end), [X, lr])]
+    same(got, want, 1e-12)
+    assert len(compiled.captured[0].graphs) == 1 and want[1].abs().max() > 1e-6
+
+@needs_compiler
+def test_a_compiled_unroll_repeats_itself_bit_for_bit(compiled):
+    def grad():
+        X, lr = leaves()
+        return torch.autograd.grad(loss_of(unroll(compiled, THETA, callables(X, 4), lr)), X)[0]
+    assert torch.equal(grad(), grad())
+
+def test_a_missing_compiler_is_named_at_once(monkeypatch):
+    monkeypatch.setenv('CXX', 'no-such-compiler'); monkeypatch.setenv('PATH', '')
+    with pytest.raises(ValueError, match="C\\+\\+ compiler; 'no-such-compiler' is not found") as e: Functional(NET, compiled=True)
+    assert '\n' not in str(e.value)
+
+@needs_compiler
+def test_a_compiler_that_fails_is_one_line(monkeypatch):
+    def fails(*a): raise RuntimeError('Python.h: No such file\nand a page more')
+    monkeypatch.setattr(torch, 'compile', lambda *a, **k: fails)
+    with pytest.raises(ValueError, match='could not be compiled .Python.h: No such file.; leave compiled off') as e: unroll(Functional(NET, compiled=True), THETA, tensors(images(), 1), .1)
+    assert '\n' not in str(e.value)
+
+def test_unread_gradients_of_convolutions_are_struck_out():
+    "The traced way back has the same values and no product for the weights' gradient of the first pass."
+    back, ts = partial(_pull_back, Functional(NET)), (THETA.detach(), images().requires_grad_(), Y, torch.ones_like(THETA))
+    g, want = _trace(back, ts), back(*ts)
+    with torch.no_grad(): same([t for t in g(*ts) if t is not None], [t for t in want if t is not None], 1e-12)
+    masks = [n.args[-1] for n in g.graph.nodes if n.target is CONV_BACKWARD]
+    assert [True, False, False] in masks and any(m[1] for m in masks)
 
 def test_a_kept_functional_gives_the_same():
     f = Functional(NET)
