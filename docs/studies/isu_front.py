@@ -53,9 +53,9 @@ def point(o, teacher, alpha, name):
             for v, what, metric in zip(t.T, ('whole', 'claim', 'labels'), ('kl_pooled', 'kl_running', 'cross_entropy')) if v.isfinite().all()])
 
 if __name__ == '__main__':
-    o = begin(__doc__, 'd3s')
+    o = begin(__doc__, 'd3s', alphas=dict(nargs='*', type=float, help=f'weights of the cross-entropy (default {" ".join(f"{a:g}" for a in ALPHAS)})'))
     if o.smoke: ALPHAS, SEEDS, K = (1.,), (0,), 2
     teacher = Teacher()
-    for alpha in ALPHAS:
+    for alpha in o.alphas or ALPHAS:
         for name in VARIANTS:
             if alpha or not VARIANTS[name][1]: point(o, teacher, alpha, name) # zero is the same by b

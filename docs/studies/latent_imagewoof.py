@@ -64,6 +64,11 @@ def run(b, m):
     d, run, file = b.latent(m, m, lr_base=lr, sched=lambda t: 1 - t, **ITS[m], **kw)
     b.score(d, NAMES[m], 'latentdd/table1/imagewoof/128px-lpc12', text(m, lr), run, file)
 
+def methods(b):
+    "What stands beside the methods, and each method."
+    beside(b)
+    for m in ITS: run(b, m)
+
 def whole(b):
     "The whole set as codes and as pixels."
     p, dev, row = as_protocol('full').scaled(epochs=1 if b.o.smoke else 6), f'{SET}; ConvNets of width {EW}', 'latentdd/table3/imagewoof-128'
@@ -74,11 +79,10 @@ def whole(b):
     put(b.o, evaluate(b.real, b.test, b.arch, p, 1, row=f'{row}/pixel', method='full (pixel)', deviations=dev))
 
 if __name__ == '__main__':
-    o = begin(__doc__, 'latentdd')
+    parts = dict(methods=methods, whole=whole)
+    o = begin(__doc__, 'latentdd', what=dict(nargs='?', choices=parts, help='one of the two parts (default: both)'))
     if o.smoke:
         SIZE, W, EW, LPC, EPOCHS, N, GRID, PROBE = 32, 8, 8, 2, 1, 1, {m: v[:1] for m, v in GRID.items()}, dict.fromkeys(PROBE, 1)
         ITS = {m: {k: v if k == 'net_lr' else min(v, 2) for k, v in kw.items()} for m, kw in ITS.items()}
     b = Bench(o)
-    beside(b)
-    for m in ITS: run(b, m)
-    whole(b)
+    for part in [parts[o.what]] if o.what else parts.values(): part(b)
