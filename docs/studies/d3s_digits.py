@@ -24,29 +24,29 @@ class Bench:
 
     def random(self, seed): return Pixels.from_real(self.real, IPC, seed, arch=net_fn().arch, aug='')
 
-    def some(self, all): return self.teachers if all else self.teachers.some([0])
+    def some(self, n): return self.teachers if n is True else self.teachers.some(range(n or 1))
 
-    def images(self, name, seed, alpha, kind='kl-multi', ens=False, isu=False, **kw):
-        "Synthesise a set, with one teacher or all in turn."
-        s = dict(ipc=IPC, batch=B, iterations=K, lr_img=.25, kind=kind, alpha=alpha, ens='batch' if ens else '', isu=isu, scale=.7, flip=False) | kw
-        return distill_d3s(self.real, self.some(ens), self.home/f'{name}-{seed}', **s, stats=self.stats if ens else self.stats[:1], seed=seed, quiet=True)[0]
+    def images(self, name, seed, alpha, kind='kl-multi', ens=False, isu=False, per='batch', **kw):
+        "Synthesise a set, with one teacher, the first few (`ens` is a number) or all in turn."
+        s, t = dict(ipc=IPC, batch=B, iterations=K, lr_img=.25, kind=kind, alpha=alpha, ens=per if ens else '', isu=isu, scale=.7, flip=False) | kw, self.some(ens)
+        return distill_d3s(self.real, t, self.home/f'{name}-{seed}', **s, stats=self.stats[:len(t)], seed=seed, quiet=True)[0]
 
     def judged(self, d, name, seed, enl, lr, row, method, note):
-        "Store the labels of one teacher or all, train students on them, record the row."
+        "Store the labels of one teacher, the first few or all, train students on them, record the row."
         t, p = self.some(enl), as_protocol('d3s-cifar10').scaled(kind='reduced', epochs=EPOCHS, batch=B, lr=lr)
-        out = self.home/'labels'/f'{name}-{method}-{seed}-{len(t)}'
+        out = self.home/'labels'/f'{name}-{method}-{seed}-{len(t)}'.replace(', ', '-').replace(' ', '-')
         store = relabel(d, t, out, EPOCHS, batch=B, seed=seed, names=t.names, quiet=True, scale=(.7, 1.), flip=False)
-        r, = evaluate(Relabelled(d, store), self.judge, (net_fn().arch,), p, self.n, seed=seed, row=row, method=method, kind='reduced',
-                      deviations=f'{self.how}; {note}')
+        r = students(Relabelled(d, store), self.judge, (net_fn().arch,), p, self.n, seed=seed, row=row, method=method, kind='reduced',
+                     deviations=f'{self.how}; {note}')
         r = dataclasses.replace(r, metric=self.metric, seeds=str(seed), artefact=sha(self.home/f'{name}-{seed}'/'distilled.safetensors'))
-        return put(self.o, r)[0].mean
+        return put(self.o, r)[0]
 
 
 def search(o):
     "Four rates, then four values of alpha for each loss."
     b, end = Bench(o, 'search'), 'judged on a held-out fifth of train'
     rand = b.random(0)
-    acc = {lr: b.judged(rand, 'random', 0, False, lr, f'{STUDY}/rate{lr:g}', 'random', f'random real images; {end}') for lr in RATES}
+    acc = {lr: b.judged(rand, 'random', 0, False, lr, f'{STUDY}/rate{lr:g}', 'random', f'random real images; {end}').mean for lr in RATES}
     lr = max(acc, key=acc.get)
     for kind in KINDS:
         for a in ALPHAS:
