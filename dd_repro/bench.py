@@ -18,7 +18,6 @@ from statistics import median, pstdev
 
 import torch
 from torch import Tensor
-from fastcore.script import call_parse
 import dd_repro
 from .core import *
 from .augment import *
@@ -34,7 +33,7 @@ from .priors import *
 from .gauss import *
 from .zoo import *
 from .d3s import *
-from .cli import manners, say
+from .cli import command, manners, say
 
 # %% ../nbs/23_bench.ipynb #d1bf92b7
 PASSES = dict(bptt=9, adjoint=12, detached=12) # forward passes that a step is worth
@@ -464,7 +463,7 @@ def _parts(subject, quick, width, repeats, threads, kind):
     return parts_rows(cells, kind)
 
 # %% ../nbs/23_bench.ipynb #f503c17e
-@call_parse
+@command
 def dd_bench(
     subject:str, # unroll (forms by allocator), students (together or apart), d3 or d3s (parts of an iteration), d3s-memory, d3s-plan
     form:str='bptt,adjoint', # of bptt, adjoint, detached

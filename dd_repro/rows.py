@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 from fastcore.basics import patch
-from fastcore.script import Param, call_parse
 from .core import *
 from .data import *
 from .augment import *
@@ -34,7 +33,7 @@ from .relabel import Relabelled, relabel
 from .autoenc import AutoEncoder, TinyAE, load_autoencoder
 from .latent import distill_latent, encode_set
 from .results import *
-from .cli import check_data, distill_mtt, expert_rows, manners, say
+from .cli import Word, check_data, command, distill_mtt, expert_rows, manners, say
 
 # %% ../nbs/25_rows.ipynb #45d2b04f
 def generated(
@@ -525,7 +524,7 @@ def _recorded(row, record_to, smoke):
     home = results_dir() if results_dir().is_dir() else dd_home()/'results'
     return home/f'{find_row(row).paper}.csv'
 
-@call_parse
+@command
 def dd_row(
     row:str, # a printed row, for example mtt/table1/cifar10/ipc1; parts may be left out
     scale:float=0., # below 1: a smaller copy
@@ -546,7 +545,7 @@ def dd_row(
         run_row(r, smoke=smoke, record_to=record_to, seed=seed, root=root or None, device=device or None)
 
 # %% ../nbs/25_rows.ipynb #3fe5adbf
-@call_parse
+@command
 def dd_plan(
     row:str, # a printed row
     scale:float=0., minutes:float=0., # as in dd_row
@@ -561,9 +560,9 @@ def dd_plan(
         for line in told_errors(plan_errors(), r.row): say(line)
 
 # %% ../nbs/25_rows.ipynb #adb69bb6
-@call_parse
+@command
 def dd_table(
-    what:Param('paper and table, for example mtt/table1, or a paper', str, opt=False, nargs='?')='',
+    what:Word='', # paper and table, for example mtt/table1, or a paper
     format:str='text', # text, md or html
     todo:bool=False, # what has not been run at the paper's scale, cheapest first
     coverage:bool=False, # how far we are, a line a paper
@@ -580,7 +579,7 @@ def dd_table(
         for n in names: say(f"{paper}/{n}\n{table(paper, n, format, runs, own)}")
 
 # %% ../nbs/25_rows.ipynb #3b3eb03b
-@call_parse
+@command
 def dd_smoke(
     limit:int=0, # only so many combinations (0: all)
     paper:str='', # only this paper's

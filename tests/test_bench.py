@@ -17,7 +17,7 @@ def cell(form, mode, seconds, mb, batch=100, N=30, width=128):
 def command(*words):
     "The command in a process of its own."
     env = os.environ | dict(OMP_NUM_THREADS='1')
-    return subprocess.run([sys.executable, '-m', 'dd_repro.bench', *words], capture_output=True, text=True, env=env)
+    return subprocess.run([sys.executable, '-c', 'from dd_repro.bench import dd_bench; dd_bench.main()', *words], capture_output=True, text=True, env=env)
 
 def test_quick_run_by_function_prints_and_records(tmp_path, capsys):
     dd_bench('unroll', alloc='tuned', quick=True, threads=1, record_to=str(tmp_path/'bench.csv'))
