@@ -38,6 +38,8 @@ from .cli import command, manners, say
 # %% ../nbs/23_bench.ipynb #d1bf92b7
 PASSES = dict(bptt=9, adjoint=12, detached=12) # forward passes that a step is worth
 
+def _keep(mode): return int(mode[4:]) if mode.startswith('keep') else 0
+
 def macs(
     arch:dict # a ConvNet's `arch`
 )->int: # multiply-adds of one forward pass for one image
@@ -53,9 +55,10 @@ def gflop(
     form:str, # bptt, adjoint or detached
     batch:int, # images a step
     N:int, # steps
+    mode='', # compiled steps are one pass less, kept graphs three
 )->float: # 1e9 floating-point operations
     "The nominal work of one iteration: the whole unroll, forwards and back."
-    return 2e-9*macs(arch)*batch*N*PASSES[form]
+    return 2e-9*macs(arch)*batch*(N*(PASSES[form] - (mode == 'compiled')) - 3*min(_keep(mode), N))
 
 # %% ../nbs/23_bench.ipynb #f3081163
 class _Trajectory:
@@ -90,8 +93,6 @@ def unroll_iteration(
 
 # %% ../nbs/23_bench.ipynb #58e26173
 CPU_MODES, GPU_MODES = ('default', 'tuned', 'keep30', 'compiled'), ('eager', 'captured')
-
-def _keep(mode): return int(mode[4:]) if mode.startswith('keep') else 0
 
 def _sync(device):
     if device == 'cuda': torch.cuda.synchronize()
@@ -128,16 +129,16 @@ def measure_unroll(
     warm_s=20., # below this a whole iteration is the warm-up, s
     device='cpu', # or cuda
     n_mat=2048, # of `matmul_rate`
-)->dict: # seconds, memory_mb, warm, matmul, device
+)->dict: # seconds, memory_mb, warm, matmul, processor; compile_s where steps are compiled
     "One cell, in this process."
     _settle(threads, mode)
     step, few = unroll_iteration(form, batch, N, width, device, mode == 'captured', _keep(mode), mode == 'compiled'), min(2, N)
     with Cost(device) as cost:
-        if mode == 'compiled': step(1)
+        compiling = dict(compile_s=timed(step, 1)) if mode == 'compiled' else {}
         for _ in range(2): guess = timed(step, few, device=device)/few*N
         if warm := guess < warm_s: timed(step, device=device)
         seconds = timed(step, device=device)
-    return dict(seconds=seconds, memory_mb=cost.memory_mb, warm=f'{N if warm else few} steps', matmul=matmul_rate(n_mat, device=device), processor=device_name(device))
+    return compiling | dict(seconds=seconds, memory_mb=cost.memory_mb, warm=f'{4 + N if warm else 2*few} steps', matmul=matmul_rate(n_mat, device=device), processor=device_name(device))
 
 # %% ../nbs/23_bench.ipynb #d42d4cb5
 _CODE = 'from dd_repro.bench import _child; _child()'
@@ -158,7 +159,8 @@ def run_cell(
     "Measure one cell in a process of its own."
     env = {k: v for k, v in os.environ.items() if not k.startswith(('MALLOC_', 'GLIBC_TUNABLES'))}
     env['PYTHONPATH'] = os.pathsep.join(filter(None, (str(Path(dd_repro.__file__).parent.parent), env.get('PYTHONPATH'))))
-    r = subprocess.run([sys.executable, '-c', _CODE, json.dumps(cell)], capture_output=True, text=True, env=env)
+    with tempfile.TemporaryDirectory() as tmp:
+        r = subprocess.run([sys.executable, '-c', _CODE, json.dumps(cell)], capture_output=True, text=True, env=env | dict(TORCHINDUCTOR_CACHE_DIR=tmp))
     return cell | (dict(error=_reason(r)) if r.returncode else json.loads(r.stdout.splitlines()[-1]))
 
 # %% ../nbs/23_bench.ipynb #c5466d31
@@ -194,9 +196,9 @@ def summary(
 )->dict: # one cell: medians, `std`, `n`, and `gflops`; or `error`
     "The median of a cell's visits."
     if bad := [c for c in cells if 'error' in c]: return bad[0] | dict(n=0)
-    mid = {k: median(c[k] for c in cells) for k in ('seconds', 'memory_mb', 'matmul')}
+    mid = {k: median(c[k] for c in cells) for k in ('seconds', 'memory_mb', 'matmul', 'compile_s') if k in cells[0]}
     c = cells[0] | mid | dict(n=len(cells), std=pstdev(c['seconds'] for c in cells))
-    work = gflop(ConvNet(width=c['width']).arch, c['form'], c['batch'], c['N'])
+    work = gflop(ConvNet(width=c['width']).arch, c['form'], c['batch'], c['N'], c['mode'])
     return c | dict(gflops=work/c['seconds'])
 
 def cell_name(c)->str:
@@ -399,13 +401,13 @@ def _bench_row(id, c, metric, unit, mean, kind, **kw):
 def unroll_rows(
     cells:list, # of summaries
     kind='decided', # the row's word
-)->list: # rows: seconds, memory_mb and gflops of each cell
+)->list: # rows: seconds, memory_mb and gflops of each cell, compile_s where there is one
     "Rows of results from measured cells."
     nan, out = float('nan'), []
     for c in cells:
         note = c.get('error') or f'median of {c["n"]}; warm-up {c["warm"]}; matrix product {c["matmul"]:.1f} GFLOP/s; width {c["width"]}; ipc {c["batch"]/10:g}'
         kw = dict(n=c['n'], deviations=note, seconds=c.get('seconds', nan), memory_mb=c.get('memory_mb', nan))
-        for metric, unit in (('seconds', 's'), ('memory_mb', 'MB'), ('gflops', 'GFLOP/s')):
+        for metric, unit in (('seconds', 's'), ('memory_mb', 'MB'), ('gflops', 'GFLOP/s'), *([('compile_s', 's')] if 'compile_s' in c else [])):
             out.append(_bench_row(f'bench/unroll/b{c["batch"]}-N{c["N"]}/{cell_name(c)}', c, metric, unit, c.get(metric, nan), kind, std=c.get('std', nan) if metric == 'seconds' else nan, **kw))
     return out
 
@@ -467,7 +469,7 @@ def _parts(subject, quick, width, repeats, threads, kind):
 def dd_bench(
     subject:str, # unroll (forms by allocator), students (together or apart), d3 or d3s (parts of an iteration), d3s-memory, d3s-plan
     form:str='bptt,adjoint', # of bptt, adjoint, detached
-    alloc:str='', # of default, tuned (CPU) or eager, captured (GPU); default: both
+    alloc:str='', # of default, tuned, keep30, compiled (CPU) or eager, captured (GPU); default: all of them
     batch:str='', # images a step, a list: 10 is ipc 1 (default: the sizes of the claims)
     N:str='', # student steps, a list
     width:int=128, # of the ConvNet-3

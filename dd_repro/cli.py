@@ -392,11 +392,12 @@ def dd_distill(
     crop:str='', scale:float=None, no_flip:bool=False, jitter:int=None, eps:float=None, # the views of d3s, and its covariance floor
     init:str='', # real or noise
     aug:str='', # DSA strategy (default: the method's own; MTT: in the unroll and at evaluation)
-    grad:str='', keep:int=None, compiled:bool=False, # mtt: adjoint, bptt or detached; graphs that may be kept; steps compiled first, on a CPU (also d3)
+    grad:str='', keep:int=None, # mtt: adjoint, bptt or detached; graphs that may be kept
+    compiled:bool=False, # mtt, d3: compile the student's steps first, on a CPU
     eval_every:int=None, eval_epochs:int=None, # iterations between evaluations on the test set (default: only at the end, with dd_eval), and their epochs
     n_eval:int=5, every:int=100, # networks an evaluation; iterations between checkpoints
-    minutes:float=0., seed:int=0, # time box; the seed of everything
-    root:str='', device:str='', # where the data are (default: DD_DATA); cpu or cuda (default: what there is)
+    minutes:float=0., # time box
+    seed:int=0, root:str='', device:str='', # of everything; where the data are (default: DD_DATA); cpu or cuda (default: what there is)
     skip_bad:bool=False, # leave out image files that cannot be read
 ):
     "Distil a data set; given again, the same command goes on from its checkpoint."

@@ -39,6 +39,7 @@ class MTT(Objective):
         super().__init__(seed)
         _check(syn_steps=syn_steps, expert_epochs=expert_epochs, max_start_epoch=max_start_epoch)
         if grad not in GRADS: raise ValueError(f'grad={grad!r} is not one of {", ".join(GRADS)}')
+        if compiled and grad == 'bptt': raise ValueError("compiled has no meaning for grad='bptt', whose graphs stay; use adjoint or detached")
         self.f = net if isinstance(net, Functional) else Functional(net, compiled)
         buffer.check(self.f.size, expert_epochs + max_start_epoch - (not inclusive))
         self.buffer, self.syn_steps, self.expert_epochs, self.max_start_epoch = buffer, syn_steps, expert_epochs, max_start_epoch

@@ -21,6 +21,7 @@ from .data import *
 from .augment import *
 from .zoo import *
 from .students import *
+from .students import _stateless
 from .experts import *
 from .distilled import *
 from .unroll import *
@@ -469,7 +470,8 @@ def plan(
         for which, kind, images in parts:
             key = (which, kind, _batch_of(r, stage, n))
             if key not in found: found[key] = _probe(fns[which], kind, key[2], device)
-            part = part_of(fns[which]().arch, key[2]) if stage == 'evaluate' and r.method not in SYNTHESIS else key[2] # students take large steps in parts
+            net = fns[which]()
+            part = part_of(net.arch, key[2]) if stage in ('evaluate', 'experts') and _stateless(net) else key[2] # training takes large steps in parts
             seconds[stage] = seconds.get(stage, 0) + images*found[key][0]; memory = max(memory, found[key][1]*part/key[2])
     if r.minutes and 'distill' in seconds: seconds['distill'] = min(seconds['distill'], 60*r.minutes)
     held = min(TRAIN_SIZE.get(r.dataset, 13_000)*3*r.size**2*4/1e6, 32_000)

@@ -14,6 +14,7 @@ import torch
 from torch import nn, Tensor
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
+from torchvision.ops import StochasticDepth
 
 from .core import *
 from .augment import *
@@ -148,7 +149,7 @@ def _convnets(net, P, x):
     return torch.baddbmm(P['head.bias'][:, None], x.view(b, k, -1).transpose(0, 1), P['head.weight'].mT)
 
 # %% ../nbs/05_students.ipynb #a60555f5
-def _stateless(net): return not list(net.buffers()) and not any(isinstance(m, nn.Dropout) and m.p > 0 for m in net.modules())
+def _stateless(net): return not list(net.buffers()) and not any(isinstance(m, (nn.modules.dropout._DropoutNd, StochasticDepth)) and m.p > 0 for m in net.modules())
 
 class Team:
     "Networks that are trained as one; `logits` takes and returns a leading axis over them."
@@ -233,7 +234,7 @@ def _run(team, data, p, lr, rngs, device, hook):
     "Train a team for all epochs."
     _check_view(p, data); opt = _optimiser(p, team.params, lr)
     steps = math.ceil(len(data)/p.batch) if hasattr(data, '__len__') else 1
-    part = part_of(getattr(team.nets[0], 'arch', {}), p.batch) if _stateless(team.nets[0]) else p.batch
+    part = max(1, part_of(getattr(team.nets[0], 'arch', {}), p.batch*team.k)//team.k) if _stateless(team.nets[0]) else p.batch
     for e in range(p.epochs):
         for i, (x, y) in enumerate(_draws(p, data, e, rngs, device)):
             opt.param_groups[0]['lr'] = lr*lr_factor(p, e, min(i/steps, 1.))

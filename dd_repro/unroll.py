@@ -6,7 +6,7 @@
 __all__ = ['CONV_BACKWARD', 'GRADS', 'Functional', 'unroll_plain', 'Replay', 'unroll', 'peak_bytes']
 
 # %% ../nbs/08_unroll.ipynb #ccc33d9a
-import os, shutil
+import os, shutil, sys
 from functools import partial
 
 import torch
@@ -24,8 +24,8 @@ def _refuse_state(net):
 
 def _need_compiler():
     "Inductor translates a step to C++; without a compiler say so before anything starts."
-    name = os.environ.get('CXX') or 'g++'
-    if not (shutil.which(name) or shutil.which('clang++')): raise ValueError(f'compiled steps need a C++ compiler; {name!r} is not found: install one, name it in CXX, or leave compiled off')
+    name = os.environ.get('CXX') or ('clang++' if sys.platform == 'darwin' else 'g++')
+    if not shutil.which(name): raise ValueError(f'compiled steps need a C++ compiler; {name!r} is not found: install one, name it in CXX, or leave compiled off')
 
 class Functional:
     "A network as a function of one flat parameter vector: f(theta, x) -> logits."
@@ -34,7 +34,7 @@ class Functional:
         compiled=False # on a CPU: the two functions of a student's step are compiled, once for each shape
     ):
         _refuse_state(net)
-        if compiled: _need_compiler()
+        if compiled and not any(p.is_cuda for p in net.parameters()): _need_compiler()
         ps = dict(net.named_parameters())
         self.net, self.compiled, self.names = net, compiled, list(ps)
         self.shapes, self.sizes = [p.shape for p in ps.values()], [p.numel() for p in ps.values()]
@@ -111,8 +111,9 @@ def _values(ts): return [t.detach().contiguous() for t in ts]
 
 def _compiled(fn, ts):
     "A pure function traced, pruned and compiled for the shapes of these tensors; a failing compiler is named in one line."
+    traced = _trace(fn, [v.requires_grad_(t.requires_grad) for v, t in zip(_values(ts), ts)])
     try:
-        ready = torch.compile(_trace(fn, ts), dynamic=False)
+        ready = torch.compile(traced, dynamic=False)
         ready(*_values(ts)) # compiles at its first call
     except RuntimeError as e: raise ValueError(f'a step could not be compiled ({(str(e).strip() or type(e).__name__).splitlines()[0][:200]}); leave compiled off') from e
     return ready
@@ -220,7 +221,7 @@ def unroll(
     theta:Tensor, # starting point [P]
     batches, # N pairs (x [b, c, h, w], y [b] int or [b, C] soft), or N pure callables that return one
     lr, # the student's rate: a float, or a 0-d tensor that may require gradients
-    grad='adjoint', # 'adjoint' (exact, constant memory), 'bptt' (exact, N graphs) or 'detached' (TESLA, not exact)
+    grad='adjoint', # 'adjoint' (exact, constant memory), 'bptt' (exact, N graphs, never compiled) or 'detached' (TESLA, not exact)
     keep=0, # how many of the last steps leave their graphs standing: memory for time (not used by 'bptt', which keeps all)
 )->Tensor: # theta_N [P], differentiable in the batches' leaves, lr and theta
     "N steps of gradient descent as one differentiable operation (MTT, Algorithm 1, lines 8 to 13)."

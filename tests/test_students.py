@@ -41,7 +41,7 @@ def test_train_equals_the_usual_loop():
     a, b = fresh(1)[0], fresh(1)[0]
     assert_same(train(a, toy(), PLAIN), by_hand(b, toy(), PLAIN), 1e-10)
 
-@pytest.mark.parametrize('dtype, tol', [(torch.float64, 1e-9), (torch.float32, 1e-3)])
+@pytest.mark.parametrize('dtype, tol', [(torch.float64, 1e-9), (torch.float32, 1e-3)]) # float32: 2.6e-4 seen with augmentation on PyTorch 2.6
 @pytest.mark.parametrize('change', [{}, dict(aug='color_crop_cutout_flip_scale_rotate'), dict(schedule='cosine'), dict(schedule='onecycle')])
 def test_together_equals_one_after_another(dtype, tol, change):
     p = dataclasses.replace(PLAIN, **change)
