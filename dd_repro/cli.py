@@ -382,8 +382,7 @@ def dd_distill(
     max_start_epoch:int=None, # T+
     batch_syn:int=None, # b
     lr_img:float=None, lr_latent:float=None, lr_base:float=None, # step of images, of D3's priors, of codes (times LPC)
-    lr_lr:float=None, # step of the learned rate
-    lr_teacher:float=None, # where the learned rate starts
+    lr_lr:float=None, lr_teacher:float=None, # the learned rate: its step; where it starts
     lr_decode:float=None, z_dim:int=None, decoder_width:int=None, losses:str='', mmd_samples:int=None, # of d3
     snapshot:str='', # the experts that d3's features come from: last (default), or expert (epoch T+ + M)
     gamma1:float=None, gamma2:float=None, gamma3:float=None, # d3's weights of KL, MMD and diversity

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest, torch
 from PIL import Image
 
-from dd_repro import cli
+from dd_repro import cli, unroll
 from dd_repro.cli import dd_distill, dd_eval, dd_experts, dd_relabel
 from dd_repro.convnet import ConvNet
 from dd_repro.core import load_tensors, read_rows, save_tensors
@@ -141,6 +141,21 @@ def test_d3_by_command(home, tmp_path, capsys):
     d = run(tmp_path, 'd3', capsys, **kw)
     assert (d.ppc, len(d)) == (2, 20) and d.info['iterations'] == 2
     dd_eval(str(tmp_path/'d3'/'distilled.safetensors'), n_eval=1, epochs=2, kind='smoke')
+
+@pytest.mark.parametrize('method, kw', [('mtt', dict(lr_img=1.)), ('d3', dict(decoder_width=8, z_dim=4, losses='MTT'))])
+def test_compiled_steps_by_command(home, tmp_path, capsys, monkeypatch, method, kw):
+    "The flag reaches the unroll, whose two functions are traced for one shape; the translation itself is tested in test_unroll and left out here."
+    seen = []
+    monkeypatch.setattr(torch, 'compile', lambda g, **kw: seen.append(g) or g)
+    monkeypatch.setattr(unroll, '_need_compiler', lambda: seen.append('asked'))
+    kw |= {k: FAST[k] for k in ('syn_steps', 'expert_epochs', 'max_start_epoch', 'lr_lr', 'lr_teacher', 'aug')}
+    a, b = (run(tmp_path/str(c), method, capsys, compiled=c, **kw) for c in (True, False))
+    assert seen[0] == 'asked' and len(seen) == 3
+    for k, t in a.state_dict().items(): torch.testing.assert_close(t, b.state_dict()[k], rtol=1e-4, atol=1e-5)
+
+def test_only_an_inexact_gradient_is_a_setting(home, tmp_path, capsys):
+    detached, exact = (dd_distill(**FAST, grad=g, out=str(tmp_path/g)) or Distilled.load(tmp_path/g/'distilled.safetensors').info['settings'] for g in ('detached', 'bptt'))
+    assert detached['grad'] == 'detached' and 'grad' not in exact
 
 def test_d3s_by_command_up_to_students_on_stored_labels(home, tmp_path, capsys):
     dd_experts(data='digits', method='d3s', net='convnet', n=1, epochs=1)
