@@ -404,7 +404,9 @@ class Row:
     date:str='' # UTC, ISO 8601
     def __post_init__(self):
         if self.protocol not in PROTOCOL_KINDS: raise ValueError(f'protocol {self.protocol!r} is not one of {", ".join(PROTOCOL_KINDS)}')
-    def __str__(self): return f'{self.method or self.row:>16} {self.net:<12} {self.mean:5.1f} ± {self.std:.1f} {self.unit} (n={self.n}, {self.protocol})'
+    def __str__(self):
+        spread = f' ± {self.std:.1f}' if self.n > 1 and self.std == self.std else '' # one network has no spread
+        return f'{self.method or self.row:>16} {self.net:<12} {self.mean:5.1f}{spread} {self.unit} (n={self.n}, {self.protocol})'
 
 # %% ../nbs/00_core.ipynb #a6187955
 _FIELDS = [f.name for f in dataclasses.fields(Row)]

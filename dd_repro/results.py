@@ -247,7 +247,7 @@ def _ours(m, unit):
 
 def _text(mean, std, n=None):
     digits = 1 if abs(mean) >= 1 else 3
-    return f'{mean:.{digits}f}' + (f' ± {std:.{digits}f}' if std == std else '') + (f' (n={n})' if n else '')
+    return f'{mean:.{digits}f}' + (f' ± {std:.{digits}f}' if std == std and n != 1 else '') + (f' (n={n})' if n else '')
 
 def distance(
     mean:float, std:float, # ours
