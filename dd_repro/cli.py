@@ -70,10 +70,13 @@ def _told(fn):
     for k in reversed(inspect.signature(fn).parameters): out[k] = text = (found.get(k) or '').replace('%', '%%') or text
     return out
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message): self.exit(2, f'dd_repro: {message}; see {self.prog} --help\n') # without a screen of usage before it
+
 def command(fn):
     "A function that is a command too: `fn.main()` reads its arguments from the command line."
     def main(argv=None):
-        parser, told = argparse.ArgumentParser(prog=fn.__name__, description=fn.__doc__), _told(fn)
+        parser, told = _Parser(prog=fn.__name__, description=fn.__doc__), _told(fn)
         for p in inspect.signature(fn).parameters.values():
             name, kw = _argument(p, told[p.name])
             parser.add_argument(name, **kw)
