@@ -55,10 +55,10 @@ def gflop(
     form:str, # bptt, adjoint or detached
     batch:int, # images a step
     N:int, # steps
-    mode='', # compiled steps are one pass less, kept graphs three
+    mode='', # compiled and captured steps are one pass less, kept graphs three
 )->float: # 1e9 floating-point operations
     "The nominal work of one iteration: the whole unroll, forwards and back."
-    return 2e-9*macs(arch)*batch*(N*(PASSES[form] - (mode == 'compiled')) - 3*min(_keep(mode), N))
+    return 2e-9*macs(arch)*batch*(N*(PASSES[form] - (mode in ('compiled', 'captured'))) - 3*min(_keep(mode), N))
 
 # %% ../nbs/23_bench.ipynb #f3081163
 class _Trajectory:
@@ -75,9 +75,9 @@ def unroll_iteration(
     N:int, # student steps
     width=128, # of the ConvNet-3
     device='cpu', # or cuda
-    captured=True, # on a GPU: replay captured steps
+    captured=True, # on a GPU: replay captured steps; False calls them as they are
     keep=0, # graphs that the walk back may keep
-    compiled=False # on a CPU: compile the steps
+    compiled=False # compile the steps (and then, on a GPU, capture them)
 ): # a function of the number of steps (N when not given), that returns the gradient of the pixels
     "One iteration of MTT on noise, ready to be timed."
     with seeded('bench', 'net'): net = ConvNet(width=width).to(device)
@@ -92,7 +92,7 @@ def unroll_iteration(
     return iteration
 
 # %% ../nbs/23_bench.ipynb #58e26173
-CPU_MODES, GPU_MODES = ('default', 'tuned', 'keep30', 'compiled'), ('eager', 'captured')
+CPU_MODES, GPU_MODES = ('default', 'tuned', 'keep30', 'compiled'), ('eager', 'captured', 'compiled')
 
 def _sync(device):
     if device == 'cuda': torch.cuda.synchronize()
@@ -131,10 +131,10 @@ def measure_unroll(
     n_mat=2048, # of `matmul_rate`
 )->dict: # seconds, memory_mb, warm, matmul, processor; compile_s where steps are compiled
     "One cell, in this process."
-    _settle(threads, mode)
-    step, few = unroll_iteration(form, batch, N, width, device, mode == 'captured', _keep(mode), mode == 'compiled'), min(2, N)
+    _settle(threads, mode if device == 'cpu' else '')
+    step, few = unroll_iteration(form, batch, N, width, device, mode != 'eager', _keep(mode), mode == 'compiled'), min(2, N)
     with Cost(device) as cost:
-        compiling = dict(compile_s=timed(step, 1)) if mode == 'compiled' else {}
+        compiling = dict(compile_s=timed(step, 1, device=device)) if mode == 'compiled' else {}
         for _ in range(2): guess = timed(step, few, device=device)/few*N
         if warm := guess < warm_s: timed(step, device=device)
         seconds = timed(step, device=device)
@@ -234,9 +234,9 @@ CLAIMS = ( # batch, N, what, cell, over which cell, at most
     (100, 30, 'memory_mb', 'adjoint-default', 'bptt-default', 1/8), (100, 30, 'memory_mb', 'adjoint-tuned', 'bptt-tuned', 1/8),
     (100, 30, 'seconds', 'adjoint-default', 'bptt-default', 1.35), (100, 30, 'seconds', 'adjoint-tuned', 'bptt-tuned', 1.35),
     (100, 30, 'seconds', 'adjoint-tuned', 'bptt-default', .7), (10, 50, 'seconds', 'adjoint-tuned', 'bptt-default', 1.),
-    (10, 50, 'seconds', 'adjoint-keep30', 'bptt-default', 1.), (10, 50, 'seconds', 'adjoint-compiled', 'bptt-default', 1.), (10, 50, 'seconds', 'adjoint-captured', 'adjoint-eager', 1/3))
+    (10, 50, 'seconds', 'adjoint-keep30', 'bptt-default', 1.), (10, 50, 'seconds', 'adjoint-compiled', 'bptt-default', 1.), (10, 50, 'seconds', 'adjoint-captured', 'adjoint-eager', 1/3), (10, 50, 'seconds', 'adjoint-compiled', 'adjoint-eager', 1/3))
 PAIRS = (('adjoint-default', 'bptt-default'), ('adjoint-tuned', 'bptt-tuned'), ('adjoint-tuned', 'bptt-default'), ('bptt-tuned', 'bptt-default'), ('adjoint-keep30', 'bptt-default'), ('adjoint-keep30', 'bptt-tuned'), ('adjoint-compiled', 'bptt-default'), ('adjoint-compiled', 'bptt-tuned'), ('adjoint-compiled', 'adjoint-tuned'),
-         ('adjoint-eager', 'bptt-eager'), ('adjoint-captured', 'adjoint-eager'), ('adjoint-captured', 'bptt-eager'), ('detached-tuned', 'adjoint-tuned'))
+         ('adjoint-eager', 'bptt-eager'), ('adjoint-captured', 'adjoint-eager'), ('adjoint-captured', 'bptt-eager'), ('adjoint-compiled', 'adjoint-eager'), ('adjoint-compiled', 'adjoint-captured'), ('detached-tuned', 'adjoint-tuned'))
 
 def ratios(
     cells:list # of summaries, measured in one run
@@ -469,7 +469,7 @@ def _parts(subject, quick, width, repeats, threads, kind):
 def dd_bench(
     subject:str, # unroll (forms by allocator), students (together or apart), d3 or d3s (parts of an iteration), d3s-memory, d3s-plan
     form:str='bptt,adjoint', # of bptt, adjoint, detached
-    alloc:str='', # of default, tuned, keep30, compiled (CPU) or eager, captured (GPU); default: all of them
+    alloc:str='', # of default, tuned, keep30, compiled (CPU) or eager, captured, compiled (GPU); default: all of them
     batch:str='', # images a step, a list: 10 is ipc 1 (default: the sizes of the claims)
     N:str='', # student steps, a list
     width:int=128, # of the ConvNet-3

@@ -101,7 +101,7 @@ def demo(
 )->list: # three rows: random, MTT, whole set
     "Digits, one image a class: ten random real images, ten MTT images, the whole set."
     o, out = DEMO | (SMOKE if smoke else {}), Path(out)
-    real, test = load('digits', size=o['size'])
+    real, test = load('digits', size=o['size'], device=default_device())
     net_fn = partial(ConvNet, *real.shape[:1], real.n_classes, o['size'], o['width'], 3)
     kw = dict(arch=net_fn().arch, aug=o['aug'], lr=o['lr_teacher'], seed=seed)
     p = as_protocol('mtt').scaled(kind='smoke' if smoke else 'reduced', epochs=o['eval_epochs'], aug=o['aug'])
@@ -109,12 +109,12 @@ def demo(
     rows = ev(Pixels.from_real(real, 1, **kw), method='random'); say(rows[-1])
     buffer = train_experts(net_fn, real, out/f'buffer-{settings_hash(o)}', o['n'], o['epochs'], o['lr'], o['batch'], o['expert_aug'], seed=seed, quiet=quiet)
     d = Pixels.from_real(real, 1, info=dict(settings=o, seed=seed), **kw)
-    mtt = MTT(net_fn(), buffer, o['syn_steps'], o['expert_epochs'], o['max_start_epoch'], aug=DSA(o['aug']), seed=seed)
+    mtt = MTT(net_fn().to(real.device), buffer, o['syn_steps'], o['expert_epochs'], o['max_start_epoch'], aug=DSA(o['aug']), seed=seed)
     run = distill(d, mtt, o['iterations'], mtt_opts(o['lr_img'], o['lr_lr']), sched=lambda done: 1 - done, quiet=quiet)
     rows += ev(d, method='MTT'); say(rows[-1])
     full = as_protocol('full').scaled(kind=p.kind, epochs=max(1, o['eval_epochs']//25), aug=o['aug'])
     rows += evaluate(real, test, [d.arch], full, 1 if smoke else 3, seed, 'demo/digits/full', 'whole set', kind=p.kind); say(rows[-1])
-    d.info.update(result=result(rows[1], p), seconds=round(run.seconds, 1), device=device_name())
+    d.info.update(result=result(rows[1], p), seconds=round(run.seconds, 1), device=device_name(real.device))
     d.save(out/'digits-mtt-ipc1.safetensors'); d.png(out/'digits-mtt-ipc1.png', scale=6)
     return rows
 
@@ -395,7 +395,7 @@ def dd_distill(
     init:str='', # real or noise
     aug:str='', # DSA strategy (default: the method's own; MTT: in the unroll and at evaluation)
     grad:str='', keep:int=None, # mtt: adjoint, bptt or detached; graphs that may be kept
-    compiled:bool=False, # mtt, d3: compile the student's steps first, on a CPU
+    compiled:bool=False, # mtt, d3: compile the student's steps first (on a CPU with g++, on a GPU with Triton)
     eval_every:int=None, eval_epochs:int=None, # iterations between evaluations on the test set (default: only at the end, with dd_eval), and their epochs
     n_eval:int=5, every:int=100, # networks an evaluation; iterations between checkpoints
     minutes:float=0., # time box

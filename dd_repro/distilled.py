@@ -81,6 +81,7 @@ class Pixels(Distilled):
         super().__init__(n_classes, images.shape[1:], **kw)
         if len(images) != len(y): raise ValueError(f'{len(images)} images but {len(y)} labels')
         self.images = nn.Parameter(images.clone()); self.register_buffer('y', y.clone())
+        self.to(images.device) # the rate and the labels too
     def __len__(self): return len(self.images)
     def __repr__(self): return f'Pixels({self.name or "?"}: {len(self)} images {list(self.shape)}, {self.n_classes} classes, lr {self.student_lr.item():.4g})'
     def groups(self): return {'images': [self.images], 'lr': [self.lr]}
@@ -104,7 +105,8 @@ def sample(self:Pixels,
         if n is not None and n > len(idx): raise ValueError(f'{n} images asked for; there are {len(idx)}')
         if n is not None: idx = idx[torch.randperm(len(idx), generator=rng)[:n]]
     if len(idx) == len(self) and torch.equal(idx.cpu(), torch.arange(len(self))): return self.images, self.y
-    return self.images[idx.to(self.device)], self.y[idx.to(self.device)]
+    idx = idx.to(self.device)
+    return self.images[idx], self.y[idx]
 
 @patch
 def epoch(self:Pixels, e:int, bs:int, rng=None):

@@ -111,7 +111,7 @@ def _whole(path, epochs, size):
 def _check_fit(net, real, aug):
     "What would fail in the first epoch is said before a folder is made."
     if aug: DSA(aug)
-    with torch.no_grad(): n_out = net(torch.zeros(2, *real.shape)).shape[1]
+    with torch.no_grad(): n_out = net(torch.zeros(2, *real.shape, device=next(net.parameters()).device)).shape[1]
     if n_out != real.n_classes: raise ValueError(f'the network tells {n_out} classes apart, the data have {real.n_classes}')
 
 def _open_folder(path, card):

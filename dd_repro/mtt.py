@@ -106,7 +106,8 @@ def closest(
 )->Tensor: # [n], 1 where it comes no nearer than the start
     "The smallest normalised distance to each target on a student's walk over a set (MTT, figure 5, right)."
     f, rng, theta = Functional(net), rng_for(seed, 'closest'), start
-    best, far, lr = torch.ones(len(targets)), (targets - start).square().sum(1), float(d.student_lr if lr is None else lr)
+    far, lr = (targets - start).square().sum(1), d.student_lr.item() if lr is None else float(lr)
+    best = torch.ones_like(far)
     for draw in d.steps(steps, batch_syn, rng):
         x, y = draw(); theta = theta.detach().requires_grad_()
         g, = torch.autograd.grad(nn.functional.cross_entropy(f(theta, aug(x.detach(), rng)), y), theta)

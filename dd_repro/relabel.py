@@ -175,7 +175,7 @@ def fingerprint(
     h = hashlib.sha256(repr((len(d), tuple(d.shape))).encode())
     if stored: h.update(pictures(d, torch.arange(1)).cpu().contiguous().numpy())
     for s in range(0, len(d), bs):
-        x = torch.as_tensor(np.array(raw[s:s+bs])) if stored else pictures(d, torch.arange(s, min(s + bs, len(d))))
+        x = pictures(d, torch.arange(s, min(s + bs, len(d)))) if not stored else raw[s:s+bs] if isinstance(raw, Tensor) else torch.as_tensor(np.array(raw[s:s+bs]))
         h.update(x.cpu().contiguous().numpy())
     return h.hexdigest()[:16]
 

@@ -137,7 +137,7 @@ def autoencoder(self:Job):
     except (ValueError, ImportError):
         if not self.smoke: raise
     self.notes.append('a small untrained autoencoder')
-    return AutoEncoder(TinyAE(3, f, 4, 8), 'tiny (untrained)', f, f, n_in=3, own=True).to(device)
+    with seeded(self.seed, 'tiny'): return AutoEncoder(TinyAE(3, f, 4, 8), 'tiny (untrained)', f, f, n_in=3, own=True).to(device)
 
 # %% ../nbs/25_rows.ipynb #ffff6e00
 def _pick(r, *names, **other):

@@ -31,7 +31,7 @@ class Functional:
     "A network as a function of one flat parameter vector: f(theta, x) -> logits."
     def __init__(self,
         net:nn.Module, # a network without running statistics or dropout
-        compiled=False # on a CPU: the two functions of a student's step are compiled, once for each shape
+        compiled=False # the two functions of a student's step are compiled, once for each shape
     ):
         _refuse_state(net)
         if compiled and not any(p.is_cuda for p in net.parameters()): _need_compiler()
@@ -109,9 +109,8 @@ def _trace(fn, ts):
 
 def _values(ts): return [t.detach().contiguous() for t in ts]
 
-def _compiled(fn, ts):
-    "A pure function traced, pruned and compiled for the shapes of these tensors; a failing compiler is named in one line."
-    traced = _trace(fn, [v.requires_grad_(t.requires_grad) for v, t in zip(_values(ts), ts)])
+def _compile(traced, ts):
+    "A traced function compiled for the shapes of these tensors; a failing compiler is named in one line."
     try:
         ready = torch.compile(traced, dynamic=False)
         ready(*_values(ts)) # compiles at its first call
@@ -120,31 +119,40 @@ def _compiled(fn, ts):
 
 # %% ../nbs/08_unroll.ipynb #a447183f
 class Replay:
-    "A pure function of tensors, made ready once for each shape: captured as a CUDA graph on a GPU; on a CPU compiled, if that is wanted."
-    def __init__(self, fn, enabled=True, compiled=False): self.fn, self.enabled, self.compiled, self.graphs = fn, enabled, compiled, {}
+    "A pure function of tensors, made ready once for each shape: traced, compiled if that is wanted, and on a GPU captured as a CUDA graph; on a CPU without a compiler it is simply called."
+    def __init__(self,
+        fn, # tensors -> a sequence of tensors and None
+        enabled=True, # on a GPU: capture; otherwise call the function as it is
+        compiled=False # compile what was traced
+    ): self.fn, self.enabled, self.compiled, self.graphs = fn, enabled, compiled, {}
+    def made(self, ts):
+        "The function for tensors like these, as a flat list of operations or compiled."
+        traced = _trace(self.fn, [v.requires_grad_(t.requires_grad) for v, t in zip(_values(ts), ts)])
+        return _compile(traced, ts) if self.compiled else traced
     def capture(self, ts):
-        static = [t.detach().clone().requires_grad_(t.requires_grad) for t in ts]
+        fn, static = self.made(ts), [v.clone() for v in _values(ts)]
         side = torch.cuda.Stream(); side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            for _ in range(3): self.fn(*static)
+            for _ in range(3): fn(*static)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph): out = self.fn(*static)
+        with torch.cuda.graph(graph): out = fn(*static)
         return graph, static, out
     def ready(self, ts, make):
         "What was made for tensors like these."
         key = tuple((t.shape, t.dtype, t.requires_grad) for t in ts)
         if key not in self.graphs: self.graphs[key] = make(ts)
         return self.graphs[key]
-    def __call__(self, *ts):
-        if self.compiled and ts[0].device.type == 'cpu':
-            with torch.no_grad(): return self.ready(ts, partial(_compiled, self.fn))(*_values(ts))
-        if not (self.enabled and ts[0].is_cuda): return self.fn(*ts)
+    @torch.no_grad()
+    def replay(self, ts):
         graph, static, out = self.ready(ts, self.capture)
-        with torch.no_grad():
-            for s, t in zip(static, ts): s.copy_(t)
+        for s, t in zip(static, ts): s.copy_(t)
         graph.replay()
         return [None if o is None else o.clone() for o in out]
+    def __call__(self, *ts):
+        if ts[0].is_cuda and self.enabled: return self.replay(ts)
+        if ts[0].is_cuda or not self.compiled: return self.fn(*ts)
+        with torch.no_grad(): return self.ready(ts, self.made)(*_values(ts))
 
 # %% ../nbs/08_unroll.ipynb #5aae4317
 def _step(f, theta, x, y, lr):

@@ -1,0 +1,205 @@
+"""What a GPU asks of the code, on a pretend one: devices do not mix, nothing waits, captured steps are replayed, and every method does what it does on a CPU."""
+from functools import partial
+
+import pytest, torch
+from pretend import Far, Graph, pretend_gpu
+
+import dd_repro.unroll as U
+from dd_repro import results as R
+from dd_repro.augment import DSA, OPS
+from dd_repro.bench import unroll_iteration
+from dd_repro.cli import dd_demo, dd_distill, dd_eval, dd_experts, dd_relabel
+from dd_repro.convnet import ConvNet
+from dd_repro.core import ImageTensors, load_tensors, rng_for, seeded
+from dd_repro.data import load
+from dd_repro.distilled import Distilled, Pixels
+from dd_repro.experts import to_vector, train_experts
+from dd_repro.mtt import closest
+from dd_repro.rows import run_row
+from dd_repro.students import as_protocol, train
+from dd_repro.unroll import Functional, Replay, unroll
+
+def same(got, want, eps):
+    "All tensors agree, the first ones brought back if they are far."
+    assert len(got) == len(want)
+    for a, b in zip(got, want): assert not isinstance(b, Far) and (a.cpu() - b).abs().max() <= eps*b.abs().max()
+
+# the pretend GPU itself
+
+def test_it_computes():
+    with pretend_gpu() as gpu:
+        w = torch.arange(6.).view(2, 3).to('meta').requires_grad_()
+        g, = torch.autograd.grad((w**2).sum(), w, create_graph=True)
+        again, = torch.autograd.grad((g*w).sum(), w)
+        assert isinstance(again, Far) and gpu.waits == 0 and again.tolist() == [[0., 4., 8.], [12., 16., 20.]] and gpu.waits == 1
+
+@pytest.mark.parametrize('mix', [lambda a, b: a + b, lambda a, b: a @ b.T, lambda a, b: torch.cat([a, b]), lambda a, b: torch.stack([a.sum(), b.sum()]), lambda a, b: b[a[:, 0].long()], lambda a, b: b.add_(a)])
+def test_devices_do_not_mix(mix):
+    with pretend_gpu(), pytest.raises(RuntimeError, match='same device'): mix(torch.ones(2, 3).to('meta'), torch.ones(2, 3))
+
+@pytest.mark.parametrize('fine', [lambda a: a + 1., lambda a: a*torch.tensor(2.), lambda a: a[torch.tensor([0])], lambda a: a[[0, 1]], lambda a: a.copy_(torch.ones(2, 3))])
+def test_scalars_indices_and_copies_pass(fine):
+    with pretend_gpu() as gpu:
+        assert isinstance(fine(torch.ones(2, 3).to('meta')), Far) and gpu.waits == 0
+
+@pytest.mark.parametrize('ask', [lambda a: a.sum().item(), lambda a: bool(a.any()), lambda a: a.cpu(), lambda a: a[a > 0], lambda a: a.nonzero(), lambda a: a.tolist()])
+def test_the_host_waits_for_numbers(ask):
+    with pretend_gpu() as gpu: ask(torch.ones(2, 3).to('meta')); assert gpu.waits == 1
+
+def test_a_graph_takes_new_numbers_but_not_new_python():
+    with pretend_gpu():
+        x, factor, g = torch.ones(3).to('meta'), [2.], Graph()
+        with torch.cuda.graph(g): y = (x*factor[0]).relu_()[1:]
+        x.copy_(torch.arange(3.)); factor[0] = 5.; g.replay()
+        assert y.tolist() == [2., 4.]
+
+@pytest.mark.parametrize('bad', [lambda x: x.sum().item(), lambda x: torch.rand_like(x), lambda x: x[torch.tensor([0])], lambda x: x + torch.ones(3).to('meta'), lambda x: x + torch.tensor(1.).to('meta'), lambda x: x[x > 0]])
+def test_a_capture_does_not_meet_the_host(bad):
+    with pretend_gpu():
+        x, g = torch.ones(3).to('meta'), Graph()
+        with pytest.raises(RuntimeError, match='captured'), torch.cuda.graph(g): bad(x)
+
+# captured steps
+
+NET = ConvNet(n_in=1, n_out=3, size=8, width=4, depth=2).double()
+START, IMAGES = to_vector(NET), torch.randn(6, 1, 8, 8, dtype=torch.double, generator=rng_for('gpu'))
+LABELS = dict(hard=torch.arange(6) % 3, soft=torch.rand(6, 3, dtype=torch.double, generator=rng_for('soft')).softmax(1))
+
+def gradients(device, f, grad, keep=0, labels='hard', N=5):
+    "The end of an unroll, and its gradients for pixels and rate; batches of 4 and 2, augmented."
+    X, y = IMAGES.clone().to(device).requires_grad_(), LABELS[labels].to(device)
+    lr, aug = torch.tensor(.1, dtype=torch.double, device=device, requires_grad=True), DSA()
+    def batch(i): s = slice(0, 4) if i % 2 else slice(4, 6); return aug(X[s], rng_for(i)), y[s]
+    end = unroll(f, START.to(device), [partial(batch, i) for i in range(N)], lr, grad, keep)
+    return [end.detach(), *torch.autograd.grad((end - .01).square().sum(), [X, lr])]
+
+@pytest.mark.parametrize('grad, keep, labels', [('adjoint', 0, 'hard'), ('adjoint', 0, 'soft'), ('adjoint', 2, 'hard'), ('detached', 0, 'hard'), ('bptt', 0, 'hard')])
+def test_captured_steps_give_the_same(grad, keep, labels):
+    want = gradients('cpu', NET, grad, keep, labels)
+    with pretend_gpu():
+        f = Functional(ConvNet(n_in=1, n_out=3, size=8, width=4, depth=2).double().to('meta'))
+        for _ in range(2): same(gradients('meta', f, grad, keep, labels), want, 1e-12) # captured, then replayed
+        assert [len(r.graphs) for r in getattr(f, 'captured', ())] == ([] if grad == 'bptt' else [2, 2])
+
+def test_steps_are_compiled_before_they_are_captured(monkeypatch):
+    made = []
+    monkeypatch.setattr(torch, 'compile', lambda f, dynamic: made.append(f) or f)
+    monkeypatch.setattr(U, '_need_compiler', lambda: pytest.fail('asked for a C++ compiler on a GPU'))
+    want = gradients('cpu', NET, 'adjoint')
+    with pretend_gpu():
+        f = Functional(ConvNet(n_in=1, n_out=3, size=8, width=4, depth=2).double().to('meta'), compiled=True)
+        same(gradients('meta', f, 'adjoint'), want, 1e-12); assert len(made) == 4 and all(isinstance(r, tuple) for g in f.captured for r in g.graphs.values())
+
+def test_results_survive_the_next_replay():
+    with pretend_gpu():
+        r, x = Replay(lambda a, b: (a*b, None)), torch.arange(3.).to('meta')
+        first, none = r(x, x); second, _ = r(x + 1, x)
+        assert none is None and first.tolist() == [0., 1., 4.] and second.tolist() == [0., 2., 6.] and len(r.graphs) == 1
+
+def test_a_captured_step_is_a_few_launches_and_no_wait():
+    "Of an iteration of MTT with DSA; what is left for the host is to draw, to augment and to copy."
+    count = {}
+    with pretend_gpu() as gpu:
+        for captured in (False, True):
+            step = unroll_iteration('adjoint', 10, 6, 8, 'meta', captured); step(); step(3)
+            seen = []
+            for n in (3, 6): gpu.launches = gpu.waits = 0; step(n); seen.append(gpu.launches); assert gpu.waits == 0
+            count[captured] = (seen[1] - seen[0])/3
+    assert count[True] < count[False]/6, count
+
+# all else
+
+@pytest.mark.parametrize('op', OPS)
+def test_augmentation_asks_the_device_for_nothing(op):
+    x = torch.rand(4, 3, 16, 16, generator=rng_for('x')); aug = DSA(op); want = aug(x, rng_for(op))
+    with pretend_gpu() as gpu:
+        got = aug(x.to('meta'), rng_for(op)); assert gpu.waits == 0
+        same([got], [want], 0.)
+
+@pytest.mark.parametrize('together', [True, False])
+def test_training_asks_the_device_for_nothing(together):
+    def ready(device):
+        with seeded('gpu'): nets = [ConvNet(1, 10, 8, 4, 2).to(device) for _ in range(2)]
+        return nets, ImageTensors(torch.rand(20, 1, 8, 8, generator=rng_for('x')).to(device), (torch.arange(20) % 10).to(device), 10)
+    def trained(nets, data): return [to_vector(n) for n in train(nets, data, as_protocol('mtt').scaled(epochs=4, batch=8), lr=.1, together=together)]
+    want = trained(*ready('cpu'))
+    with pretend_gpu() as gpu:
+        there = ready('meta'); before = gpu.waits
+        got = trained(*there); assert gpu.waits == before
+        same(got, want, 1e-6)
+
+def test_pixels_are_where_their_images_are():
+    train_set, _ = load('digits', size=8)
+    want = [Pixels.from_real(train_set, 1), Pixels.from_noise(train_set, 1)]
+    with pretend_gpu():
+        d = [Pixels.from_real(train_set.to('meta'), 1), Pixels.from_noise(train_set.to('meta'), 1)]
+        assert all(_.device.type == 'meta' and isinstance(t, Far) for _ in d for t in _.state_dict().values())
+        same([_.images for _ in d], [_.images.detach() for _ in want], 0.)
+
+ROWS = ('mtt/table1/cifar10/ipc1', 'mtt/table1/cifar10/dc/ipc1', 'mtt/table1/cifar10/dsa/ipc1', 'mtt/table1/cifar10/dm/ipc1', 'mtt/table1/cifar10/herding/ipc1', 'mtt/table1/cifar10/forgetting/ipc1', 'mtt/table1/cifar10/random/ipc1',
+        'mtt/table1/cifar10/full', 'd3/table1/cifar10/ppc1', 'd3s/table6/cifar10/ipc10', 'd3s/table5/cifar100/sre2l/ipc10', 'latentdd/prose_sec4_3/imagesquawk/64px/latentdc/f=4/ipc1')
+
+@pytest.mark.parametrize('row', ROWS)
+def test_every_method_takes_its_first_step_there(row, tmp_path):
+    "From data to a row; the distilled set and what students make of it are those of a CPU."
+    r = R.recipe(row)
+    small = dict(resnet_width=4) if 'resnet_width' in r.settings else {}
+    def run(device):
+        rows = run_row(r, smoke=True, quiet=True, root=tmp_path, home=tmp_path/device, device=device, **small)
+        return [(x.method, x.net, x.mean) for x in rows], [load_tensors(p)[0] for p in (tmp_path/device).rglob('distilled.safetensors')]
+    rows, sets = run('cpu')
+    with pretend_gpu() as gpu: far_rows, far_sets = run('meta'); assert gpu.launches > 20
+    assert far_rows == rows and len(far_sets) == len(sets)
+    for a, b in zip(far_sets, sets): same([a[k].double() for k in b], [b[k].double() for k in b], 1e-4)
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    "A home of its own for what commands leave behind."
+    monkeypatch.setenv('DD_HOME', str(tmp_path/'home')); return tmp_path
+
+def test_a_run_begun_on_a_gpu_ends_on_a_cpu(home, monkeypatch):
+    "Experts and half of the iterations there, the other half here, bit for bit up to rounding what a CPU does alone."
+    net = dict(data='digits', size=8, width=4, depth=2)
+    def distil(out, minutes=0.): dd_distill('mtt', ipc=1, iterations=4, syn_steps=3, expert_epochs=1, max_start_epoch=1, lr_img=10., lr_lr=1e-5, lr_teacher=.05, out=str(home/out), every=1, minutes=minutes, **net)
+    def stopped(): return read_history(home/'far')
+    def read_history(folder): return next(folder.glob('*.csv')).read_text().splitlines()[1:]
+    with pretend_gpu() as gpu: dd_experts(n=2, epochs=2, **net); distil('far', 1e-9); assert gpu.launches > 100
+    assert len(stopped()) == 1
+    distil('far'); distil('near')
+    a, b = (load_tensors(home/n/'distilled.safetensors')[0] for n in ('far', 'near'))
+    same([a[k].double() for k in b], [b[k].double() for k in b], 1e-4); assert len(read_history(home/'far')) == 4
+
+def test_d3s_by_the_commands(home, capsys):
+    "Teachers, images, stored labels, students: the same row as on a CPU."
+    net, said = dict(data='digits', size=32, width=4), {}
+    def line(out):
+        art = str(home/out/'distilled.safetensors')
+        dd_experts(method='d3s', n=1, epochs=1, net='resnet18', **net); dd_distill('d3s', ipc=2, iterations=2, batch=10, out=str(home/out), **net)
+        dd_relabel(art, epochs=2, batch=10, no_flip=True, **net); dd_eval(art, labels=art.replace('safetensors', 'labels'), n_eval=1, epochs=2)
+        return capsys.readouterr().out.splitlines()[-1]
+    here = line('near')
+    with pretend_gpu() as gpu: assert line('far') == here and gpu.launches > 500
+
+def test_the_demo_runs_there(home, capsys):
+    dd_demo(str(home/'near'), smoke=True); here = capsys.readouterr().out.splitlines()[:3]
+    with pretend_gpu() as gpu: dd_demo(str(home/'far'), smoke=True); assert gpu.launches > 500
+    assert capsys.readouterr().out.splitlines()[:3] == here
+
+EVERYDAY = dict(
+    save=lambda d, tmp: Distilled.load(d.save(tmp/'a.safetensors'), d.device).images, picture=lambda d, tmp: torch.tensor(d.png(tmp/'a.png').stat().st_size), tensors=lambda d, tmp: d.tensors()[0],
+    dataset=lambda d, tmp: torch.stack([x for x, _ in d.dataset()]), part=lambda d, tmp: d.part(slice(2, 4)).images, fastai=lambda d, tmp: torch.cat([x for x, _ in d.dls(4).valid]),
+    closest=lambda d, tmp: closest(d, net := ConvNet(1, 10, 16, 4, 2).to(d.device), torch.full((Functional(net).size,), .01, device=d.device), torch.full((2, Functional(net).size), .02, device=d.device), steps=2))
+
+@pytest.mark.parametrize('use', EVERYDAY)
+def test_everyday_uses_of_a_distilled_set(use, tmp_path):
+    want = EVERYDAY[use](Distilled.example(), tmp_path)
+    with pretend_gpu(): same([EVERYDAY[use](Distilled.example().to('meta'), tmp_path).detach()], [want.detach()], 1e-6)
+
+def test_whitened_images_and_their_pictures():
+    want = load('digits', size=8, zca=True)[0]
+    with pretend_gpu():
+        got = load('digits', size=8, zca=True, device='meta')[0]; assert got.device.type == 'meta'
+        same([got.x, got.raw()], [want.x, want.raw()], 1e-4)
+
+def test_experts_of_networks_that_are_there_already(tmp_path):
+    with pretend_gpu(): assert len(train_experts(lambda: ConvNet(1, 10, 8, 4, 2).to('meta'), load('digits', size=8, device='meta')[0], tmp_path, 1, 1, quiet=True)) == 1
