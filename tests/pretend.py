@@ -68,6 +68,7 @@ def _maker(name):
 def _far(device): return device is not None and torch.device(device).type == 'meta'
 def _near(t): return t.near if isinstance(t, Far) else t
 def _wrap(t): return Far(t) if isinstance(t, Tensor) else t
+def _alias(t): return t.detach() if isinstance(t, Tensor) else t # the same memory; a shape that is changed in place later does not matter
 def _tensors(*o): return [t for t in tree_leaves(o) if isinstance(t, Tensor)]
 def _is_view(func): return any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
 
@@ -96,7 +97,7 @@ class PretendGPU(TorchDispatchMode):
         if self.tape is None: return
         if waits or any(t.ndim for t in cpu) or func.overloadpacket in MOVES and cpu: raise RuntimeError(f'{func}: not permitted while a graph is captured, since it meets the host')
         if torch.Tag.nondeterministic_seeded in func.tags: raise RuntimeError(f'{func}: random numbers inside a captured graph')
-        if not _is_view(func): self.tape.append((func, a, k, out))
+        if not _is_view(func): self.tape.append((func, *tree_map(_alias, (a, k, out))))
 
 TRACE = unroll._trace
 
@@ -116,7 +117,7 @@ class Graph:
         "Run what was captured."
         for func, a, k, out in self.tape:
             for o, new in zip(_tensors(out), _tensors(func(*a, **k))):
-                if o is not new: o.copy_(new)
+                if o.data_ptr() != new.data_ptr(): o.copy_(new) # else done in place, or the input itself
 
 @contextmanager
 def pretend_gpu():
