@@ -464,6 +464,7 @@ def dd_relabel(
     scale:float=.08, # least share of an image that a crop keeps
     no_flip:bool=False, # for digits and other images that have a left
     out:str='', # folder of the labels (default: beside the artefact)
+    pack:bool=False, # also as one file, to be handed on
     data:str='', size:int=None, width:int=128, # the teachers' data and side, and their width, where their folder is not given
     seed:int=0, # of the views
     root:str='', device:str='', # where the data are (default: DD_DATA); cpu or cuda (default: what there is)
@@ -475,6 +476,7 @@ def dd_relabel(
         real, _ = _real(name, False, d.shape[-1] if size is None else size, root, device)
         t = load_teachers(teachers or dd_home()/'teachers'/buffer_path(name, False, size, width, None).name, real.renorm(d.norm))
         d, store = relabel_artefact(path, t, epochs, out or None, batch=batch, cutmix=cutmix, scale=(scale, 1.), flip=not no_flip, seed=seed, names=t.names)
+        if pack: say(f'packed: {store.pack(f"{store.path}.zip")}')
         say(f'{store}; evaluate it: dd_eval {path} --labels {store.path}')
 
 # %% ../nbs/22_cli.ipynb #47334509
@@ -486,7 +488,7 @@ def dd_eval(
     protocol:str='', # mtt, dc, dsa, full, mtt-smoke (default: the artefact's; full with --full)
     epochs:int=None, # another number of epochs (makes the row a reduced one)
     aug:str='', # another augmentation
-    labels:str='', # a folder of stored soft labels (dd_relabel)
+    labels:str='', # stored soft labels: a folder of dd_relabel, or a packed one
     lr:float=None, # another rate than the learned one
     full:bool=False, # train on the whole set instead: the upper bound
     random:bool=False, # train on random real images instead: the baseline

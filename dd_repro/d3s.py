@@ -28,7 +28,6 @@ from .distilled import *
 from .loop import *
 from .loop import _pack, _unpack
 from .gauss import *
-from .gauss import _synthesis
 from .isu import *
 
 # %% ../nbs/17_d3s.ipynb #a8c7aac7
@@ -673,7 +672,7 @@ def probe_d3s(
     z = x.clone().requires_grad_()
     out = dict(forward=_fastest(forward, device), train=_fastest(train, device))
     net.requires_grad_(False)
-    return out | dict(synthesis=_fastest(partial(_synthesis, net, z, y, kind, T), device))
+    return out | dict(synthesis=_fastest(partial(synthesis_step, net, z, y, kind, T), device))
 
 # %% ../nbs/17_d3s.ipynb #b3ea03fc
 def _line(a, b, na, nb, n, least=.5):

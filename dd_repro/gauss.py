@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'gauss_kl', 'Moments', 'moments', 'main_convs', 'bn_layers', 'Stats', 'FeatureStats', 'batch_stats',
            'dataset_stats', 'Target', 'targets', 'layer_loss', 'feature_loss', 'bn_targets', 'stats_floor',
-           'stats_cost', 'shift_bound']
+           'synthesis_step', 'stats_cost', 'shift_bound']
 
 # %% ../nbs/15_gauss.ipynb #53f0739e
 import time
@@ -307,7 +307,13 @@ def _seconds(device, f):
     start = now(); f()
     return now() - start
 
-def _synthesis(net, x, y, kind=None, T=None):
+def synthesis_step(
+    net, # a teacher, in eval mode
+    x, # images, that require gradients
+    y, # their labels
+    kind=None, # of the loss on statistics, one of `KINDS`; None: cross-entropy alone
+    T=None, # the targets of that loss
+):
     "One forward and backward pass to the images, with or without the loss on statistics."
     if kind is None: return F.cross_entropy(net(x), y).backward()
     with FeatureStats(net, cov=kind.endswith('multi')) as f: (F.cross_entropy(net(x), y) + feature_loss(kind, f.stats, T)).backward()
@@ -327,7 +333,7 @@ def stats_cost(
     y, T, best = torch.arange(batch, device=device) % 10, targets(batch_stats(net, x), device=device), {}
     for i in range(n + 1):
         for name, k in (('plain', None), ('full', kind)):
-            t = _seconds(device, lambda: _synthesis(net, x, y, k, T))
+            t = _seconds(device, lambda: synthesis_step(net, x, y, k, T))
             if i: best[name] = min(best.get(name, t), t)
     return best | dict(overhead=best['full']/best['plain'] - 1, floor=stats_floor(net, (3, size, size)))
 

@@ -8,7 +8,7 @@ __all__ = ['LABEL_FORMAT', 'D3S_PROTOCOLS', 'label_size', 'human', 'crop_flip', 
            'check_disk', 'relabel', 'epoch_order', 'Relabelled', 'at_temperature', 'relabel_artefact']
 
 # %% ../nbs/18_relabel.ipynb #64298b9c
-import dataclasses, hashlib, json, math, os, shutil, zlib
+import dataclasses, hashlib, json, math, os, re, shutil, zipfile, zlib
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -246,13 +246,25 @@ def _read_index(path):
     except FileNotFoundError: raise ValueError(f'{path}: no label store there (no {_INDEX})') from None
     except (ValueError, KeyError, TypeError): raise ValueError(f'{Path(path)/_INDEX}: damaged; relabel with the same settings writes it again') from None
 
+def _unpacked(path):
+    "The folder of a packed store, unpacked where it is not yet; a file of another kind leaves nothing behind."
+    folder = dd_home()/'labels'/file_sha256(path)[:16]; tmp = folder.with_name(f'.{folder.name}.{os.getpid()}.tmp')
+    try:
+        with file_lock(folder), zipfile.ZipFile(path) as z:
+            if other := [n for n in z.namelist() if not re.fullmatch(r'index\.json|labels-\d{5}\.safetensors', n)]: raise ValueError(f'{path}: not a packed label store (there is {other[0]!r} in it)')
+            if not folder.is_dir(): z.extractall(tmp); os.replace(tmp, folder)
+    except (zipfile.BadZipFile, EOFError, zlib.error): raise ValueError(f'{path}: truncated, damaged or not a packed label store') from None
+    finally: shutil.rmtree(tmp, ignore_errors=True)
+    return folder
+
 class LabelStore:
-    "A folder of label epochs, opened."
+    "Label epochs, opened."
     def __init__(self,
-        path, # the folder
+        path, # their folder, or a file that `pack` wrote
         epochs=None, # use the first so many; None: all that were asked for, and they must be there
     ):
-        self.path, m = Path(path), _read_index(path)
+        path = _unpacked(path) if Path(path).is_file() else Path(path)
+        self.path, m = path, _read_index(path)
         if m['format'] > LABEL_FORMAT: raise ValueError(f'{path}: label format {m["format"]} is newer than this dd_repro reads ({LABEL_FORMAT})')
         self.settings, self.teachers, self.versions = m['settings'], m['settings']['teachers'], m['versions']
         self.n, self.n_classes, self.batch, self.epochs = *(self.settings[k] for k in ('n', 'n_classes', 'batch')), epochs or m['epochs']
@@ -380,6 +392,24 @@ def relabel(
     return LabelStore(path, epochs)
 
 # %% ../nbs/18_relabel.ipynb #456de66b
+@patch
+def pack(self:LabelStore,
+    path, # the file, replaced
+)->Path:
+    "The store as one file, whole or not there; `LabelStore` opens it like a folder."
+    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True); tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    check_disk(path, self.nbytes)
+    index = json.dumps(_read_index(self.path) | dict(epochs=self.epochs), indent=1).encode()
+    try:
+        with zipfile.ZipFile(tmp, 'w') as z:
+            z.writestr(zipfile.ZipInfo(_INDEX), index)
+            for f in (_file(self.path, e) for e in range(self.epochs)): z.writestr(zipfile.ZipInfo(f.name), f.read_bytes())
+        os.replace(tmp, path)
+    except OSError as e: raise OSError(e.errno, f'could not write {path}: {e.strerror} (an older file, if any, is intact)') from None
+    finally: tmp.unlink(missing_ok=True)
+    return path
+
+# %% ../nbs/18_relabel.ipynb #97ebd305
 def epoch_order(
     labelled:int, # E_L, label epochs there are
     e:int, # epoch of training, from 0
@@ -389,12 +419,12 @@ def epoch_order(
     if seed is None: return e % labelled
     return int(torch.randperm(labelled, generator=rng_for(seed, 'label epochs', e//labelled))[e % labelled])
 
-# %% ../nbs/18_relabel.ipynb #0549cab3
+# %% ../nbs/18_relabel.ipynb #3ffe6dda
 class Relabelled:
     "Images with stored labels: what `train` and `evaluate` take."
     def __init__(self,
         d, # the images that were labelled
-        store, # a `LabelStore`, or its folder
+        store, # a `LabelStore`, or its folder or file
         epochs=None, # E_L: only the first so many label epochs
         temperature=20., # of the labels, unless the protocol's view says otherwise
     ):
@@ -407,7 +437,7 @@ class Relabelled:
     def __repr__(self): return f'Relabelled({self.d}, {self.store})'
     def notes(self): return f'{self.epochs} label epochs for {self.trained} trained' if self.trained not in (0, self.epochs) else ''
 
-# %% ../nbs/18_relabel.ipynb #55e6cb34
+# %% ../nbs/18_relabel.ipynb #4824a4e1
 @patch
 def epoch(self:Relabelled, e:int, bs:int, rng=None, temperature=None):
     "The batches of the label epoch that is due: augmented images, and labels as probabilities at the temperature."
@@ -420,7 +450,7 @@ def epoch(self:Relabelled, e:int, bs:int, rng=None, temperature=None):
         x = k.views.see(self.d, i)
         yield x, k.soft(i, temperature or self.temperature).to(x.device)
 
-# %% ../nbs/18_relabel.ipynb #5df641b9
+# %% ../nbs/18_relabel.ipynb #388d2c8c
 def _kd(name, kind, temperature=20., **kw):
     o = dict(lr=1e-3, opt='adamw', wd=1e-4, batch=128, epochs=300, schedule='cosine', aug='', labels='soft', t2=True)
     return Protocol(name, kind, temperature=temperature, view=dict(temperature=temperature), **(o | kw))
@@ -443,7 +473,7 @@ def at_temperature(
     "The same protocol at another temperature, for labels and student alike."
     return as_protocol(protocol).scaled(kind=kind, temperature=temperature, view=dict(temperature=temperature))
 
-# %% ../nbs/18_relabel.ipynb #1d8195f4
+# %% ../nbs/18_relabel.ipynb #ddd28762
 def relabel_artefact(
     path, # a distilled set on disk
     teachers, # as in `relabel`

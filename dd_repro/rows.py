@@ -28,7 +28,7 @@ from .unroll import *
 from .match import distill_match
 from .coreset import coreset
 from .priors import LatentPriors, D3, distill_d3
-from .gauss import batch_stats, targets, _synthesis
+from .gauss import batch_stats, synthesis_step, targets
 from .d3s import TEACHERS, distill_d3s, train_teachers
 from .relabel import Relabelled, relabel
 from .autoenc import AutoEncoder, TinyAE, load_autoencoder
@@ -425,7 +425,7 @@ def _one_step(net_fn, kind, batch, device):
     net = net_fn().to(device); a = net.arch
     x = torch.rand(batch, a['n_in'], a['size'], a['size'], device=device).requires_grad_(kind == 'unroll')
     y = torch.arange(batch, device=device) % a['n_out']
-    if kind == 'synthesis': net.eval().requires_grad_(False); return partial(_synthesis, net, x.requires_grad_(), y, 'kl-multi', targets(batch_stats(net, x), device=device))
+    if kind == 'synthesis': net.eval().requires_grad_(False); return partial(synthesis_step, net, x.requires_grad_(), y, 'kl-multi', targets(batch_stats(net, x), device=device))
     if kind == 'unroll': f, theta = Functional(net), to_vector(net); return lambda: unroll(f, theta, [(x, y)], .01).sum().backward()
     loss = lambda: torch.nn.functional.cross_entropy(net(x), y)
     return (lambda: loss().backward()) if kind == 'train' else torch.no_grad()(loss)

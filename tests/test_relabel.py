@@ -1,5 +1,5 @@
 "Ensemble labels: exact replay, resume, damage, what is refused, and the mean of logits against float64."
-import json, os
+import json, os, zipfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -266,3 +266,17 @@ def test_index_says_who_labelled_what(tmp_path):
     assert [n for n, _ in m['settings']['teachers']] == ['a', 'b'] and len({h for _, h in m['settings']['teachers']}) == 2 and m['epochs'] == 1
     (tmp_path/'index.json').write_text(json.dumps(m | dict(format=9)))
     with pytest.raises(ValueError, match='label format 9 is newer'): LabelStore(tmp_path)
+
+def test_a_packed_store_teaches_what_its_folder_does(tmp_path, monkeypatch):
+    monkeypatch.setenv('DD_HOME', str(tmp_path/'home'))
+    d = images(); store = relabel(d, [net()], tmp_path/'labels', 3, 4, quiet=True)
+    one = store.pack(tmp_path/'labels.zip'); first, second = (list(Relabelled(d, s).epoch(1, 4)) for s in (store, one))
+    assert all(torch.equal(a, b) for x, y in zip(first, second, strict=True) for a, b in zip(x, y))
+    at = LabelStore(one).path; assert tree(at).keys() == tree(store.path).keys() and LabelStore(one).path == at
+
+@pytest.mark.parametrize('name', ['../labels-00000.safetensors', 'labels.txt', '/index.json', 'sub/index.json'])
+def test_a_zip_of_something_else_is_refused_and_leaves_nothing(name, tmp_path, monkeypatch):
+    monkeypatch.setenv('DD_HOME', str(tmp_path/'home'))
+    with zipfile.ZipFile(tmp_path/'x.zip', 'w') as z: z.writestr('index.json', '{}'); z.writestr(name, 'x')
+    with pytest.raises(ValueError, match='x.zip: not a packed label store') as e: LabelStore(tmp_path/'x.zip')
+    assert '\n' not in str(e.value) and [p.name for p in (tmp_path/'home').rglob('*') if not p.name.endswith('.lock')] == ['labels']
