@@ -77,7 +77,7 @@ def trained(b, d, path, seed, e, t):
 
 if __name__ == '__main__':
     parts = dict(models=models, labels=labels)
-    o = begin(__doc__, 'd3s', what=dict(choices=parts), seeds=dict(nargs='*', type=int, help='of the distillation (default 0 1 2; 0 for `labels`)'))
-    o.seeds = o.seeds or ([0] if o.smoke or o.what == 'labels' else [0, 1, 2])
+    o = begin(__doc__, 'd3s', what=dict(choices=parts), seeds=dict(nargs='*', type=int, help='of the distillation (default 0 1 2)'))
+    o.seeds = o.seeds or ([0] if o.smoke else [0, 1, 2])
     if o.smoke: D.M, D.K, D.EPOCHS, MODELS, LABELLED, TRAINED = 2, 3, 2, (2,), (1, 2), (1, 3)
     parts[o.what](o)
