@@ -83,7 +83,7 @@ def row_data(
 class Job:
     "A recipe at work: data, folder, notes for the row, seconds and memory of each stage that was run."
     r:Recipe; real:object; test:object; home:Path
-    seed:int=0; quiet:bool|None=None; smoke:bool=False
+    seed:int=0; quiet:bool|None=None; smoke:bool=False; compiled:bool=False
     notes:list=field(default_factory=list); costs:dict=field(default_factory=dict); begun:set=field(default_factory=set)
     def out(self, stage, kind='rows'): return Path(self.home)/kind/f'{self.r.dataset}-{self.r.size}px-{self.r.method}-s{self.seed}-{self.r.key(stage)}'
     @contextmanager
@@ -149,7 +149,7 @@ def _mtt(job, out):
     s = dict(batch_syn=None) | _pick(r, 'syn_steps', 'expert_epochs', 'max_start_epoch', 'batch_syn', 'lr_img', 'lr_lr', 'lr_teacher')
     buffer = job.experts()
     with job.timed('distill', out):
-        return distill_mtt(job.real, job.test, row_net(r, job.real), buffer, s, out, r.budget, r['iterations'], r['init'], r['aug'], seed=job.seed, minutes=r.minutes, quiet=job.quiet)[:2]
+        return distill_mtt(job.real, job.test, row_net(r, job.real), buffer, s, out, r.budget, r['iterations'], r['init'], r['aug'], seed=job.seed, minutes=r.minutes, quiet=job.quiet, compiled=job.compiled)[:2]
 
 _LOSSES = {'MTT+DM+diversity': 'all', '': 'all'}
 
@@ -161,7 +161,7 @@ def _d3(job, out):
     blocks = {'shallow': 2}.get(r.get('features'))
     with job.timed('distill', out):
         return distill_d3(job.real, row_net(r, job.real), buffer, out, r.budget or 1, r['iterations'], losses, r['z_dim'], r['decoder_width'], feature_blocks=blocks,
-                          seed=job.seed, minutes=r.minutes, quiet=job.quiet, **s)
+                          seed=job.seed, minutes=r.minutes, quiet=job.quiet, compiled=job.compiled, **s)
 
 # %% ../nbs/25_rows.ipynb #e971cfe8
 def _d3s(job, out):
@@ -350,6 +350,7 @@ def run_row(
     smoke=False, # one step, on generated images where the set is not there
     record_to='', # results file
     seed=0, root=None, device=None, quiet=None,
+    compiled=False, # MTT and D3: compile the student's steps first, as in `Functional`
     home=None, # where stages are kept; DD_HOME, and for a smoke run a folder that is removed
     **values # settings by name, each of which becomes a deviation
 )->list: # of Row
@@ -358,17 +359,18 @@ def run_row(
     if values: r = shrink(r, **values)
     if record_to: read_rows(record_to)
     if r.minutes and r.method in SYNTHESIS and not smoke: raise ValueError(f'{r.row}: minutes is {r.minutes:g}, and {r.method} has no set before all of its batches are done; take scale= for fewer iterations (dd_plan says how long)')
+    if compiled and r.method not in ('MTT', 'D3'): raise ValueError(f'{r.row}: compiled is for the student\'s steps of MTT and D3; {r.method} has none')
     if r.metric == 'comp_rate':
         rows = _rate_row(r)
         if record_to: record(rows, record_to)
         return rows
-    if not smoke: return _run(r, False, record_to, seed, root, device, quiet, home or dd_home())
-    with tempfile.TemporaryDirectory() as tmp: return _run(smoke_recipe(r), True, record_to, seed, root, device, quiet, home or tmp)
+    if not smoke: return _run(r, False, record_to, seed, root, device, quiet, compiled, home or dd_home())
+    with tempfile.TemporaryDirectory() as tmp: return _run(smoke_recipe(r), True, record_to, seed, root, device, quiet, compiled, home or tmp)
 
 # %% ../nbs/25_rows.ipynb #3334532f
-def _run(r, smoke, record_to, seed, root, device, quiet, home):
+def _run(r, smoke, record_to, seed, root, device, quiet, compiled, home):
     real, test, note = row_data(r, smoke, root, device or str(default_device()))
-    job = Job(r, real, test, Path(home), seed, quiet, smoke)
+    job = Job(r, real, test, Path(home), seed, quiet, smoke, compiled)
     job.r = dataclasses.replace(r, row=r.row.removeprefix('smoke/'))
     rows, file = _row(job), job.out('distilled')/'distilled.safetensors'
     if r.method == 'MTT' and r.stage == 'row' and not smoke: job.notes.append('last state (paper: best of about 51 looks at the test set)')
@@ -533,6 +535,7 @@ def dd_row(
     minutes:float=0., # time box of the distillation
     smoke:bool=False, # one step, on generated images where the set is not there
     seed:int=0, # of everything
+    compiled:bool=False, # MTT and D3: compile the student's steps first
     plan_first:bool=False, # say what it will cost before it starts
     record_to:str='', # the results file (default: docs/results/<paper>.csv of a checkout, else DD_HOME/results; none: only print)
     root:str='', device:str='', # where the data are, where to run
@@ -544,7 +547,7 @@ def dd_row(
         r = recipe(row, scale or None, minutes or None)
         say(f'{r.row}: {r.kind}' + (f'; {len(r.decided)} settings are ours: {", ".join(r.decided)}' if r.decided else ''))
         if plan_first: say(plan(r, device=device or None))
-        run_row(r, smoke=smoke, record_to=record_to, seed=seed, root=root or None, device=device or None)
+        run_row(r, smoke=smoke, record_to=record_to, seed=seed, root=root or None, device=device or None, compiled=compiled)
 
 # %% ../nbs/25_rows.ipynb #3fe5adbf
 @command

@@ -4,6 +4,7 @@ import dataclasses
 import pytest, torch
 from dd_repro import results as R
 from dd_repro import rows as M
+from dd_repro import unroll as U
 from dd_repro.core import read_rows
 from dd_repro.distilled import Distilled
 from dd_repro.rows import dd_row, plan, run_row
@@ -17,6 +18,15 @@ def test_d3s_has_random_images_with_the_same_labels_beside_it(tmp_path):
 def test_a_time_box_is_refused_where_a_part_is_nothing(tmp_path):
     with pytest.raises(ValueError, match='minutes is 5, and D3S has no set before all of its batches are done; take scale='): run_row('d3s/table6/cifar10/ipc10', minutes=5., home=tmp_path)
     assert not any(tmp_path.iterdir())
+
+def test_compiled_is_for_rows_with_student_steps(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="compiled is for the student's steps of MTT and D3; DM has none"): run_row('mtt/table1/cifar10/dm/ipc1', compiled=True, home=tmp_path)
+    assert not any(tmp_path.iterdir())
+    made = []
+    monkeypatch.setattr(U, '_compile', lambda traced, ts: made.append(traced) or traced)
+    monkeypatch.setattr(U, '_need_compiler', lambda: None)
+    for n, row in enumerate(('mtt/table1/cifar10/ipc1', 'd3/table1/cifar10/ppc1'), 1):
+        assert run_row(row, smoke=True, compiled=True, quiet=True, root=tmp_path, home=tmp_path) and len(made) == 2*n, row
 
 def test_a_row_is_recorded_in_the_file_of_its_paper(tmp_path, monkeypatch):
     monkeypatch.setenv('DD_RESULTS', str(tmp_path))
