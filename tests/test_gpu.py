@@ -5,12 +5,14 @@ import pytest, torch
 from pretend import Far, Graph, pretend_gpu
 
 import dd_repro.unroll as U
+from dd_repro import d3s as S
 from dd_repro import results as R
 from dd_repro.augment import DSA, OPS
 from dd_repro.bench import unroll_iteration
 from dd_repro.cli import dd_demo, dd_distill, dd_eval, dd_experts, dd_relabel
 from dd_repro.convnet import ConvNet
 from dd_repro.core import ImageTensors, load_tensors, rng_for, seeded
+from dd_repro.d3s import Teachers, distill_d3s, teacher_stats
 from dd_repro.data import load
 from dd_repro.distilled import Distilled, Pixels
 from dd_repro.experts import to_vector, train_experts
@@ -18,6 +20,9 @@ from dd_repro.mtt import closest
 from dd_repro.rows import run_row
 from dd_repro.students import as_protocol, train
 from dd_repro.unroll import Functional, Replay, unroll
+from dd_repro.zoo import make_net
+
+pytestmark = pytest.mark.filterwarnings('ignore:.*which is a no-op') # what torch says of the device meta, and is not so here
 
 def same(got, want, eps):
     "All tensors agree, the first ones brought back if they are far."
@@ -157,17 +162,21 @@ def home(tmp_path, monkeypatch):
     "A home of its own for what commands leave behind."
     monkeypatch.setenv('DD_HOME', str(tmp_path/'home')); return tmp_path
 
-def test_a_run_begun_on_a_gpu_ends_on_a_cpu(home, monkeypatch):
-    "Experts and half of the iterations there, the other half here, bit for bit up to rounding what a CPU does alone."
-    net = dict(data='digits', size=8, width=4, depth=2)
-    def distil(out, minutes=0.): dd_distill('mtt', ipc=1, iterations=4, syn_steps=3, expert_epochs=1, max_start_epoch=1, lr_img=10., lr_lr=1e-5, lr_teacher=.05, out=str(home/out), every=1, minutes=minutes, **net)
-    def stopped(): return read_history(home/'far')
-    def read_history(folder): return next(folder.glob('*.csv')).read_text().splitlines()[1:]
-    with pretend_gpu() as gpu: dd_experts(n=2, epochs=2, **net); distil('far', 1e-9); assert gpu.launches > 100
-    assert len(stopped()) == 1
-    distil('far'); distil('near')
-    a, b = (load_tensors(home/n/'distilled.safetensors')[0] for n in ('far', 'near'))
-    same([a[k].double() for k in b], [b[k].double() for k in b], 1e-4); assert len(read_history(home/'far')) == 4
+_EXPERTS = dict(syn_steps=2, expert_epochs=1, max_start_epoch=1, lr_lr=1e-5, lr_teacher=.05)
+RUNS = dict(mtt=dict(ipc=1, lr_img=10., **_EXPERTS), d3=dict(ppc=1, mmd_samples=4, decoder_width=8, **_EXPERTS), dsa=dict(ipc=2, outer=2, inner=2), dm=dict(ipc=2))
+
+@pytest.mark.parametrize('method', RUNS)
+def test_a_run_goes_on_on_another_machine(method, home):
+    "One iteration there and the others here, or the other way round: what one processor does alone, to rounding."
+    net = dict(data='digits', size=16, width=4, depth=2)
+    def distil(out, minutes=0.): dd_distill(method, iterations=3, out=str(home/out), every=1, minutes=minutes, **RUNS[method], **net); return next((home/out).glob('*.csv')).read_text().splitlines()[1:]
+    if 'syn_steps' in RUNS[method]: dd_experts(n=2, epochs=2, **net)
+    alone = distil('alone'); assert len(distil('home', 1e-9)) == 1
+    with pretend_gpu() as gpu: distil('away', 1e-9); assert len(distil('home')) == len(alone) and gpu.launches > 100
+    assert len(distil('away')) == len(alone)
+    want = load_tensors(home/'alone'/'distilled.safetensors')[0]
+    for out in ('home', 'away'):
+        got = load_tensors(home/out/'distilled.safetensors')[0]; same([got[k].double() for k in want], [want[k].double() for k in want], 1e-4)
 
 def test_d3s_by_the_commands(home, capsys):
     "Teachers, images, stored labels, students: the same row as on a CPU."
@@ -179,6 +188,22 @@ def test_d3s_by_the_commands(home, capsys):
         return capsys.readouterr().out.splitlines()[-1]
     here = line('near')
     with pretend_gpu() as gpu: assert line('far') == here and gpu.launches > 500
+
+def test_running_statistics_go_on_there(tmp_path, monkeypatch):
+    "D3S broken off after its first batch of images, and continued."
+    def synthesis(device, out):
+        with seeded('gpu'): nets = [make_net('resnet18_bn', 1, 10, 32, width=4).to(device) for _ in range(2)]
+        real = load('digits', size=32)[0].subset(torch.arange(60)).to(device); t = Teachers(nets, real)
+        return distill_d3s(real, t, tmp_path/out, 1, batch=5, iterations=2, stats=teacher_stats(t, real, quiet=True), quiet=True)
+    def stop(self, teachers, targets, steps, b, **kw):
+        if b: raise KeyboardInterrupt
+        start(self, teachers, targets, steps, b, **kw)
+    synthesis('cpu', 'here'); start = S.D3S.__init__
+    with pretend_gpu():
+        with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt): m.setattr(S.D3S, '__init__', stop); synthesis('meta', 'there')
+        synthesis('meta', 'there')
+    got, want = (load_tensors(tmp_path/n/'distilled.safetensors')[0] for n in ('there', 'here'))
+    assert (got['d.images'].int() - want['d.images'].int()).abs().max() <= 1 # bytes
 
 def test_the_demo_runs_there(home, capsys):
     dd_demo(str(home/'near'), smoke=True); here = capsys.readouterr().out.splitlines()[:3]
