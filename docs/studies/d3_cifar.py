@@ -61,12 +61,12 @@ def beside(o):
     tested(o, rand, test, 'random ipc 25', BASE + '; 250 random real images (0.5 % of the training set)', protocol=proto(False), lr=.01)
 
 def grids(o):
-    "Both at the best of four rates."
+    "Both at the best of six rates."
     _, train, held, test = images(o)
     d, file = published(o, 'MTT ipc 1')
     rand = Pixels.from_real(train, 25, lr=.01, arch=net_fn().arch)
     for d, method, file, what, first in ((d, 'MTT ipc 1', file, 'the artefact of mtt/table1/cifar10/ipc1', d.student_lr.item()), (rand, 'random ipc 25', '', f'{BASE}; 250 random real images (0.5 % of the training set)', .005)):
-        lr, tried = grid(d, as_made(o, d, held), (first, .01, .02, .04)[:2 if o.smoke else 4], False)
+        lr, tried = grid(d, as_made(o, d, held), (first, .01, .02, .04, .08, .16)[:2 if o.smoke else 6], False)
         tested(o, d, as_made(o, d, test), method, f'{what}; rate chosen on 2,500 held-out training images ({tried})', file, protocol=proto(False), lr=lr)
 
 def nets(o):
