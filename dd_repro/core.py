@@ -341,7 +341,9 @@ def file_sha256(path)->str:
     "The sha256 of a file, or of a folder's files in order."
     path, h = Path(path), hashlib.sha256()
     for f in sorted(path.rglob('*')) if path.is_dir() else [path]:
-        if f.is_file(): h.update(f.read_bytes())
+        if f.is_file():
+            with open(f, 'rb') as o:
+                while part := o.read(1 << 22): h.update(part)
     return h.hexdigest()
 
 def net_hash(

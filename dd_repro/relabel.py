@@ -173,10 +173,11 @@ def fingerprint(
     raw = getattr(d, 'images', None)
     stored = raw is not None and str(raw.dtype).endswith('uint8')
     h = hashlib.sha256(repr((len(d), tuple(d.shape))).encode())
-    if stored: h.update(pictures(d, torch.arange(1)).cpu().contiguous().numpy())
-    for s in range(0, len(d), bs):
-        x = pictures(d, torch.arange(s, min(s + bs, len(d)))) if not stored else raw[s:s+bs] if isinstance(raw, Tensor) else torch.as_tensor(np.array(raw[s:s+bs]))
-        h.update(x.cpu().contiguous().numpy())
+    def some(s, n): # on the CPU: a division elsewhere may differ in the last bit
+        if not stored: return pictures(d, torch.arange(s, min(s + n, len(d)))).cpu()
+        return raw[s:s+n].cpu() if isinstance(raw, Tensor) else torch.as_tensor(np.array(raw[s:s+n]))
+    if stored: h.update(d.norm(some(0, 1).float()/255).contiguous().numpy()) # bytes mean other images under another norm
+    for s in range(0, len(d), bs): h.update(some(s, bs).contiguous().numpy())
     return h.hexdigest()[:16]
 
 # %% ../nbs/18_relabel.ipynb #6bc5ce6a
@@ -242,18 +243,24 @@ _INDEX, LABEL_FORMAT = 'index.json', 1
 def _file(path, e): return Path(path)/f'labels-{e:05d}.safetensors'
 
 def _read_index(path):
-    try: m = json.loads((Path(path)/_INDEX).read_text()); m['settings']['n'], m['epochs']; return m
+    try: m = json.loads((Path(path)/_INDEX).read_text()); m['settings']['n'], m['epochs'], m['format']; return m
     except FileNotFoundError: raise ValueError(f'{path}: no label store there (no {_INDEX})') from None
     except (ValueError, KeyError, TypeError): raise ValueError(f'{Path(path)/_INDEX}: damaged; relabel with the same settings writes it again') from None
 
 def _unpacked(path):
-    "The folder of a packed store, unpacked where it is not yet; a file of another kind leaves nothing behind."
+    "The folder of a packed store, unpacked where it is not whole yet; a file of another kind leaves nothing behind."
     folder = dd_home()/'labels'/file_sha256(path)[:16]; tmp = folder.with_name(f'.{folder.name}.{os.getpid()}.tmp')
     try:
         with file_lock(folder), zipfile.ZipFile(path) as z:
-            if other := [n for n in z.namelist() if not re.fullmatch(r'index\.json|labels-\d{5}\.safetensors', n)]: raise ValueError(f'{path}: not a packed label store (there is {other[0]!r} in it)')
-            if not folder.is_dir(): z.extractall(tmp); os.replace(tmp, folder)
-    except (zipfile.BadZipFile, EOFError, zlib.error): raise ValueError(f'{path}: truncated, damaged or not a packed label store') from None
+            sizes = {i.filename: i.file_size for i in z.infolist()}
+            if other := [n for n in sizes if not re.fullmatch(r'index\.json|labels-\d{5}\.safetensors', n)]: raise ValueError(f'{path}: not a packed label store (there is {other[0]!r} in it)')
+            if all((folder/n).is_file() and (folder/n).stat().st_size == b for n, b in sizes.items()) and _INDEX in sizes: return folder
+            check_disk(folder, sum(sizes.values())); z.extractall(tmp)
+            try: epochs = _read_index(tmp)['epochs']
+            except ValueError: raise ValueError(f'{path}: not a packed label store (its {_INDEX} is missing or damaged)') from None
+            if gone := {_file(tmp, e).name for e in range(epochs)} - {*sizes}: raise ValueError(f'{path}: a label store without its {min(gone)}')
+            shutil.rmtree(folder, ignore_errors=True); os.replace(tmp, folder)
+    except (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError, NotImplementedError): raise ValueError(f'{path}: truncated, damaged or not a packed label store') from None
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return folder
 
@@ -263,7 +270,7 @@ class LabelStore:
         path, # their folder, or a file that `pack` wrote
         epochs=None, # use the first so many; None: all that were asked for, and they must be there
     ):
-        path = _unpacked(path) if Path(path).is_file() else Path(path)
+        self.given, path = path, _unpacked(path) if Path(path).is_file() else Path(path)
         self.path, m = path, _read_index(path)
         if m['format'] > LABEL_FORMAT: raise ValueError(f'{path}: label format {m["format"]} is newer than this dd_repro reads ({LABEL_FORMAT})')
         self.settings, self.teachers, self.versions = m['settings'], m['settings']['teachers'], m['versions']
@@ -291,8 +298,8 @@ def epoch(self:LabelStore, e:int)->Labels:
 def check(self:LabelStore, d):
     "ValueError unless these are the images that were labelled."
     for what, have, want in (('images', len(d), self.n), ('classes', d.n_classes, self.n_classes), ('shape', list(d.shape), self.settings['shape'])):
-        if have != want: raise ValueError(f'{self.path}: labels for {what} {want}; the set has {have}')
-    if fingerprint(d) != self.settings['images']: raise ValueError(f'{self.path}: labels of other images (the hash of the pixels does not fit)')
+        if have != want: raise ValueError(f'{self.given}: labels for {what} {want}; the set has {have}')
+    if fingerprint(d) != self.settings['images']: raise ValueError(f'{self.given}: labels of other images (the hash of the pixels does not fit)')
 
 @patch
 def costs(self:LabelStore, d)->dict:
@@ -397,16 +404,18 @@ def pack(self:LabelStore,
     path, # the file, replaced
 )->Path:
     "The store as one file, whole or not there; `LabelStore` opens it like a folder."
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True); tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    path = Path(path); tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     check_disk(path, self.nbytes)
     index = json.dumps(_read_index(self.path) | dict(epochs=self.epochs), indent=1).encode()
+    for e in range(self.epochs): Labels(_file(self.path, e), self.batch) # a damaged one is named before it is handed on
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(tmp, 'w') as z:
             z.writestr(zipfile.ZipInfo(_INDEX), index)
             for f in (_file(self.path, e) for e in range(self.epochs)): z.writestr(zipfile.ZipInfo(f.name), f.read_bytes())
         os.replace(tmp, path)
     except OSError as e: raise OSError(e.errno, f'could not write {path}: {e.strerror} (an older file, if any, is intact)') from None
-    finally: tmp.unlink(missing_ok=True)
+    finally: tmp.unlink(missing_ok=True) if tmp.parent.is_dir() else None
     return path
 
 # %% ../nbs/18_relabel.ipynb #97ebd305

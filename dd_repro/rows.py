@@ -359,7 +359,7 @@ def run_row(
     if values: r = shrink(r, **values)
     if record_to: read_rows(record_to)
     if r.minutes and r.method in SYNTHESIS and not smoke: raise ValueError(f'{r.row}: minutes is {r.minutes:g}, and {r.method} has no set before all of its batches are done; take scale= for fewer iterations (dd_plan says how long)')
-    if compiled and r.method not in ('MTT', 'D3'): raise ValueError(f'{r.row}: compiled is for the student\'s steps of MTT and D3; {r.method} has none')
+    if compiled and r.method not in ('MTT', 'D3'): raise ValueError(f'{r.row}: compiled is for rows of MTT and D3; with {r.method} it is not offered')
     if r.metric == 'comp_rate':
         rows = _rate_row(r)
         if record_to: record(rows, record_to)
@@ -443,9 +443,11 @@ def _probe(net_fn, kind, batch, device):
     "(seconds an image, MB a step) of a kind of step, from one warm and one timed step."
     side = net_fn().arch['size']
     b = max(2, min(batch, (40_000_000 if torch.device(device).type == 'cuda' else 300_000)//side**2))
-    step = _one_step(net_fn, kind, b, device); step()
+    step = _one_step(net_fn, kind, b, device)
+    with Cost(device) as first: step()
     with Cost(device) as c: step()
-    return c.seconds/b, c.memory_mb*batch/b
+    memory = max(c.memory_mb, first.memory_mb) if torch.device(device).type == 'cuda' else c.memory_mb # a replayed graph allocates nothing, its capture did
+    return c.seconds/b, memory*batch/b
 
 # %% ../nbs/25_rows.ipynb #ba72193b
 def _disk(r, n, c, numel, net):

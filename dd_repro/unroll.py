@@ -6,7 +6,8 @@
 __all__ = ['CONV_BACKWARD', 'GRADS', 'Functional', 'unroll_plain', 'Replay', 'unroll', 'peak_bytes']
 
 # %% ../nbs/08_unroll.ipynb #ccc33d9a
-import os, shutil, sys
+import gc, os, shutil, sys
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -105,7 +106,7 @@ def _prune(gm):
 def _trace(fn, ts):
     "A pure function as one flat list of operations, for the shapes of these tensors."
     from torch.fx.experimental.proxy_tensor import make_fx
-    with torch.enable_grad(): return _prune(make_fx(fn)(*ts))
+    with torch.enable_grad(), torch.autograd.set_multithreading_enabled(False): return _prune(make_fx(fn)(*ts))
 
 def _values(ts): return [t.detach().contiguous() for t in ts]
 
@@ -118,6 +119,13 @@ def _compile(traced, ts):
     return ready
 
 # %% ../nbs/08_unroll.ipynb #a447183f
+@contextmanager
+def _no_collection():
+    "While a graph is captured nothing may be unloaded, so the garbage collector has its turn before."
+    gc.collect(); was = gc.isenabled(); gc.disable()
+    try: yield
+    finally: gc.enable() if was else None
+
 class Replay:
     "A pure function of tensors, made ready once for each shape: traced, compiled if that is wanted, and on a GPU captured as a CUDA graph; on a CPU without a compiler it is simply called."
     def __init__(self,
@@ -130,25 +138,25 @@ class Replay:
         traced = _trace(self.fn, [v.requires_grad_(t.requires_grad) for v, t in zip(_values(ts), ts)])
         return _compile(traced, ts) if self.compiled else traced
     def capture(self, ts):
-        fn, static = self.made(ts), [v.clone() for v in _values(ts)]
-        side = torch.cuda.Stream(); side.wait_stream(torch.cuda.current_stream())
+        fn, static, graph, side = self.made(ts), [v.clone() for v in _values(ts)], torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3): fn(*static)
         torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph): out = fn(*static)
-        return graph, static, out
+        with _no_collection(), torch.cuda.graph(graph, stream=side): out = fn(*static)
+        return graph, static, out, fn # the graph launches fn's kernels, which have to live as long
     def ready(self, ts, make):
         "What was made for tensors like these."
-        key = tuple((t.shape, t.dtype, t.requires_grad) for t in ts)
+        key = tuple((t.shape, t.dtype, t.device, t.requires_grad) for t in ts)
         if key not in self.graphs: self.graphs[key] = make(ts)
         return self.graphs[key]
     @torch.no_grad()
     def replay(self, ts):
-        graph, static, out = self.ready(ts, self.capture)
-        for s, t in zip(static, ts): s.copy_(t)
-        graph.replay()
-        return [None if o is None else o.clone() for o in out]
+        with torch.cuda.device(ts[0].device): # streams and graphs belong to the current one
+            graph, static, out, _ = self.ready(ts, self.capture)
+            for s, t in zip(static, ts): s.copy_(t)
+            graph.replay()
+            return [None if o is None else o.clone() for o in out]
     def __call__(self, *ts):
         if ts[0].is_cuda and self.enabled: return self.replay(ts)
         if ts[0].is_cuda or not self.compiled: return self.fn(*ts)

@@ -16,7 +16,8 @@ ATEN = torch.ops.aten
 MOVES = {ATEN._to_copy, ATEN.copy_} # between devices
 INDEXES = {ATEN.index, ATEN.index_put, ATEN.index_put_, ATEN._index_put_impl_} # an index on the CPU is moved over
 JOINS = {ATEN.cat, ATEN.stack} # not even a scalar of the CPU may be among these
-WAITS = {ATEN._local_scalar_dense, ATEN.nonzero, ATEN.masked_select, ATEN.equal, ATEN.is_nonzero, ATEN._unique2} # the host needs numbers that the GPU has
+WAITS = {ATEN._local_scalar_dense, ATEN.nonzero, ATEN.masked_select, ATEN.equal, ATEN.is_nonzero, ATEN._unique2, ATEN.allclose, ATEN.bincount, ATEN.repeat_interleave} # the host needs numbers that the GPU has
+DIVIDES = {ATEN.div: ATEN.mul.Tensor, ATEN.div_: ATEN.mul_.Tensor} # by a number of the host: a GPU multiplies by its reciprocal, which may differ in the last bit
 
 class Far(Tensor):
     "A tensor on the pretend GPU; its numbers are in `near`."
@@ -85,12 +86,14 @@ class PretendGPU(TorchDispatchMode):
         waits = far and (op in WAITS or op in MOVES and not lands or op in INDEXES and any(t.dtype == torch.bool for t in _tensors(args[1])))
         a, k = tree_map(_near, (args, kwargs))
         k |= {n: v for n, v in dict(device=torch.device('cpu'), pin_memory=False).items() if n in k}
+        if op in DIVIDES and far and not isinstance(args[1], Far): func, a = DIVIDES[op], (a[0], 1/a[1], *a[2:])
         out = func(*a, **k)
         if far or lands: self._count(func, a, k, out, waits, cpu)
         if not lands or op is ATEN._local_scalar_dense: return out
         return return_and_correct_aliasing(func, args, kwargs, tree_map(_wrap, out)) if far else tree_map(_wrap, out)
     def _check(self, func, op, args, cpu):
-        if op in INDEXES and isinstance(args[0], Far) or op in MOVES: return
+        if op in INDEXES and isinstance(args[0], Far): cpu = [t for t in _tensors(args[2:3]) if not isinstance(t, Far)] # of an index only the values have to be there
+        if op in MOVES: return
         if bad := [t for t in cpu if t.ndim or op in JOINS]: raise RuntimeError(f'{func}: expected all tensors to be on the same device; a CPU tensor {list(bad[0].shape)} is among them')
     def _count(self, func, a, k, out, waits, cpu):
         self.waits += bool(waits); self.launches += not _is_view(func)
@@ -124,12 +127,12 @@ def pretend_gpu():
     "While the block runs there is a GPU of the name meta, and it is the default device; gives the `PretendGPU`."
     gpu, stream = PretendGPU(), SimpleNamespace(wait_stream=lambda other: None)
     @contextmanager
-    def capture(g):
+    def capture(g, stream=None):
         gpu.tape = g.tape
         try: yield
         finally: gpu.tape = None
     with ExitStack() as s:
-        s.enter_context(mock.patch.multiple(torch.cuda, Stream=lambda: stream, current_stream=lambda: stream, stream=nullcontext, CUDAGraph=Graph, graph=capture))
+        s.enter_context(mock.patch.multiple(torch.cuda, Stream=lambda: stream, current_stream=lambda: stream, stream=nullcontext, device=nullcontext, CUDAGraph=Graph, graph=capture))
         s.enter_context(mock.patch.multiple(torch, autocast=lambda *a, **k: nullcontext(), **{n: _maker(n) for n in MAKE}))
         s.enter_context(mock.patch.object(unroll, '_trace', _traced))
         s.enter_context(mock.patch('torch.optim.optimizer._get_fused_kernels_supported_devices', lambda: ['meta', 'cpu']))

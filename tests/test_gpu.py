@@ -87,13 +87,23 @@ def test_captured_steps_give_the_same(grad, keep, labels):
         assert [len(r.graphs) for r in getattr(f, 'captured', ())] == ([] if grad == 'bptt' else [2, 2])
 
 def test_steps_are_compiled_before_they_are_captured(monkeypatch):
-    made = []
-    monkeypatch.setattr(torch, 'compile', lambda f, dynamic: made.append(f) or f)
+    made, called = [], []
+    monkeypatch.setattr(torch, 'compile', lambda f, dynamic: made.append(f) or (lambda *ts: called.append(1) or f(*ts)))
     monkeypatch.setattr(U, '_need_compiler', lambda: pytest.fail('asked for a C++ compiler on a GPU'))
     want = gradients('cpu', NET, 'adjoint')
     with pretend_gpu():
         f = Functional(ConvNet(n_in=1, n_out=3, size=8, width=4, depth=2).double().to('meta'), compiled=True)
-        same(gradients('meta', f, 'adjoint'), want, 1e-12); assert len(made) == 4 and all(isinstance(r, tuple) for g in f.captured for r in g.graphs.values())
+        same(gradients('meta', f, 'adjoint'), want, 1e-12); assert len(made) == 4 and len(called) == 4*5 # each when it is compiled, three times to warm up, and captured
+
+def test_what_is_prepared_is_kept_apart():
+    "By shape, type, device, and by what wants a gradient."
+    with pretend_gpu():
+        r, x = Replay(lambda a, b: (a*b, *(torch.autograd.grad((a*b).sum(), a) if a.requires_grad else (None,)))), torch.arange(3.).to('meta')
+        for a in (x, x.double(), x[:2], x.clone().requires_grad_()):
+            p, g = r(a, torch.full_like(a, 2.).detach()); assert p.dtype == a.dtype and torch.equal(p.cpu(), 2*a.detach().cpu()) and (g is not None) == a.requires_grad
+        assert len(r.graphs) == 4
+        both = Replay(lambda a: (a + 1,), compiled=True); both.made = lambda ts: lambda a: (a + 1,)
+        assert [t.device.type for t in (*both(x), *both(torch.arange(3.)), *both(x))] == ['meta', 'cpu', 'meta']
 
 def test_results_survive_the_next_replay():
     with pretend_gpu():
@@ -155,7 +165,7 @@ def test_every_method_takes_its_first_step_there(row, tmp_path):
     rows, sets = run('cpu')
     with pretend_gpu() as gpu: far_rows, far_sets = run('meta'); assert gpu.launches > 20
     assert far_rows == rows and len(far_sets) == len(sets)
-    for a, b in zip(far_sets, sets): same([a[k].double() for k in b], [b[k].double() for k in b], 1e-4)
+    for a, b in zip(far_sets, sets): same([a[k].double() for k in b], [b[k].double() for k in b], 2e-2 if row.startswith('d3/') else 1e-4) # Adam's first steps are signs
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
@@ -176,7 +186,7 @@ def test_a_run_goes_on_on_another_machine(method, home):
     assert len(distil('away')) == len(alone)
     want = load_tensors(home/'alone'/'distilled.safetensors')[0]
     for out in ('home', 'away'):
-        got = load_tensors(home/out/'distilled.safetensors')[0]; same([got[k].double() for k in want], [want[k].double() for k in want], 1e-4)
+        got = load_tensors(home/out/'distilled.safetensors')[0]; same([got[k].double() for k in want], [want[k].double() for k in want], 2e-2 if method == 'd3' else 1e-4)
 
 def test_d3s_by_the_commands(home, capsys):
     "Teachers, images, stored labels, students: the same row as on a CPU."

@@ -274,6 +274,25 @@ def test_a_packed_store_teaches_what_its_folder_does(tmp_path, monkeypatch):
     assert all(torch.equal(a, b) for x, y in zip(first, second, strict=True) for a, b in zip(x, y))
     at = LabelStore(one).path; assert tree(at).keys() == tree(store.path).keys() and LabelStore(one).path == at
 
+@pytest.mark.parametrize('files, says', [({}, 'not a packed label store'), ({'labels-00000.safetensors': 'x'}, 'its index.json is missing or damaged'), ({'index.json': '{}'}, 'its index.json is missing or damaged'),
+    ({'index.json': json.dumps(dict(format=1, epochs=2, settings=dict(n=1)))}, 'a label store without its labels-00000.safetensors')])
+def test_a_packed_store_that_is_not_whole_is_refused(files, says, tmp_path, monkeypatch):
+    monkeypatch.setenv('DD_HOME', str(tmp_path/'home'))
+    with zipfile.ZipFile(tmp_path/'x.zip', 'w') as z: [z.writestr(*f) for f in files.items()]
+    with pytest.raises(ValueError, match=f'x.zip: .*{says}') as e: LabelStore(tmp_path/'x.zip')
+    assert '\n' not in str(e.value) and [p.name for p in (tmp_path/'home').rglob('*') if not p.name.endswith('.lock')] == ['labels']
+
+def test_an_unpacked_store_that_lost_a_file_is_unpacked_again(tmp_path, monkeypatch):
+    monkeypatch.setenv('DD_HOME', str(tmp_path/'home'))
+    one = relabel(images(), [net()], tmp_path/'labels', 3, 4, quiet=True).pack(tmp_path/'labels.zip')
+    at = LabelStore(one).path; (at/'labels-00001.safetensors').unlink(); assert len(LabelStore(one)) == 3 and (at/'labels-00001.safetensors').is_file()
+
+def test_damage_is_not_packed(tmp_path):
+    store = relabel(images(), [net()], tmp_path/'labels', 2, 4, quiet=True); f = store.path/'labels-00001.safetensors'
+    f.write_bytes(f.read_bytes()[:-1] + bytes([f.read_bytes()[-1] ^ 1]))
+    with pytest.raises(ValueError, match='labels-00001.safetensors: damaged'): store.pack(tmp_path/'x.zip')
+    assert not (tmp_path/'x.zip').exists()
+
 @pytest.mark.parametrize('name', ['../labels-00000.safetensors', 'labels.txt', '/index.json', 'sub/index.json'])
 def test_a_zip_of_something_else_is_refused_and_leaves_nothing(name, tmp_path, monkeypatch):
     monkeypatch.setenv('DD_HOME', str(tmp_path/'home'))

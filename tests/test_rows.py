@@ -20,7 +20,7 @@ def test_a_time_box_is_refused_where_a_part_is_nothing(tmp_path):
     assert not any(tmp_path.iterdir())
 
 def test_compiled_is_for_rows_with_student_steps(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="compiled is for the student's steps of MTT and D3; DM has none"): run_row('mtt/table1/cifar10/dm/ipc1', compiled=True, home=tmp_path)
+    with pytest.raises(ValueError, match="compiled is for rows of MTT and D3; with DM it is not offered"): run_row('mtt/table1/cifar10/dm/ipc1', compiled=True, home=tmp_path)
     assert not any(tmp_path.iterdir())
     made = []
     monkeypatch.setattr(U, '_compile', lambda traced, ts: made.append(traced) or traced)
