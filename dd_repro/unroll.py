@@ -126,6 +126,7 @@ def _no_collection():
     try: yield
     finally: gc.enable() if was else None
 
+# %% ../nbs/08_unroll.ipynb #ba9f62dc
 class Replay:
     "A pure function of tensors, made ready once for each shape: traced, compiled if that is wanted, and on a GPU captured as a CUDA graph; on a CPU without a compiler it is simply called."
     def __init__(self,
@@ -162,7 +163,7 @@ class Replay:
         if ts[0].is_cuda or not self.compiled: return self.fn(*ts)
         with torch.no_grad(): return self.ready(ts, self.made)(*_values(ts))
 
-# %% ../nbs/08_unroll.ipynb #5aae4317
+# %% ../nbs/08_unroll.ipynb #5aca2528
 def _step(f, theta, x, y, lr):
     theta = theta.detach().requires_grad_()
     return (theta.detach() - lr*_grad(f, theta, x, y),)
@@ -172,7 +173,7 @@ def _captured(f):
     if not hasattr(f, 'captured'): f.captured = tuple(Replay(partial(fn, f), compiled=f.compiled) for fn in (_step, _pull_back))
     return f.captured
 
-# %% ../nbs/08_unroll.ipynb #e0e0b592
+# %% ../nbs/08_unroll.ipynb #ffd132d6
 class _Path:
     "The student's points, and what is needed to walk back along them."
     def __init__(self, f, theta, batches, lr, exact, keep=0):
@@ -193,7 +194,7 @@ class _Path:
     def add(self, t):
         if t.requires_grad and id(t) not in self.where: self.where[id(t)] = len(self.leaves); self.leaves.append(t)
 
-# %% ../nbs/08_unroll.ipynb #26e798c0
+# %% ../nbs/08_unroll.ipynb #885342ce
 @patch
 def spread(self:_Path, batch, ts, grads, out):
     "Push the gradients of one batch's tensors on to the leaves, in place."
@@ -218,7 +219,7 @@ def walk_back(self:_Path, lam):
         if self.exact: lam = lam - self.lr*dtheta
     return lam, dlr, out
 
-# %% ../nbs/08_unroll.ipynb #27f83e58
+# %% ../nbs/08_unroll.ipynb #996ad914
 class _Unroll(torch.autograd.Function):
     @staticmethod
     def forward(ctx, path, theta, lr, *leaves):
@@ -250,7 +251,7 @@ def unroll(
     path = _Path(f, theta, batches, lr, grad == 'adjoint', keep)
     return _Unroll.apply(path, theta, lr, *path.leaves)
 
-# %% ../nbs/08_unroll.ipynb #1d642179
+# %% ../nbs/08_unroll.ipynb #c1b311b3
 def peak_bytes(fn):
     "The most bytes of CPU tensors alive at once while fn runs, over what was alive before (allocator events, not resident memory)."
     from torch.profiler import profile, ProfilerActivity

@@ -17,6 +17,7 @@ from dd_repro.data import load
 from dd_repro.distilled import Distilled, Pixels
 from dd_repro.experts import to_vector, train_experts
 from dd_repro.mtt import closest
+from dd_repro.relabel import LabelStore
 from dd_repro.rows import run_row
 from dd_repro.students import as_protocol, train
 from dd_repro.unroll import Functional, Replay, unroll
@@ -198,6 +199,10 @@ def test_d3s_by_the_commands(home, capsys):
         return capsys.readouterr().out.splitlines()[-1]
     here = line('near')
     with pretend_gpu() as gpu: assert line('far') == here and gpu.launches > 500
+
+def test_published_labels_fit_their_images_there(root, home):
+    art = root/'docs'/'artefacts'/'cifar10-d3s-ipc10-k600.safetensors'
+    with pretend_gpu(): LabelStore(art.with_suffix('.labels.zip')).check(Distilled.load(art, 'meta'))
 
 def test_running_statistics_go_on_there(tmp_path, monkeypatch):
     "D3S broken off after its first batch of images, and continued."
