@@ -30,6 +30,12 @@ def same(got, want, eps):
     assert len(got) == len(want)
     for a, b in zip(got, want): assert not isinstance(b, Far) and (a.cpu() - b).abs().max() <= eps*b.abs().max()
 
+def same_set(got, want, adam=False):
+    "Two artefacts agree to rounding; under Adam, whose first steps are signs of gradients however small, as wholes."
+    got, want = ([t[k].double() for k in want] for t in (got, want))
+    if not adam: return same(got, want, 1e-4)
+    a, b = (torch.cat([t.flatten() for t in ts]) for ts in (got, want)); assert (a - b).norm() <= 5e-4*b.norm(), (a - b).norm()/b.norm()
+
 # the pretend GPU itself
 
 def test_it_computes():
@@ -166,7 +172,7 @@ def test_every_method_takes_its_first_step_there(row, tmp_path):
     rows, sets = run('cpu')
     with pretend_gpu() as gpu: far_rows, far_sets = run('meta'); assert gpu.launches > 20
     assert far_rows == rows and len(far_sets) == len(sets)
-    for a, b in zip(far_sets, sets): same([a[k].double() for k in b], [b[k].double() for k in b], 2e-2 if row.startswith('d3/') else 1e-4) # Adam's first steps are signs
+    for a, b in zip(far_sets, sets): same_set(a, b, row.startswith('d3/'))
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
@@ -187,7 +193,7 @@ def test_a_run_goes_on_on_another_machine(method, home):
     assert len(distil('away')) == len(alone)
     want = load_tensors(home/'alone'/'distilled.safetensors')[0]
     for out in ('home', 'away'):
-        got = load_tensors(home/out/'distilled.safetensors')[0]; same([got[k].double() for k in want], [want[k].double() for k in want], 2e-2 if method == 'd3' else 1e-4)
+        got = load_tensors(home/out/'distilled.safetensors')[0]; same_set(got, want, method == 'd3')
 
 def test_d3s_by_the_commands(home, capsys):
     "Teachers, images, stored labels, students: the same row as on a CPU."
