@@ -1,4 +1,4 @@
-"""What a GPU asks of the code, on a pretend one: devices do not mix, nothing waits, captured steps are replayed, and every method does what it does on a CPU."""
+"""What a GPU asks of the code, on a pretend one: devices do not mix, nothing waits, captured steps are replayed, and methods do what they do on a CPU."""
 from functools import partial
 
 import pytest, torch
@@ -155,14 +155,14 @@ def test_pixels_are_where_their_images_are():
     want = [Pixels.from_real(train_set, 1), Pixels.from_noise(train_set, 1)]
     with pretend_gpu():
         d = [Pixels.from_real(train_set.to('meta'), 1), Pixels.from_noise(train_set.to('meta'), 1)]
-        assert all(_.device.type == 'meta' and isinstance(t, Far) for _ in d for t in _.state_dict().values())
-        same([_.images for _ in d], [_.images.detach() for _ in want], 0.)
+        assert all(p.device.type == 'meta' and isinstance(t, Far) for p in d for t in p.state_dict().values())
+        same([p.images for p in d], [p.images.detach() for p in want], 0.)
 
 ROWS = ('mtt/table1/cifar10/ipc1', 'mtt/table1/cifar10/dc/ipc1', 'mtt/table1/cifar10/dsa/ipc1', 'mtt/table1/cifar10/dm/ipc1', 'mtt/table1/cifar10/herding/ipc1', 'mtt/table1/cifar10/forgetting/ipc1', 'mtt/table1/cifar10/random/ipc1',
         'mtt/table1/cifar10/full', 'd3/table1/cifar10/ppc1', 'd3s/table6/cifar10/ipc10', 'd3s/table5/cifar100/sre2l/ipc10', 'latentdd/prose_sec4_3/imagesquawk/64px/latentdc/f=4/ipc1')
 
 @pytest.mark.parametrize('row', ROWS)
-def test_every_method_takes_its_first_step_there(row, tmp_path):
+def test_methods_take_their_first_step_there(row, tmp_path):
     "From data to a row; the distilled set and what students make of it are those of a CPU."
     r = R.recipe(row)
     small = dict(resnet_width=4) if 'resnet_width' in r.settings else {}
@@ -197,7 +197,7 @@ def test_a_run_goes_on_on_another_machine(method, home):
 
 def test_d3s_by_the_commands(home, capsys):
     "Teachers, images, stored labels, students: the same row as on a CPU."
-    net, said = dict(data='digits', size=32, width=4), {}
+    net = dict(data='digits', size=32, width=4)
     def line(out):
         art = str(home/out/'distilled.safetensors')
         dd_experts(method='d3s', n=1, epochs=1, net='resnet18', **net); dd_distill('d3s', ipc=2, iterations=2, batch=10, out=str(home/out), **net)
