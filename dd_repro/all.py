@@ -9,6 +9,7 @@ __all__ = []
 from pathlib import Path
 import torch
 from .core import *
+from .sets import *
 from .data import *
 from .augment import *
 from .convnet import *

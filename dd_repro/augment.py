@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from .core import *
+from .sets import *
 
 # %% ../nbs/02_augment.ipynb #a211a65c
 RATIOS = dict(brightness=1., saturation=2., contrast=.5, crop=.125, cutout=.5, flip=.5, scale=1.2, rotate=15.)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 import dd_repro
 from .core import *
+from .sets import *
 from .augment import *
 from .convnet import *
 from .students import *

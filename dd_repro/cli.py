@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import torch
 from fastcore.docments import docments
 from .core import *
+from .sets import *
 from .data import *
 from .augment import *
 from .convnet import *

@@ -9,6 +9,7 @@ __all__ = ['CORESETS', 'herding', 'forgetting_events', 'correct', 'learn_real', 
 import torch
 from torch import nn, Tensor
 from .core import *
+from .sets import *
 from .zoo import *
 from .students import *
 from .distilled import *

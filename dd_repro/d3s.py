@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from fastcore.basics import patch, store_attr
 
 from .core import *
+from .sets import *
 from .data import *
 from .augment import *
 from .zoo import *

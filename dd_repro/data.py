@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from PIL import Image
 from .core import *
+from .sets import *
 
 # %% ../nbs/01_data.ipynb #3377ee94
 class _Norm:

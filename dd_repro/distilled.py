@@ -14,6 +14,7 @@ import torch
 from torch import nn, Tensor
 from fastcore.basics import patch, store_attr
 from .core import *
+from .sets import *
 from .data import *
 from .augment import *
 
@@ -33,11 +34,13 @@ class Distilled(nn.Module):
         protocol='mtt', # the evaluation protocol it was made for
         name='', # the real data set's name
         info=None, # anything else worth keeping: settings, seed, results
+        source=None, # how the real data were loaded, and the key of their content
     ):
         super().__init__()
         if not lr > 0: raise ValueError(f'the student learning rate is {lr}; it must be above 0')
         self.n_classes, self.shape, self.norm = n_classes, tuple(shape), norm or NoNorm()
         self.classes, self.info = list(classes or map(str, range(n_classes))), dict(info or {})
+        self.source = dict(source or {})
         store_attr('arch,aug,protocol,name'); self.lr = nn.Parameter(torch.tensor(float(lr)))
     @property
     def student_lr(self): return self.lr
@@ -126,7 +129,7 @@ def from_real(cls:Pixels,
     if ipc < 1: raise ValueError(f'ipc is {ipc}; it must be at least 1')
     x = torch.cat([real.of_class(c, ipc, rng_for(seed, 'from_real', c)) for c in range(real.n_classes)])
     y = torch.arange(real.n_classes, device=x.device).repeat_interleave(ipc)
-    return cls(x, y, real.n_classes, **(dict(classes=real.classes, norm=real.norm, name=real.name) | kw))
+    return cls(x, y, real.n_classes, **(dict(classes=real.classes, norm=real.norm, name=real.name, source=getattr(real, 'source', {})) | kw))
 
 @patch(cls_method=True)
 def from_noise(cls:Pixels, real:ImageTensors, ipc:int, seed=0, **kw):
@@ -150,7 +153,7 @@ FORMAT = 1
 def card(self:Distilled)->dict:
     "Everything about the set that is not a tensor, as JSON can hold it."
     return dict(format=FORMAT, kind=type(self).__name__, module=type(self).__module__, versions=versions(), commit=git_commit(), norm=self.norm.state()[1],
-        init=dict(n_classes=self.n_classes, classes=self.classes, arch=self.arch, aug=self.aug, protocol=self.protocol, name=self.name, info=self.info) | self.init_args())
+        init=dict(n_classes=self.n_classes, classes=self.classes, arch=self.arch, aug=self.aug, protocol=self.protocol, name=self.name, info=self.info, source=self.source) | self.init_args())
 
 @patch
 def save(self:Distilled, path)->Path:

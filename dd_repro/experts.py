@@ -14,6 +14,7 @@ from torch import nn, Tensor
 from safetensors import safe_open
 from fastcore.basics import patch
 from .core import *
+from .sets import *
 from .augment import *
 from .students import *
 

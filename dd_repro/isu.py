@@ -8,6 +8,7 @@ __all__ = ['ISU']
 # %% ../nbs/16_isu.ipynb #cfe61b3e
 import torch
 from .core import *
+from .sets import *
 from .gauss import *
 
 # %% ../nbs/16_isu.ipynb #3fd48f3f

@@ -17,6 +17,7 @@ from torch import nn, Tensor
 from torch.optim import SGD
 from fastcore.basics import patch
 from .core import *
+from .sets import *
 from .data import *
 from .convnet import *
 from .zoo import *

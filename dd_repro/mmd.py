@@ -15,6 +15,7 @@ from torch import nn, Tensor
 from torch.utils.checkpoint import checkpoint
 from fastcore.basics import patch, store_attr
 from .core import *
+from .sets import *
 from .augment import *
 from .convnet import check_shape
 from .zoo import make_net

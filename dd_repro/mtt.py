@@ -13,6 +13,7 @@ import torch
 from torch import nn, Tensor
 from torch.optim import SGD
 from .core import *
+from .sets import *
 from .augment import *
 from .unroll import *
 from .experts import *

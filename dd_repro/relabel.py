@@ -19,6 +19,7 @@ from safetensors import safe_open
 from torch import nn, Tensor
 from fastcore.basics import patch, store_attr
 from .core import *
+from .sets import *
 from .augment import *
 from .students import *
 from .distilled import *

@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 from .core import *
+from .sets import *
 from .zoo import *
 from .mtt import *
 from .priors import *

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 from .core import *
+from .sets import *
 from .data import *
 from .augment import *
 from .zoo import *

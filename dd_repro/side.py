@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 import torch
 from .core import *
+from .sets import *
 from .data import *
 from .students import *
 from .distilled import *

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
 from .core import *
+from .sets import *
 from .augment import *
 from .convnet import *
 from .zoo import *

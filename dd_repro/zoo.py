@@ -16,6 +16,7 @@ import torch
 from torch import nn, Tensor
 
 from .core import *
+from .sets import *
 from .data import *
 from .convnet import *
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest, torch
 
-from dd_repro.core import ImageTensors, Row, load_tensors, read_rows, record, rng_for, save_tensors, seed_of, seeded, settings_hash, write_atomic
+from dd_repro.core import Row, load_tensors, read_rows, record, rng_for, save_tensors, seed_of, seeded, settings_hash, write_atomic
+from dd_repro.sets import ImageTensors
 
 FRESH = multiprocessing.get_context('forkserver')                 # children of a process that has run nothing yet
 FRESH.set_forkserver_preload(['pytest', 'sklearn.datasets', 'torch._dynamo', 'dd_repro.cli'])

@@ -4,7 +4,8 @@ from functools import partial
 import pytest, torch
 
 from dd_repro.convnet import ConvNet
-from dd_repro.core import ImageTensors, rng_for
+from dd_repro.core import rng_for
+from dd_repro.sets import ImageTensors
 from dd_repro.coreset import CORESETS, coreset, correct, forgetting, forgetting_events, herding, learn_real
 from dd_repro.data import load
 from dd_repro.distilled import Distilled

@@ -17,9 +17,9 @@ def source(c): return ''.join(c['source'])
 def trees(): return {p: ast.parse(p.read_text(encoding='utf-8')) for p in sorted(LIB.glob('*.py')) if p.name[0] != '_'}
 
 def order():
-    "Module -> number of the notebook that exports it."
+    "Module -> name, and so the place, of the notebook that exports it."
     found = ((re.search(r'^#\|\s*default_exp\s+(\S+)', source(c), re.M), p) for p in notebooks() for c in cells(p) if c['cell_type'] == 'code')
-    return {m[1]: p.name[:2] for m, p in found if m}
+    return {m[1]: p.name for m, p in found if m}
 
 def sources():
     "Text files of the tree that are ours, as git would list them, or as they lie where there is no git."

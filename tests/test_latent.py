@@ -5,7 +5,8 @@ import pytest, torch
 from torch.nn import functional as F
 
 from dd_repro.autoenc import AutoEncoder, TinyAE, train_tiny
-from dd_repro.core import ImageTensors, load_tensors, rng_for, save_tensors, seed_of, seeded
+from dd_repro.core import load_tensors, rng_for, save_tensors, seed_of, seeded
+from dd_repro.sets import ImageTensors
 from dd_repro.data import load
 from dd_repro.distilled import Distilled, Pixels
 from dd_repro.latent import LATENT_METHODS, LatentCodes, code_depth, distill_latent, encode_set, latent_experts, latent_net, latent_objective, latent_settings, lpc_for, table6

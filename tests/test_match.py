@@ -11,7 +11,8 @@ from torch.optim import SGD
 
 from dd_repro.augment import DSA, noop
 from dd_repro.convnet import ConvNet
-from dd_repro.core import ImageStream, ImageTensors, rng_for, seed_of, seeded
+from dd_repro.core import rng_for, seed_of, seeded
+from dd_repro.sets import ImageStream, ImageTensors
 from dd_repro.distilled import Distilled, Pixels
 from dd_repro.loop import distill
 from dd_repro.match import DC, DM, MATCHING, dc_loops, distill_match, match_loss, match_settings

@@ -4,7 +4,8 @@ from torch import nn
 
 from dd_repro.augment import DSA
 from dd_repro.convnet import ConvNet
-from dd_repro.core import ImageTensors, rng_for, seeded
+from dd_repro.core import rng_for, seeded
+from dd_repro.sets import ImageTensors
 from dd_repro.distilled import Distilled, Pixels
 from dd_repro.experts import to_vector, train_experts
 from dd_repro.loop import distill
