@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PROTOCOL_KINDS', 'rng_for', 'seed_of', 'seeded', 'dd_home', 'dd_data', 'asset', 'default_device', 'write_atomic',
-           'save_tensors', 'load_tensors', 'rss_mb', 'Cost', 'tune_allocator', 'settings_hash', 'file_sha256',
-           'net_hash', 'git_commit', 'versions', 'device_name', 'Row', 'file_lock', 'record', 'read_rows', 'progress']
+           'save_tensors', 'load_tensors', 'rss_mb', 'Cost', 'tune_allocator', 'settings_hash', 'key_of',
+           'what_differs', 'file_sha256', 'net_hash', 'git_commit', 'versions', 'device_name', 'Row', 'file_lock',
+           'record', 'read_rows', 'progress']
 
 # %% ../nbs/00_core.ipynb #21c06eea
 import csv, ctypes, dataclasses, hashlib, importlib.resources, io, json, math, os, platform, subprocess, sys, threading, time
@@ -144,6 +145,30 @@ def settings_hash(
 )->str: # 12 hex digits
     "A short hash of settings, independent of the order of keys."
     return hashlib.sha256(json.dumps(o, sort_keys=True, default=repr).encode()).hexdigest()[:12]
+
+def key_of(
+    *parts # anything JSON can hold; other objects by their repr
+)->str: # 16 hex digits
+    "A hash of several things in order: keys that are made from keys."
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()[:16]
+
+def _differing(old, new, prefix=''):
+    "Lines 'key: old, here new', level by level."
+    short = lambda d, k: (repr(d[k]) if len(repr(d[k])) <= 60 else repr(d[k])[:57] + '...') if k in d else 'not recorded'
+    for k in dict.fromkeys([*new, *old]):
+        a, b = old.get(k), new.get(k)
+        if isinstance(a, dict) and isinstance(b, dict): yield from _differing(a, b, f'{prefix}{k}.')
+        elif a != b or (k in old) != (k in new): yield f'{prefix}{k}: {short(old, k)}, here {short(new, k)}'
+
+def what_differs(
+    old:dict, # settings as they were recorded
+    new:dict, # settings as they are now
+    most=3, # how many differences are named
+)->str: # '' where none is found
+    "The first differences of two sets of settings, each as 'name: old, here new'."
+    a, b = (json.loads(json.dumps(s, default=repr)) for s in (old, new))
+    lines = list(_differing(a, b))
+    return '; '.join(lines[:most] + [f'and {len(lines) - most} more']*(len(lines) > most))
 
 def file_sha256(path)->str:
     "The sha256 of a file, or of a folder's files in order."

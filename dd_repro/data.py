@@ -169,6 +169,8 @@ class Files:
     ): self.samples, self.squash = samples, squash
     @property
     def targets(self): return [y for _, y in self.samples]
+    @property
+    def key(self): return files_key(**vars(self))
     def __len__(self): return len(self.samples)
     def __getitem__(self, i):
         path, y = self.samples[i]
@@ -433,12 +435,13 @@ def _check(size, val, stats):
     if isinstance(stats, str) and stats not in ('mtt', 'dc', 'train'): raise ValueError(f'stats {stats!r} is not one of mtt, dc, train or a pair (mean, std)')
 
 def _float(part, size, crop, src, workers):
-    "Images of a part in 0..1, at this size, and labels."
+    "Images of a part in 0..1, at this size, labels, and the key of their content."
     if isinstance(part, Files): part = pixels(Files(part.samples, None if crop else size), size, src.mode, workers)
     x, y = part
+    key = key_of(content_key(x, y), len(src.classes), size, src.mode) # of pixels as they were read
     x = x.float().div_(255) if x.dtype == torch.uint8 else x.clone()
     if x.shape[-1] != size: x = F.interpolate(x, (size, size), mode='bilinear', antialias=True)
-    return x.contiguous(), y
+    return x.contiguous(), y, key
 
 def _norm(src, stats, batches):
     "The norm that the statistics asked for give; measured on train where there are no official ones."
@@ -451,11 +454,11 @@ def _held(src, size, crop, zca, stats, workers, device, parts):
     "The parts of a source in memory."
     out, norm = [], None
     for part in parts:
-        x, y = _float(part, size, crop, src, workers)
+        x, y, key = _float(part, size, crop, src, workers)
         x, y = x.to(device), y.to(device)
         norm = norm or (cached_zca(x, src.name) if zca else _norm(src, stats, x.split(2048)))
         for b in x.split(2048): b.copy_(norm(b))
-        out.append(ImageTensors(x, y, len(src.classes), src.classes, norm, src.name))
+        out.append(ImageTensors(x, y, len(src.classes), src.classes, norm, src.name, key))
     return out
 
 def _streamed(src, size, crop, zca, stats, workers, device, parts):
