@@ -229,7 +229,7 @@ def expert_rows(
     "The cost of a buffer: mean seconds an epoch and megabytes an expert."
     s = torch.tensor([load_tensors(f, [])[1]['seconds']/buffer.epochs for f in buffer.files])
     c = buffer.card
-    kw = dict(protocol='reduced', method='experts', net=str((c['arch'] or {}).get('name', '')), n=len(buffer), device=device_name(device), settings=settings_hash(c), unit='s',
+    kw = dict(protocol='reduced', method='experts', net=str((c['arch'] or {}).get('name', '')), n=len(buffer), device=device_name(device), settings=settings_hash(c), unit='s', content=c.get('content', ''),
               deviations=f'{len(buffer)} experts; {buffer.epochs} epochs kept; width {(c["arch"] or {}).get("width")}', memory_mb=cost.memory_mb if cost else float('nan'))
     seconds = Row(f'mtt/section5/{c["name"]}/seconds_an_epoch', metric='seconds', mean=float(s.mean()), std=float(s.std(correction=0)), seconds=float(s.sum()*buffer.epochs), **kw)
     return [seconds, dataclasses.replace(seconds, row=f'mtt/section5/{c["name"]}/mb_an_expert', metric='storage', unit='MB', mean=buffer.nbytes/len(buffer)/1e6, std=0.)]
@@ -263,9 +263,11 @@ def distill_mtt(
         if v < 1: raise ValueError(f'{k} is {v}; it must be at least 1')
     for k, v in dict(eval_every=eval_every, minutes=minutes or 0).items():
         if v < 0: raise ValueError(f'{k} is {v}; it must be at least 0')
+    buffer.fits(real)
     out, kw = Path(out), dict(lr=s['lr_teacher'], arch=net_fn().arch, aug=aug)
     d = (Pixels.from_noise if init == 'noise' else Pixels.from_real)(real, ipc, seed, **kw).to(real.device)
-    full = dict(s, method='mtt', data=real.name, norm=repr(real.norm), ipc=ipc, init=init, aug=aug, seed=seed, arch=d.arch, buffer=buffer.card, **(dict(grad=grad) if grad == 'detached' else {}))
+    full = dict(s, method='mtt', data=real.name, norm=repr(real.norm), content=real.key, ipc=ipc, init=init, aug=aug, seed=seed, arch=d.arch,
+                **buffer.settings(), **(dict(grad=grad) if grad == 'detached' else {}))
     mtt = MTT(net_fn().to(real.device), buffer, s['syn_steps'], s['expert_epochs'], s['max_start_epoch'], s['batch_syn'], DSA(aug) if aug else noop, grad, keep, compiled, seed=seed)
     look = Evaluate(test, eval_every, protocol, n_eval=n_eval) if eval_every else None
     calls = [c for c in (look, Pictures(out/'pictures', eval_every) if eval_every else None) if c]
@@ -278,8 +280,7 @@ def distill_mtt(
 # %% ../nbs/22_cli.ipynb #81f6e8d4
 def check_data(buffer, real):
     "ValueError when a buffer was trained on other data."
-    for k, have in (('name', real.name), ('norm', repr(real.norm)), ('n_images', len(real))):
-        if buffer.card[k] != have: raise ValueError(f'{buffer.path}: experts of other data ({k}: {buffer.card[k]!r}, here {have!r})')
+    buffer.fits(real)
 
 def prepare(init, given, data, ipc, zca, buffer, size, root, device):
     "Check the words, complete the settings, open experts and data: (settings, Buffer, train, test)."

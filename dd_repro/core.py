@@ -239,6 +239,7 @@ class Row:
     settings:str='' # hash of the settings
     artefact:str='' # sha256 of the artefact
     date:str='' # UTC, ISO 8601
+    content:str='' # the key of the real data; '' where it was not recorded
     def __post_init__(self):
         if self.protocol not in PROTOCOL_KINDS: raise ValueError(f'protocol {self.protocol!r} is not one of {", ".join(PROTOCOL_KINDS)}')
     def __str__(self):
@@ -247,8 +248,14 @@ class Row:
 
 # %% ../nbs/00_core.ipynb #a6187955
 _FIELDS = [f.name for f in dataclasses.fields(Row)]
+_LATER = ['content'] # columns that came after the first files were written: they stand behind the hash
+_HEADER = [k for k in _FIELDS if k not in _LATER] + ['hash'] + _LATER
 def _cells(row): return {k: f'{v:.6g}' if isinstance(v := getattr(row, k), float) else str(v) for k in _FIELDS}
-def _row_hash(cells): return hashlib.sha256(json.dumps([cells[k] for k in _FIELDS]).encode()).hexdigest()[:16]
+def _row_hash(cells): return hashlib.sha256(json.dumps([v for k, v in cells.items() if k != 'hash']).encode()).hexdigest()[:16]
+def _hashed(row):
+    "The cells of a row in the order of the header, with their hash."
+    cells = {k: ({'hash': ''} | _cells(row))[k] for k in _HEADER}
+    return cells | {'hash': _row_hash(cells)}
 
 @contextmanager
 def file_lock(
@@ -270,30 +277,36 @@ def record(
     for r in rows: r.date, r.commit = r.date or datetime.now(timezone.utc).strftime('%Y-%m-%dT%H:%M:%SZ'), r.commit or git_commit()
     with file_lock(path):
         read_rows(path) # a file that was edited, or is another one, is not added to
-        old = Path(path).read_text() if Path(path).is_file() else ''
-        if old and old[-1] != '\n': old += '\n'
-        out = io.StringIO(); w = csv.DictWriter(out, _FIELDS + ['hash'], lineterminator='\n')
-        if not old: w.writeheader()
-        for c in map(_cells, rows): w.writerow(c | {'hash': _row_hash(c)})
-        write_atomic(path, (old + out.getvalue()).encode())
+        old = Path(path).read_bytes() if Path(path).is_file() else b''
+        if old and old[-1:] != b'\n': old += b'\n'
+        out = io.StringIO(); w = csv.DictWriter(out, _HEADER, lineterminator='\n'); w.writeheader()
+        for c in map(_hashed, rows): w.writerow(c)
+        head, _, new = out.getvalue().encode().partition(b'\n')
+        write_atomic(path, head + b'\n' + old.partition(b'\n')[2] + new) # a wider header; lines that stand there are not touched
 
 # %% ../nbs/00_core.ipynb #0d4d9ec0
 def _as_row(cells):
     kinds = {f.name: f.type for f in dataclasses.fields(Row)}
     cast = lambda t: {float: float, int: int, 'float': float, 'int': int}.get(t, str)
-    return Row(**{k: cast(kinds[k])(cells[k]) for k in _FIELDS})
+    return Row(**{k: cast(kinds[k])(v) for k, v in cells.items() if k != 'hash'})
 
 def read_rows(
     path, # a file that `record` wrote
 )->list: # of Row
     "Read results back; ValueError naming the line when one was edited by hand."
     if not Path(path).is_file() or not Path(path).stat().st_size: return []
-    with open(path, newline='') as f: reader = csv.DictReader(f); lines = list(reader)
-    if reader.fieldnames != _FIELDS + ['hash']: raise ValueError(f'{path}: not a file of results that `record` wrote')
-    for i, c in enumerate(lines, 2):
-        if None in c or None in c.values() or c.get('hash') != _row_hash(c):
-            raise ValueError(f'{path}, line {i} ({c.get("row")}): its hash does not fit; this line was not written by `record`')
-    return [_as_row(c) for c in lines]
+    try: head, *lines = csv.reader(io.StringIO(Path(path).read_bytes().decode('utf-8'), newline=''))
+    except (UnicodeDecodeError, csv.Error, ValueError): head, lines = [], []
+    if not _is_header(head): raise ValueError(f'{path}: not a file of results that `record` wrote')
+    out = [dict(zip(head, l)) for l in lines if l] # a line that was written under a narrower header is shorter
+    for i, (l, c) in enumerate(zip(filter(None, lines), out), 2):
+        if len(l) > len(head) or c.get('hash') != _row_hash(c): raise ValueError(f'{path}, line {i} ({l[0]}): its hash does not fit; this line was not written by `record`')
+    return [_as_row(c) for c in out]
+
+def _is_header(head):
+    "The columns of this version, or of an earlier one that had fewer behind the hash."
+    n = len(head)
+    return n > len(_HEADER) - len(_LATER) - 1 and head == _HEADER[:n]
 
 # %% ../nbs/00_core.ipynb #13eb07d8
 def progress(

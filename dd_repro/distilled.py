@@ -129,7 +129,7 @@ def from_real(cls:Pixels,
     if ipc < 1: raise ValueError(f'ipc is {ipc}; it must be at least 1')
     x = torch.cat([real.of_class(c, ipc, rng_for(seed, 'from_real', c)) for c in range(real.n_classes)])
     y = torch.arange(real.n_classes, device=x.device).repeat_interleave(ipc)
-    return cls(x, y, real.n_classes, **(dict(classes=real.classes, norm=real.norm, name=real.name, source=getattr(real, 'source', {})) | kw))
+    return cls(x, y, real.n_classes, **(dict(classes=real.classes, norm=real.norm, name=real.name, source=source_of(real)) | kw))
 
 @patch(cls_method=True)
 def from_noise(cls:Pixels, real:ImageTensors, ipc:int, seed=0, **kw):

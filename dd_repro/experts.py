@@ -39,10 +39,40 @@ class Buffer:
         self.files = sorted(self.path.glob('expert_*.safetensors'))[:n]
         if not self.files: raise ValueError(f'{path}: the buffer holds no experts yet')
         self.epochs, self.size = self.card['epochs'], self.card['size']
+        if 'content' not in self.card: not_recorded(self.path)
     def __len__(self): return len(self.files)
     def __repr__(self): return f'Buffer({self.card["name"] or "?"}: {len(self)} experts, {self.epochs} epochs, {self.size:,} parameters)'
     @property
     def nbytes(self): return sum(f.stat().st_size for f in self.files)
+
+# %% ../nbs/06_experts.ipynb #f4e9d8da
+def _expert_key(file):
+    "The hash of a path: from the file's header, or made once where an older file has none."
+    try:
+        with safe_open(str(file), framework='pt') as f: have = json.loads(f.metadata()['dd']).get('content')
+    except Exception: raise ValueError(f'{file}: damaged; train_experts (or dd_experts) with the same settings trains it again') from None
+    s = file.stat()
+    sign = key_of('expert', str(file.absolute()), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
+    return have or kept_key(sign, lambda: content_key(load_tensors(file)[0]['theta']))
+
+@patch(as_prop=True)
+def key(self:Buffer)->str:
+    "A hash of the card and of all experts in use."
+    if '_key' not in self.__dict__: self._key = key_of(self.card, [_expert_key(f) for f in self.files])
+    return self._key
+
+@patch
+def settings(self:Buffer)->dict:
+    "What a run records of its experts."
+    return dict(buffer=self.card, n_experts=len(self), buffer_key=self.key)
+
+@patch
+def fits(self:Buffer, real):
+    "ValueError when these experts were trained on other data; where the card does not know, that is said."
+    for k, have in (('name', real.name), ('norm', repr(real.norm)), ('n_images', len(real))):
+        if self.card[k] != have: raise ValueError(f'{self.path}: experts of other data ({k}: {self.card[k]!r}, here {have!r})')
+    have = self.card.get('content')
+    if have and have != real.key: raise ValueError(f'{self.path}: experts of other data (content: {have!r}, here {real.key!r}); train experts for these data in another folder')
 
 # %% ../nbs/06_experts.ipynb #e8f88043
 @patch
@@ -115,13 +145,20 @@ def _check_fit(net, real, aug):
     with torch.no_grad(): n_out = net(torch.zeros(2, *real.shape, device=next(net.parameters()).device)).shape[1]
     if n_out != real.n_classes: raise ValueError(f'the network tells {n_out} classes apart, the data have {real.n_classes}')
 
-def _open_folder(path, card):
+def _open_folder(path, card, n):
     path, card = Path(path), json.loads(json.dumps(card)); old = path/'buffer.json'
-    if old.is_file() and (have := _read_card(path)) != card:
-        k = next(k for k in card if have.get(k) != card[k])
-        raise ValueError(f'{path}: holds experts with other settings ({k}: {have.get(k)!r}, not {card[k]!r}); give another folder')
-    if not old.is_file(): write_atomic(old, json.dumps(card, indent=1).encode())
+    if not old.is_file(): write_atomic(old, json.dumps(card, indent=1).encode()); return path
+    have = _read_card(path)
+    if 'content' not in have: _only_read(path, card := {k: v for k, v in card.items() if k != 'content'}, n)
+    if have != card:
+        k = next(k for k in {**card, **have} if have.get(k) != card.get(k))
+        raise ValueError(f'{path}: holds experts with other settings ({k}: {have.get(k)!r}, not {card.get(k)!r}); give another folder')
     return path
+
+def _only_read(path, card, n):
+    "ValueError when a buffer that does not know its data would have to grow."
+    if all(_whole(_expert_file(path, i), card['epochs'], card['size']) for i in range(n)): return
+    raise ValueError(f'{path}: content not recorded, so it may be of other data: its experts can be used, but none can be added; give another folder')
 
 # %% ../nbs/06_experts.ipynb #0feb9489
 def train_experts(
@@ -139,16 +176,17 @@ def train_experts(
     for k, v in dict(n=n, epochs=epochs, batch=batch, lr=lr).items():
         if not v > 0: raise ValueError(f'{k} is {v}; it must be above 0')
     protocol, device, probe = expert_protocol(epochs, lr, batch, aug, momentum, wd), device or real.device, net_fn()
-    card = dict(name=real.name, norm=repr(real.norm), n_images=len(real), arch=getattr(probe, 'arch', None), size=to_vector(probe).numel(), epochs=epochs,
+    card = dict(name=real.name, norm=repr(real.norm), n_images=len(real), content=real.key, arch=getattr(probe, 'arch', None), size=to_vector(probe).numel(), epochs=epochs,
                 lr=lr, batch=batch, aug=aug, momentum=momentum, wd=wd, seed=seed)
     _check_fit(probe, real, aug)
-    path = _open_folder(path, card)
+    path = _open_folder(path, card, n)
     for i in progress(range(n), desc='experts', quiet=quiet):
         file, start = _expert_file(path, i), time.perf_counter()
         if file.is_file():
             if _whole(file, epochs, card['size']): continue
             print(f'{file.name}: damaged, trained again')
         with seeded(seed, 'expert', i): net = net_fn().to(device)
-        save_tensors(file, {'theta': train_expert(net, real, protocol, seed=seed_of(rng_for(seed, 'expert', i)))}, {'expert': i, 'seconds': time.perf_counter() - start})
+        theta = train_expert(net, real, protocol, seed=seed_of(rng_for(seed, 'expert', i)))
+        save_tensors(file, {'theta': theta}, {'expert': i, 'seconds': time.perf_counter() - start, 'content': content_key(theta)})
         if on_expert: on_expert(i, time.perf_counter() - start)
     return Buffer(path, n)

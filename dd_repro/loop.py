@@ -60,6 +60,15 @@ def _why(it, loss, lr, opts, lost):
     if lost: return f'{", ".join(lost)} are not finite after the step of iteration {it}; try a smaller step ({rates})'
 
 # %% ../nbs/09_loop.ipynb #09b30dfb
+def _made_of(o):
+    "The keys of real data, experts and teachers that an objective holds, by attribute; of a sum those of its terms."
+    found = {}
+    for k, v in getattr(o, '__dict__', {}).items():
+        if k in ('real', 'buffer', 'teachers', 'codes') and isinstance(key := getattr(v, 'key', None), str): found[k] = key
+        elif k == 'view' and (f := _made_of(v)): found[k] = f
+        elif k == 'terms' and any(fs := [_made_of(t) for t in v]): found[k] = fs
+    return found
+
 class Run:
     "A distillation in progress: the set, its phases and optimisers, the iteration, and the history."
     def __init__(self, d, phases, steps, opts, sched=None, project=None, callbacks=(), ckpt=None, every=100, minutes=None, settings=None, quiet=None):
@@ -71,7 +80,14 @@ class Run:
         if unknown := set(opts) - set(d.groups()): raise ValueError(f'no group {sorted(unknown)} in this set; it has {sorted(d.groups())}')
         self.opts = {g: f(d.groups()[g]) for g, f in opts.items()}
         self.base = {g: [p['lr'] for p in o.param_groups] for g, o in self.opts.items()}
-        self.it, self.history, self.stopped, self.seconds, self.settings = 0, [], None, 0., settings_hash([settings, [str(s.shape) for s in d.parameters()]])
+        self.it, self.history, self.stopped, self.seconds, self.given = 0, [], None, 0., settings
+    @property
+    def decides(self):
+        "All that must agree for a checkpoint to be continued: settings, shapes, and the content of what the objectives hold."
+        given, made = self.given if isinstance(self.given, dict) else dict(settings=self.given), [_made_of(p) for p, _ in self.phases]
+        return dict(given, shapes=[str(s.shape) for s in self.d.parameters()], **(dict(made_of=made) if any(made) else {}))
+    @property
+    def settings(self): return settings_hash(self.decides)
     @property
     def lr(self): return self.d.student_lr.item()
     def params(self): return [p for g in self.opts for p in self.d.groups()[g]]
@@ -139,20 +155,25 @@ def save(self:Run, path=None)->Path:
     "Write the checkpoint, whole or not at all, and the history as CSV beside it."
     path, tensors = Path(path or self.ckpt), {}
     packed = _pack('s', self.state(), tensors)
-    save_tensors(path, tensors, dict(run=packed, settings=self.settings, seconds=self.seconds))
+    save_tensors(path, tensors, dict(run=packed, settings=settings_hash(full := self.decides), decides=json.loads(json.dumps(full, default=repr)), seconds=self.seconds))
     keys = list(dict.fromkeys(k for r in self.history for k in r))
     out = io.StringIO(); w = csv.DictWriter(out, keys, lineterminator='\n'); w.writeheader(); w.writerows(self.history)
     write_atomic(path.with_suffix('.csv'), out.getvalue().encode())
     return path
 
 # %% ../nbs/09_loop.ipynb #04556177
+def _other(meta, now):
+    "In what a checkpoint differs from this run."
+    if 'decides' not in meta: return 'content not recorded: it was written before the content of data and experts was'
+    return what_differs(meta['decides'], now) or 'the same values, written in another way'
+
 @patch
 def resume(self:Run, path=None):
     "Continue from a checkpoint; ValueError when it belongs to other settings."
     path = Path(path or self.ckpt)
     tensors, meta = load_tensors(path)
     if 'run' not in meta: raise ValueError(f'{path}: not a checkpoint of `distill`')
-    if meta['settings'] != self.settings: raise ValueError(f'{path}: a checkpoint of a run with other settings; give another path, or remove it to start again')
+    if meta['settings'] != settings_hash(now := self.decides): raise ValueError(f'{path}: a checkpoint of a run with other settings ({_other(meta, now)}); give another path, or remove it to start again')
     s = _unpack(meta['run'], tensors)
     self.it, self.history, self.seconds = s['it'], s['history'], meta.get('seconds', 0.)
     self.d.load_state_dict(s['d'])

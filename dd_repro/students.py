@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['OPTS', 'SCHEDULES', 'LABELS', 'PROTOCOLS', 'TOGETHER_MAX', 'STEP_MAX', 'Protocol', 'check_lr', 'lr_factor',
-           'as_protocol', 'Team', 'go_together', 'student_loss', 'part_of', 'train', 'accuracy', 'evaluate']
+           'as_protocol', 'Team', 'go_together', 'student_loss', 'part_of', 'train', 'accuracy', 'content_of',
+           'evaluate']
 
 # %% ../nbs/05_students.ipynb #002ebd69
 import dataclasses, inspect, math
@@ -310,6 +311,11 @@ def _evaluate_one(d, test, arch, p, lr, n_eval, seed, together):
     return accs, cost
 
 # %% ../nbs/05_students.ipynb #028cbda5
+def content_of(d)->str: # '' where it is not recorded
+    "The key of the real data behind what students learn from: a real set's own, or that in the card of a distilled one."
+    d = getattr(d, 'd', d) # images with stored labels
+    return (getattr(d, 'source', None) or {}).get('key') or getattr(d, 'key', None) or ''
+
 def _weaker(*kinds): return max(kinds, key=PROTOCOL_KINDS.index)
 
 def evaluate(
@@ -335,7 +341,7 @@ def evaluate(
     for a in archs:
         accs, cost = _evaluate_one(d, test, a, p, lr, n_eval, seed, together)
         note = '; '.join(filter(None, (deviations, d.notes() if hasattr(d, 'notes') else '')))
-        rows.append(_row(row, method, p, kind, note, a, accs, cost, test, dict(arch=a, lr=lr, n_eval=n_eval, seed=seed)))
+        rows.append(_row(row, method, p, kind, note, a, accs, cost, test, dict(arch=a, lr=lr, n_eval=n_eval, seed=seed, content=content_of(d))))
     return rows
 
 # %% ../nbs/05_students.ipynb #a07b21e6
@@ -343,6 +349,7 @@ def _row(row, method, p, kind, deviations, arch, accs, cost, test, settings):
     t = torch.tensor(accs, dtype=torch.float64)
     r = Row(row, _weaker(p.kind, kind), '; '.join(filter(None, (p.deviations, deviations))), method, arch['name'], n=len(accs), mean=float(t.mean()),
             std=float(t.std(correction=0)), last=float(t.mean()), seconds=cost.seconds, memory_mb=cost.memory_mb,
-            device=device_name(getattr(test, 'device', 'cpu')), settings=settings_hash(p.settings() | settings | dict(data=test.name)))
+            device=device_name(getattr(test, 'device', 'cpu')), content=settings['content'],
+            settings=settings_hash(p.settings() | settings | dict(data=test.name, test=getattr(test, 'key', ''))))
     r.accs = accs
     return r
