@@ -144,6 +144,11 @@ def hash(self:AutoEncoder)->str:
         self._hash = h.hexdigest()[:12]
     return self._hash
 
+@patch(as_prop=True)
+def key(self:AutoEncoder)->str:
+    "A hash of all that decides a code: weights, scale, f, and how codes are drawn and computed."
+    return key_of(self.hash, self.f, self.native, self.posterior, self.seed, str(self.dtype))
+
 @patch
 def card(self:AutoEncoder)->dict:
     "What a set of codes has to know about its autoencoder."

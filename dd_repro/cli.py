@@ -476,6 +476,7 @@ def dd_relabel(
         d = Distilled.load(path, _device(device))
         name = data or d.name.split(' ')[0]
         real, _ = _real(name, False, d.shape[-1] if size is None else size, root, device)
+        if size is None: same_content(d.source.get('key'), real, path)
         t = load_teachers(teachers or dd_home()/'teachers'/buffer_path(name, False, size, width, None).name, real.renorm(d.norm))
         d, store = relabel_artefact(path, t, epochs, out or None, batch=batch, cutmix=cutmix, scale=(scale, 1.), flip=not no_flip, seed=seed, names=t.names)
         if pack: say(f'packed: {store.pack(f"{store.path}.zip")}')
@@ -508,6 +509,7 @@ def dd_eval(
         if bool(path) + full + random != 1: raise ValueError('give one of the three: the path of an artefact, --full or --random')
         if record_to: read_rows(record_to) # a results file that was edited is refused before the work, not after
         d, test, method = _subject(path, data, zca, size, root, device, width, depth, full, random, ipc, lr, seed, labels)
+        if path and not content_of(d): not_recorded(path)
         p = _protocol(protocol, full, d)
         own = None if full else aug or getattr(d, 'aug', None)
         change = {} if epochs is None else dict(epochs=epochs)

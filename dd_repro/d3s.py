@@ -96,13 +96,15 @@ class Teachers:
         nets, self.n_classes, self.data = list(nets), real.n_classes, real.name
         if not nets: raise ValueError('M is 0; there must be at least one teacher')
         self.names, self.hashes = list(names or (f'teacher {i}' for i in range(len(nets)))), [net_hash(n) for n in nets]
-        norms = list(norms or [real.norm]*len(nets))
+        norms = list(norms or [real.norm]*len(nets)); self.norms = list(map(norm_words, norms))
         self.nets = [_ready(n if repr(o) == repr(real.norm) else Renormed(n, real.norm, o), real, name) for n, o, name in zip(nets, norms, self.names, strict=True)]
     def __len__(self): return len(self.nets)
     def __iter__(self): return iter(self.nets)
     def __getitem__(self, m): return self.nets[m]
     def __repr__(self): return f'Teachers({self.data}: {", ".join(self.names)})'
     def card(self): return [dict(name=n, sha256=h) for n, h in zip(self.names, self.hashes)]
+    @property
+    def key(self): return key_of(self.hashes, self.norms)
 
 def _ready(net, real, name):
     "Frozen, in eval mode, on the data's device; ValueError when it tells another number of classes apart."
@@ -120,7 +122,7 @@ def some(self:Teachers,
 )->Teachers:
     "A choice of the teachers, in this order."
     t = Teachers.__new__(Teachers); t.n_classes, t.data = self.n_classes, self.data
-    for k in ('nets', 'names', 'hashes'): setattr(t, k, [getattr(self, k)[i] for i in idx])
+    for k in ('nets', 'names', 'hashes', 'norms'): setattr(t, k, [getattr(self, k)[i] for i in idx])
     if not t.nets: raise ValueError('M is 0; there must be at least one teacher')
     return t
 
@@ -138,7 +140,7 @@ class _Frozen(nn.Module):
 def _teacher_file(path, i): return Path(path)/f'teacher_{i:03}.safetensors'
 
 def _teacher_card(net, real, p, how, seed, i, init=()):
-    card = dict(teacher=i, arch=getattr(net, 'arch', None), name=real.name, n_classes=real.n_classes, n_images=len(real), norm=real.norm.state()[1],
+    card = dict(teacher=i, arch=getattr(net, 'arch', None), name=real.name, n_classes=real.n_classes, n_images=len(real), content=real.key, norm=real.norm.state()[1],
                 protocol=p.settings(), view=how, seed=seed)
     if init: card['init'] = file_sha256(init[i % len(init)])[:16]
     return json.loads(json.dumps(card))
@@ -148,9 +150,17 @@ def _have(file, card):
     if not file.is_file(): return False
     try: meta = load_tensors(file)[1]
     except ValueError: print(f'{file.name}: damaged, trained again'); return False
+    if 'content' not in meta: not_recorded(file); card = {k: v for k, v in card.items() if k != 'content'}
     diff = next((k for k in card if meta.get(k) != card[k]), None)
     if diff: raise ValueError(f'{file}: a teacher with other settings ({diff}: {meta.get(diff)!r}, not {card[diff]!r}); give another folder')
     return True
+
+def _check_known(path):
+    "ValueError when a teacher would be put beside others that do not know their data."
+    for f in sorted(Path(path).glob('teacher_*.safetensors')):
+        try: known = 'content' in load_tensors(f, [])[1]
+        except ValueError: continue # damaged: made again
+        if not known: raise ValueError(f'{f}: content not recorded, so it may be of other data: these teachers can be used, but none can be added; give another folder')
 
 def _save_teacher(file, net, real, card, seconds):
     tensors = {f'net.{k}': v for k, v in net.state_dict().items()} | {f'norm.{k}': v for k, v in real.norm.state()[0].items()}
@@ -178,6 +188,7 @@ def train_teachers(
         card, file, start = _teacher_card(net, real, p, how, seed, i, init), _teacher_file(path, i), time.perf_counter()
         _ready(net, real, f'teacher {i}').requires_grad_(True)
         if _have(file, card): continue
+        _check_known(path)
         if init: start_from(net, init[i % len(init)])
         train(net, TeacherViews(real, how), p, seed=seed_of(rng_for(seed, 'teacher', i)))
         _save_teacher(file, net, real, card, time.perf_counter() - start)
@@ -235,6 +246,7 @@ def load_teachers(
     files = sorted(Path(path).glob('teacher_*.safetensors'))
     if not files or len(files) < (M or 1): raise ValueError(f'{path}: {len(files)} teachers there, {M or "at least 1"} asked for')
     nets, norms, cards = zip(*map(load_teacher, files[:M]))
+    for f, c in zip(files, cards): same_content(c.get('content'), real, f)
     return Teachers(nets, real, norms, [f'{c["arch"]["name"]} {c["name"]} {c["seed"]}/{c["teacher"]}' for c in cards])
 
 # %% ../nbs/17_d3s.ipynb #d4895bbe
@@ -247,13 +259,13 @@ def teacher_stats(
 )->list: # a `Stats` for each teacher, double precision
     "Feature statistics of the whole real set under each teacher, in one pass each (section 4.1)."
     out = []
-    for net, h in zip(teachers.nets, teachers.hashes):
-        file = Path(path)/f'stats-{h}-{len(real)}.safetensors' if path else None
+    for net, h, own in zip(teachers.nets, teachers.hashes, teachers.norms):
+        file = Path(path)/f'stats-{key_of(h, real.key, norm_words(real.norm), own)}.safetensors' if path else None
         if file and file.is_file():
             try: out.append(Stats.load(file)); continue
             except ValueError as e: print(f'{e}; measured again')
         out.append(dataset_stats(net, real.batches(bs), quiet=quiet))
-        if file: out[-1].save(file, teacher=h, data=real.name, n_images=len(real))
+        if file: out[-1].save(file, teacher=h, data=real.name, n_images=len(real), content=real.key)
     return out
 
 def stats_hash(
@@ -480,7 +492,7 @@ class Synthesis:
     def __init__(self, real, teachers, out, s, stats, seed=0, jobs=(0, 1)):
         store_attr('real,teachers,s,stats,seed,jobs'); [t.eval() for t in teachers]; self.out, self.n = Path(out), s['ipc']*real.n_classes
         self.part, self.final = self.out/'images.part', self.out/'distilled.safetensors'
-        self.full = dict(s, method='d3s', data=real.name, n_images=len(real), norm=repr(real.norm), seed=seed, teachers=teachers.card())
+        self.full = dict(s, method='d3s', data=real.name, n_images=len(real), norm=repr(real.norm), content=real.key, seed=seed, teachers=teachers.card(), teachers_key=teachers.key)
         self.n_batches = -(-self.n//s['batch'])
         self.targets = [targets(st, s['eps'], real.device) for st in stats] if s['layers'] == 'conv' else [bn_targets(t) for t in teachers]
         self.isu, self.stopped, self.history, self.steps = ISU(len(teachers)) if s['isu'] else None, None, [], self.n_batches*s['iterations']
@@ -496,15 +508,14 @@ class Synthesis:
         "The artefact before there are images: shape, labels and card."
         y, name = torch.arange(self.n) % self.real.n_classes, self.real.name.split(' ')[0]
         return StoredPixels(torch.empty(self.n, *self.real.shape, dtype=torch.uint8, device='meta'), y, self.real.n_classes, classes=self.real.classes, norm=self.real.norm,
-            arch=getattr(self.teachers[0], 'arch', None), aug='', protocol=_STUDENTS.get(name, 'mtt'), name=self.real.name, info=dict(settings=self.full, stats=stats_hash(self.stats)))
+            arch=getattr(self.teachers[0], 'arch', None), aug='', protocol=_STUDENTS.get(name, 'mtt'), name=self.real.name, source=source_of(self.real), info=dict(settings=self.full, stats=stats_hash(self.stats)))
 
 # %% ../nbs/17_d3s.ipynb #7dadef29
 def _same_run(d, full, path):
     "ValueError when a store belongs to other settings."
     old, new = d.info.get('settings', {}), json.loads(json.dumps(full))
-    if old != new:
-        k = next(k for k in sorted({*old, *new}) if old.get(k) != new.get(k))
-        raise ValueError(f'{path}: images of a run with other settings ({k}: {old.get(k)!r}, not {new.get(k)!r}); give another folder')
+    if 'content' not in old: raise ValueError(f'{path}: images of a run that was begun before the content of data was recorded (content: not recorded); give another folder')
+    if old != new: raise ValueError(f'{path}: images of a run with other settings ({what_differs(old, new)}); give another folder')
     return d
 
 @patch

@@ -42,15 +42,12 @@ def lpc_for(
     return n
 
 # %% ../nbs/20_latent.ipynb #202aabb5
-def _pictures_key(real):
-    "What identifies these pictures: their bytes, or the list of files of a stream."
-    if isinstance(real, ImageTensors): return [real.x.cpu().contiguous().numpy().tobytes(), repr((tuple(real.x.shape), real.norm)).encode()]
-    return [repr((real.name, real.size, real.mode, [str(s) for s in getattr(real.ds, 'samples', [len(real)])])).encode()]
+def _codes_key(real, ae):
+    "What identifies these codes: the content of the pictures, their norm, and the autoencoder."
+    return key_of(real.key, norm_words(real.norm), ae.key)
 
 def _codes_file(real, ae, cache):
-    h = hashlib.sha256(repr((ae.card(), str(ae.dtype), ae.seed)).encode())
-    for b in _pictures_key(real): h.update(b)
-    return Path(cache or dd_home()/'codes')/f'{real.name.split(" ")[0]}-{ae.name.split(" ")[0]}-f{ae.f}-{len(real)}-{h.hexdigest()[:12]}.safetensors'
+    return Path(cache or dd_home()/'codes')/f'{real.name.split(" ")[0]}-{ae.name.split(" ")[0]}-f{ae.f}-{len(real)}-{_codes_key(real, ae)}.safetensors'
 
 # %% ../nbs/20_latent.ipynb #971019c1
 def encode_set(
@@ -67,7 +64,7 @@ def encode_set(
         zs, ys = zip(*((ae.encode(x, real.norm), y) for x, y in real.batches(64)))
         z, y = torch.cat(zs), torch.cat(ys)
         if file: save_tensors(file, dict(z=z, y=y), ae.card())
-    codes = ImageTensors(z.to(real.device), y.to(real.device), real.n_classes, real.classes, ae, real.name)
+    codes = ImageTensors(z.to(real.device), y.to(real.device), real.n_classes, real.classes, ae, real.name, _codes_key(real, ae), getattr(real, 'source', None))
     if not quiet: print(f'{len(real)} pictures, {math.prod(real.shape)*4*len(real)/1e6:.1f} MB -> codes {list(codes.shape)}, {codes.nbytes/1e6:.1f} MB as float32')
     return codes
 
@@ -170,7 +167,7 @@ def from_real(cls:LatentCodes,
     pick = lambda c: (real if codes is None else codes).of_class(c, lpc, rng_for(seed, 'from_real', c))
     z = torch.cat([ae.encode(pick(c), real.norm) if codes is None else pick(c) for c in range(real.n_classes)])
     y = torch.arange(real.n_classes, device=z.device).repeat_interleave(lpc)
-    return cls(z, y, real.n_classes, ae, **(dict(classes=real.classes, norm=real.norm, name=real.name) | kw)).to(z.device)
+    return cls(z, y, real.n_classes, ae, **(dict(classes=real.classes, norm=real.norm, name=real.name, source=source_of(real)) | kw)).to(z.device)
 
 # %% ../nbs/20_latent.ipynb #98dda632
 LATENT_METHODS = ('initial', 'latent-dc', 'latent-dm', 'latent-mtt')
@@ -242,7 +239,9 @@ def latent_experts(
 # %% ../nbs/20_latent.ipynb #9e1e1003
 class _Space:
     "What is known of an encoded set before it is encoded."
-    def __init__(self, real, ae): self.name, self.norm, self.shape, self.n_classes, self.device, self.n = real.name, ae, ae.code_shape(real.shape), real.n_classes, real.device, len(real)
+    def __init__(self, real, ae):
+        self.name, self.norm, self.shape, self.n_classes, self.device, self.n = real.name, ae, ae.code_shape(real.shape), real.n_classes, real.device, len(real)
+        self.key = _codes_key(real, ae)
     def __len__(self): return self.n
 
 def latent_objective(method, codes, net_fn, s, buffer=None, seed=0):
@@ -250,8 +249,7 @@ def latent_objective(method, codes, net_fn, s, buffer=None, seed=0):
     if method == 'latent-dm': return DM(codes, net_fn, batch_real=s['batch'], seed=seed)
     if method == 'latent-dc': return DC(codes, net_fn, s['outer'], s['inner'], s['batch'], loss=s['loss'], train_on='real', net_lr=s['net_lr'], batch_train=s['batch'], batch_syn=s['batch'], seed=seed)
     if buffer is None: raise ValueError('latent-mtt needs buffer=, expert trajectories in latent space (latent_experts)')
-    for k, have in (('name', codes.name), ('norm', repr(codes.norm)), ('n_images', len(codes))):
-        if buffer.card[k] != have: raise ValueError(f'{buffer.path}: experts of other data ({k}: {buffer.card[k]!r}, here {have!r})')
+    buffer.fits(codes)
     return MTT(net_fn().to(codes.device), buffer, s['syn_steps'], s['expert_epochs'], s['max_start_epoch'], s['batch'], inclusive=True, seed=seed)
 
 # %% ../nbs/20_latent.ipynb #537a6760
@@ -284,9 +282,9 @@ def distill_latent(
     codes = encode_set(real, ae, quiet=quiet is True) if codes is None else codes
     arch = arch or ConvNet(real.shape[0], real.n_classes, real.shape[1], width, code_depth(real.shape[1])).arch
     d = LatentCodes.from_real(real, lpc, ae, seed, codes, lr=s.get('net_lr', .01), arch=arch)
-    full = dict(s, method=method, data=real.name, norm=repr(real.norm), n_images=len(real), lpc=lpc, ipc=ipc, ae=ae.card(), seed=seed, arch=arch, net=net_fn().arch)
+    full = dict(s, method=method, data=real.name, norm=repr(real.norm), n_images=len(real), content=real.key, codes=codes.key, lpc=lpc, ipc=ipc, ae=ae.card(), seed=seed, arch=arch, net=net_fn().arch)
     run = _learn(d, objective or latent_objective(method, codes, net_fn, s, seed=seed), s, lpc, sched=sched, callbacks=callbacks, ckpt=out/'checkpoint.safetensors', every=every,
-                 minutes=minutes, settings=full | dict(buffer=buffer and buffer.card), quiet=quiet) if method != 'initial' else None
+                 minutes=minutes, settings=full | (buffer.settings() if buffer else {}), quiet=quiet) if method != 'initial' else None
     d.info.update(settings=full, seed=seed, iterations=run.it//s.get('outer', 1) if run else 0, seconds=round(run.seconds, 1) if run else 0., device=device_name(real.device))
     d.save(out/'distilled.safetensors')
     return d, run

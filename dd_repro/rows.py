@@ -61,7 +61,7 @@ def few(
     "A few images of the first classes, in memory."
     x = torch.cat([real.of_class(c, min(per_class, int((real.y == c).sum()))) for c in range(min(classes, real.n_classes))])
     y = torch.cat([torch.full((min(per_class, int((real.y == c).sum())),), c) for c in range(min(classes, real.n_classes))])
-    return ImageTensors(x, y.to(x.device), min(classes, real.n_classes), real.classes[:classes], real.norm, f'{real.name} (few)')
+    return ImageTensors(x, y.to(x.device), min(classes, real.n_classes), real.classes[:classes], real.norm, f'{real.name} (few)', key_of(real.key, 'few', classes, per_class))
 
 # %% ../nbs/25_rows.ipynb #e9d8bb18
 def row_data(
@@ -80,13 +80,17 @@ def row_data(
     return real, test, f'data: {part}' if part else ''
 
 # %% ../nbs/25_rows.ipynb #5aa7a581
+def _folder(stem, data):
+    "The folder of a stage: named by its recipe and the content of its data; one that was made before content was recorded stays in use."
+    return stem if stem.is_dir() else stem.with_name(f'{stem.name}-{data.key[:8]}')
+
 @dataclass
 class Job:
     "A recipe at work: data, folder, notes for the row, seconds and memory of each stage that was run."
     r:Recipe; real:object; test:object; home:Path
     seed:int=0; quiet:bool|None=None; smoke:bool=False; compiled:bool=False
     notes:list=field(default_factory=list); costs:dict=field(default_factory=dict); begun:set=field(default_factory=set)
-    def out(self, stage, kind='rows'): return Path(self.home)/kind/f'{self.r.dataset}-{self.r.size}px-{self.r.method}-s{self.seed}-{self.r.key(stage)}'
+    def out(self, stage, kind='rows'): return _folder(Path(self.home)/kind/f'{self.r.dataset}-{self.r.size}px-{self.r.method}-s{self.seed}-{self.r.key(stage)}', self.real)
     @contextmanager
     def timed(self, stage, into=None):
         "Note what a stage costs, and whether its folder held something before."
@@ -108,12 +112,18 @@ def row_net(
     return partial(make_net, name, data.shape[0], data.n_classes, data.shape[1], **kw)
 
 # %% ../nbs/25_rows.ipynb #17e9dd5d
+def _only(stem):
+    "The folder of this name, whatever content it is of; ValueError when there are several."
+    found = [f for f in (stem, *sorted(stem.parent.glob(f'{stem.name}-*'))) if f.is_dir()]
+    if len(found) > 1: raise ValueError(f'{stem.parent}: {" and ".join(f.name for f in found)} are there; keep the one to start from')
+    return found[0] if found else stem
+
 @patch
 def experts(self:Job, data=None):
     "The expert trajectories of a row, trained where they are missing."
     r, data = self.r, self.real if data is None else data
     epochs = r['max_start_epoch'] + (r.get('expert_epochs') or r['expert_epochs_matched']) + (r.method == 'LatentMTT')
-    path = Path(self.home)/'buffers'/f'{r.dataset}-{r.size}px-s{self.seed}-{r.key("experts")}'
+    path = _folder(Path(self.home)/'buffers'/f'{r.dataset}-{r.size}px-s{self.seed}-{r.key("experts")}', data)
     kw = dict(aug=str(r.get('expert_aug') or ''), momentum=r.get('expert_momentum', 0), wd=r.get('expert_weight_decay', 0), seed=self.seed, quiet=self.quiet)
     with self.timed('experts', path): buffer = train_experts(row_net(r, data), data, path, r['n_experts'], epochs, r['expert_lr'], r['expert_batch'], **kw)
     check_data(buffer, data)
@@ -126,7 +136,8 @@ def teachers(self:Job, n=None):
     p = known['protocol'] if self.smoke or r.get('expert_epochs') in (None, known['protocol'].epochs) else known['protocol'].scaled(epochs=r['expert_epochs'])
     if self.smoke: p = known['protocol'].scaled(kind='smoke', epochs=1, batch=32, warmup=0, drop_every=0)
     folder = lambda name, p: Path(self.home)/'teachers'/f'{name}-{r.size}px-s{self.seed}-{settings_hash(p.settings())}'
-    path, start = folder(r.dataset, p), 'random' if self.smoke or known['init'] == 'random' else folder(known['init'], TEACHERS[known['init']]['protocol'])
+    path, start = _folder(folder(r.dataset, p), self.real), 'random'
+    if not self.smoke and known['init'] != 'random': start = _only(folder(known['init'], TEACHERS[known['init']]['protocol']))
     with self.timed('teachers', path): return train_teachers(row_net(r, self.real), self.real, path, n or r['teachers'], p, known['view'], self.seed, self.quiet, init=start)
 
 # %% ../nbs/25_rows.ipynb #87df710a
@@ -211,6 +222,7 @@ def distilled(self:Job):
     out = self.out('distilled'); file = out/'distilled.safetensors'
     if file.is_file():
         d = Distilled.load(file, str(getattr(self.real, 'device', 'cpu')))
+        same_content(d.source.get('key'), self.real, file)
         if d.info.get('iterations', 0) >= self.r.get('iterations', 0) or 'iterations' not in self.r.settings or self.r.method in SYNTHESIS: return d
     d, run = RUNS[self.r.method](self, out)
     if run is not None and run.stopped.startswith('SIG'): say(f'{self.r.row}: stopped; the same command goes on'); sys.exit(130)
@@ -377,6 +389,7 @@ def _run(r, smoke, record_to, seed, root, device, quiet, compiled, home):
     if r.method == 'MTT' and r.stage == 'row' and not smoke: job.notes.append('last state (paper: best of about 51 looks at the test set)')
     for x in rows:
         x.row, x.seeds, x.artefact = r.row, str(seed), file_sha256(file)[:16] if file.is_file() and x.method != 'random' else ''
+        x.content = x.content or getattr(real, 'key', '')
         if note.startswith('data:') and x.protocol != 'smoke': x.protocol = 'reduced'
         x.deviations = '; '.join(dict.fromkeys(s for t in (x.deviations, r.deviations if x.deviations != r.deviations else '', note, *job.notes) for s in t.split('; ') if s and not s.startswith('eval_epochs')))
         if not quiet: say(x)
