@@ -263,7 +263,7 @@ def distill_mtt(
         if v < 1: raise ValueError(f'{k} is {v}; it must be at least 1')
     for k, v in dict(eval_every=eval_every, minutes=minutes or 0).items():
         if v < 0: raise ValueError(f'{k} is {v}; it must be at least 0')
-    out, kw = Path(out), dict(lr=s['lr_teacher'], arch=net_fn().arch, aug=aug)
+    out, kw = Path(out), dict(lr=s['lr_teacher'], arch=getattr(net_fn(), 'arch', None), aug=aug)
     d = (Pixels.from_noise if init == 'noise' else Pixels.from_real)(real, ipc, seed, **kw).to(real.device)
     full = dict(s, method='mtt', data=real.name, norm=repr(real.norm), ipc=ipc, init=init, aug=aug, seed=seed, arch=d.arch, buffer=buffer.card, **(dict(grad=grad) if grad == 'detached' else {}))
     mtt = MTT(net_fn().to(real.device), buffer, s['syn_steps'], s['expert_epochs'], s['max_start_epoch'], s['batch_syn'], DSA(aug) if aug else noop, grad, keep, compiled, seed=seed)
