@@ -189,6 +189,7 @@ def tiny_from(
     return AutoEncoder(net, **{k: v for k, v in card.items() if k != 'hash'})
 
 # %% ../nbs/19_autoenc.ipynb #48fd5c64
+@steady
 def train_tiny(
     real:ImageTensors, # images with any norm; grey or colour
     f=4, channels=4, width=16, # as in `TinyAE`

@@ -264,7 +264,7 @@ def distill_mtt(
     for k, v in dict(eval_every=eval_every, minutes=minutes or 0).items():
         if v < 0: raise ValueError(f'{k} is {v}; it must be at least 0')
     buffer.fits(real)
-    out, kw = Path(out), dict(lr=s['lr_teacher'], arch=net_fn().arch, aug=aug)
+    out, kw = Path(out), dict(lr=s['lr_teacher'], arch=getattr(net_fn(), 'arch', None), aug=aug)
     d = (Pixels.from_noise if init == 'noise' else Pixels.from_real)(real, ipc, seed, **kw).to(real.device)
     full = dict(s, method='mtt', data=real.name, norm=repr(real.norm), content=real.key, ipc=ipc, init=init, aug=aug, seed=seed, arch=d.arch,
                 **buffer.settings(), **(dict(grad=grad) if grad == 'detached' else {}))

@@ -21,6 +21,7 @@ def herding(
 )->list: # their indices, in the order of choice
     "The greedy choice whose mean stays nearest to the mean of all."
     if not 1 <= m <= len(f): raise ValueError(f'{m} images asked for; the class has {len(f)}')
+    if not f.isfinite().all(): raise ValueError('features are not finite: look at the images and at the network that sees them')
     f = f.double()
     size, mu, total, out = f.square().sum(1), f.mean(0), torch.zeros_like(f[0]), []
     for k in range(1, m+1):
@@ -43,7 +44,7 @@ def forgetting_events(
 def correct(net:nn.Module, real, bs=512)->Tensor: # bool [n]
     "Which images a network classifies correctly, in their own order."
     was = net.training; net.eval()
-    out = torch.cat([net(x).argmax(1) == y for x, y in real.batches(bs)])
+    out = torch.cat([hits(net(x), y) for x, y in real.batches(bs)])
     net.train(was)
     return out
 
@@ -89,6 +90,7 @@ def _choose(method, real, net, epochs, seed):
     return most
 
 # %% ../nbs/12_coreset.ipynb #6285b01d
+@steady
 def coreset(
     real, # the real set, in memory
     ipc:int, # images per class
@@ -104,6 +106,7 @@ def coreset(
     if epochs < (method == 'forgetting'): raise ValueError(f'epochs is {epochs}; {method} needs {1 if method == "forgetting" else 0} or more')
     d = Pixels.from_real(real, ipc, seed, **(dict(lr=.01, protocol='dsa') | kw))
     with seeded(seed, 'coreset'): net = None if method == 'random' else (net_fn() if net_fn else make_net('convnet', real.shape[0], real.n_classes, real.shape[1])).to(real.device)
+    if method == 'herding' and not hasattr(net, 'embed'): raise ValueError(f'{type(net).__name__} has no embed; herding needs the features before the classifier')
     pick, of = _choose(method, real, net, epochs, seed), lambda c: (real.y == c).nonzero()[:, 0]
     idx = torch.cat([(i := of(c))[pick(c, i, ipc)] for c in range(real.n_classes)])
     d.images.data = real.x[idx].clone()

@@ -81,7 +81,7 @@ class Renormed(nn.Module):
         own, # the norm that the network was trained under
     ): super().__init__(); self.net, self.have, self.own = net, have, own
     @property
-    def arch(self): return self.net.arch
+    def arch(self): return getattr(self.net, 'arch', None)
     def forward(self, x): return self.net(self.own(self.have.inverse(x)))
 
 # %% ../nbs/17_d3s.ipynb #0439396a
@@ -110,8 +110,9 @@ def _ready(net, real, name):
     "Frozen, in eval mode, on the data's device; ValueError when it tells another number of classes apart."
     net = net.to(real.device).eval().requires_grad_(False)
     try:
-        with torch.no_grad(): n_out = net(torch.zeros(2, *real.shape, device=real.device)).shape[1]
+        with torch.no_grad(): z = net(torch.zeros(2, *real.shape, device=real.device)); n_out = z.shape[1]
     except (RuntimeError, ValueError) as e: raise ValueError(f'{name} does not take images of shape {list(real.shape)} ({str(e).splitlines()[0][:60]})') from None
+    if not z.isfinite().all(): raise Died(f'{name} gives logits that are not finite; train it again with a smaller rate')
     if n_out != real.n_classes: raise ValueError(f'{name} tells {n_out} classes apart; {real.name or "the data"} has {real.n_classes}')
     return net
 
@@ -167,6 +168,7 @@ def _save_teacher(file, net, real, card, seconds):
     return save_tensors(file, tensors, card | dict(seconds=seconds))
 
 # %% ../nbs/17_d3s.ipynb #ec6edbc1
+@steady
 def train_teachers(
     net_fns, # () -> a new network, or a list of such functions, taken in turn
     real, # the real training set
@@ -186,6 +188,7 @@ def train_teachers(
     for i in progress(range(M), desc='teachers', quiet=quiet):
         with seeded(seed, 'teacher', i): net = fns[i % len(fns)]().to(real.device)
         card, file, start = _teacher_card(net, real, p, how, seed, i, init), _teacher_file(path, i), time.perf_counter()
+        if card['arch'] is None: raise ValueError(f'{type(net).__name__} has no `arch` dictionary, and a teacher could not be read back without; set net.arch, or take a network by name')
         _ready(net, real, f'teacher {i}').requires_grad_(True)
         if _have(file, card): continue
         _check_known(path)
@@ -226,6 +229,7 @@ def _recipe_for(real, protocol, how):
     return (as_protocol(protocol) if protocol is not None else known['protocol']), how
 
 # %% ../nbs/17_d3s.ipynb #617e6101
+@steady
 def load_teacher(
     file, # one file of `train_teachers`
 )->tuple: # network in eval mode, its norm, its card
@@ -627,6 +631,7 @@ def fit(self:Synthesis, every=100, minutes=None, quiet=None):
     self.stopped = self.stopped or 'done'
     return d
 
+@steady
 def distill_d3s(
     real, # the real set: its statistics, classes and norm (not its images)
     teachers:Teachers, # M of them

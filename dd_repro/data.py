@@ -485,6 +485,7 @@ def _hold_out(train, val, seed):
     idx = ImageTensors(torch.arange(len(train)).view(-1, 1, 1, 1), train.y, train.n_classes)
     return tuple(train.new(ds=train.ds.subset(part.x.flatten().tolist())) for part in idx.split(val, seed))
 
+@steady
 def load(
     name, # a name in `DATASETS`, imagenet:<class indices>, or a folder with train/ and val/
     size:int|None=None, # side in px; None: the set's own (digits 8, cifar 32, tiny 64, ten classes of ImageNet 128, all of it 224)

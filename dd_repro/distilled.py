@@ -21,7 +21,7 @@ from .augment import *
 # %% ../nbs/07_distilled.ipynb #dd4b2033
 class Distilled(nn.Module):
     "A learned, small dataset. Subclasses define `groups`, `sample`, `__len__`, `epoch` and `init_args`."
-    kinds = {}
+    kinds = getattr(globals().get('Distilled'), 'kinds', {}) # a module that is loaded again goes on with it
     def __init_subclass__(cls, **kw): super().__init_subclass__(**kw); Distilled.kinds[cls.__name__] = cls
     def __init__(self,
         n_classes:int, # number of classes
@@ -41,7 +41,7 @@ class Distilled(nn.Module):
         self.n_classes, self.shape, self.norm = n_classes, tuple(shape), norm or NoNorm()
         self.classes, self.info = list(classes or map(str, range(n_classes))), dict(info or {})
         self.source = dict(source or {})
-        store_attr('arch,aug,protocol,name'); self.lr = nn.Parameter(torch.tensor(float(lr)))
+        store_attr('arch,aug,protocol,name'); self.lr = nn.Parameter(torch.tensor(float(lr), dtype=torch.float32, device='cpu'))
     @property
     def student_lr(self): return self.lr
     @property
@@ -119,6 +119,7 @@ def epoch(self:Pixels, e:int, bs:int, rng=None):
 
 # %% ../nbs/07_distilled.ipynb #c59aa901
 @patch(cls_method=True)
+@steady
 def from_real(cls:Pixels,
     real:ImageTensors, # the real set (or an `ImageStream`)
     ipc:int, # images per class
@@ -132,6 +133,7 @@ def from_real(cls:Pixels,
     return cls(x, y, real.n_classes, **(dict(classes=real.classes, norm=real.norm, name=real.name, source=source_of(real)) | kw))
 
 @patch(cls_method=True)
+@steady
 def from_noise(cls:Pixels, real:ImageTensors, ipc:int, seed=0, **kw):
     "Standard normal noise instead of real images."
     d = cls.from_real(real, ipc, seed, **kw)
@@ -162,8 +164,12 @@ def save(self:Distilled, path)->Path:
     return save_tensors(path, tensors, self.card())
 
 # %% ../nbs/07_distilled.ipynb #32900094
+_CARDS = dict(run='a checkpoint of a run (the set is distilled.safetensors beside it)', expert="an expert's path", teacher='a teacher', store='stored labels')
+
+def _instead(card): return next((f', but {w}' for k, w in _CARDS.items() if k in card), '')
+
 def _kind(path, card):
-    if not isinstance(card.get('format'), int) or 'kind' not in card: raise ValueError(f'{path}: not a distilled dataset')
+    if not isinstance(card.get('format'), int) or 'kind' not in card: raise ValueError(f'{path}: not a distilled dataset{_instead(card)}')
     if card['format'] > FORMAT: raise ValueError(f'{path}: artefact format {card["format"]} is newer than this dd_repro reads ({FORMAT}); update dd_repro')
     if card['kind'] not in Distilled.kinds and str(card.get('module', '')).startswith('dd_repro.'):
         try: importlib.import_module(card['module'])
@@ -172,6 +178,7 @@ def _kind(path, card):
     return Distilled.kinds[card['kind']]
 
 @patch(cls_method=True)
+@steady
 def load(cls:Distilled, path, device=None):
     "Read an artefact back; needs nothing but the file."
     tensors, card = load_tensors(path)

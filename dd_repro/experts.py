@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from .core import *
 from .sets import *
 from .augment import *
+from .convnet import *
 from .students import *
 
 # %% ../nbs/06_experts.ipynb #34c850e4
@@ -84,9 +85,11 @@ def snapshot(self:Buffer,
     "All parameters of one expert after one epoch."
     if not -1 <= epoch <= self.epochs: raise ValueError(f'{self.path}: there is no epoch {epoch}; the buffer holds {self.epochs}')
     try:
-        with safe_open(str(self.files[expert]), framework='pt') as f: return f.get_slice('theta')[epoch % (self.epochs + 1)].clone().to(device or 'cpu')
+        with safe_open(str(self.files[expert]), framework='pt') as f: theta = f.get_slice('theta')[epoch % (self.epochs + 1)].clone()
     except OSError as e: raise ValueError(f'{self.files[expert]}: {e}') from None
     except Exception: raise ValueError(f'{self.files[expert]}: damaged; train_experts (or dd_experts) with the same settings trains it again') from None
+    if not theta.isfinite().all(): raise Died(f'{self.files[expert]}: weights that are not finite at epoch {epoch}; remove the file and train it with a smaller rate')
+    return theta.to(device or 'cpu')
 
 @patch
 def segment(self:Buffer,
@@ -124,8 +127,10 @@ def expert_protocol(
     "How experts are trained (official MTT)."
     return Protocol('experts', 'paper', epochs=epochs, batch=batch, lr=lr, momentum=momentum, wd=wd, schedule='none', aug=aug)
 
+@steady
 def train_expert(net, real, protocol, seed=0)->Tensor: # [E+1, P] on the CPU
     "One expert's path: all parameters before training and after every epoch."
+    check_free(net)
     path = [to_vector(net).cpu()]
     train([net], real, protocol, seed=seed, hook=lambda e, nets: path.append(to_vector(nets[0]).cpu()))
     return torch.stack(path)
@@ -135,14 +140,16 @@ def _whole(path, epochs, size):
     "Can this expert be read, and has it the right shape?"
     try:
         with safe_open(str(path), framework='pt') as f: ok = list(f.get_slice('theta').get_shape()) == [epochs + 1, size]
-        if ok: load_tensors(path)
-        return ok
+        return ok and bool(load_tensors(path)[0]['theta'].isfinite().all())
     except Exception: return False
 
 def _check_fit(net, real, aug):
     "What would fail in the first epoch is said before a folder is made."
     if aug: DSA(aug)
-    with torch.no_grad(): n_out = net(torch.zeros(2, *real.shape, device=next(net.parameters()).device)).shape[1]
+    check_free(net)
+    x = torch.randn(4, *real.shape, generator=rng_for('a look at the network')).to(device_of(net), next(net.parameters()).dtype)
+    check_function(net.train(), x, why='experts are kept for methods that run it again')
+    with torch.no_grad(): n_out = net(x).shape[1]
     if n_out != real.n_classes: raise ValueError(f'the network tells {n_out} classes apart, the data have {real.n_classes}')
 
 def _open_folder(path, card, n):
@@ -161,6 +168,7 @@ def _only_read(path, card, n):
     raise ValueError(f'{path}: content not recorded, so it may be of other data: its experts can be used, but none can be added; give another folder')
 
 # %% ../nbs/06_experts.ipynb #0feb9489
+@steady
 def train_experts(
     net_fn, # () -> a new network; its initialisation follows the seed
     real:ImageTensors, # the real training set

@@ -259,6 +259,7 @@ def _learn(d, objective, s, lpc, **kw):
     return distill(d, objective, s['iterations']*s.get('outer', 1), opts, **kw)
 
 # %% ../nbs/20_latent.ipynb #03fd4148
+@steady
 def distill_latent(
     real, # real pictures
     ae:AutoEncoder,

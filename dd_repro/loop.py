@@ -175,6 +175,7 @@ def resume(self:Run, path=None):
     if 'run' not in meta: raise ValueError(f'{path}: not a checkpoint of `distill`')
     if meta['settings'] != settings_hash(now := self.decides): raise ValueError(f'{path}: a checkpoint of a run with other settings ({_other(meta, now)}); give another path, or remove it to start again')
     s = _unpack(meta['run'], tensors)
+    if s['it'] > self.steps: raise ValueError(f'{path}: this run is complete at iteration {s["it"]}, and {self.steps} are asked for; give {s["it"]} or more, or another path')
     self.it, self.history, self.seconds = s['it'], s['history'], meta.get('seconds', 0.)
     self.d.load_state_dict(s['d'])
     for g, o in self.opts.items(): o.load_state_dict(s['opts'][g])
@@ -210,6 +211,7 @@ def fit(self:Run):
     return self
 
 # %% ../nbs/09_loop.ipynb #526e6ecb
+@steady
 def distill(
     d:Distilled, # the set to be learned, in place
     phases, # an objective, or a list of (objective, groups)
@@ -235,8 +237,10 @@ class Evaluate:
     def __init__(self, test, every, protocol='mtt', nets=('convnet',), n_eval=5, seed=0): store_attr(); self.best, self.k, self.last, self.rows = math.nan, 0, math.nan, []
     def __call__(self, run):
         if run.it % self.every and run.it != run.steps: return
-        self.rows = evaluate(run.d, self.test, self.nets, self.protocol, self.n_eval, seed=self.seed)
-        self.last, self.k = self.rows[0].mean, self.k + 1
+        self.rows, self.last, self.k = [], math.nan, self.k + 1
+        try: self.rows = evaluate(run.d, self.test, self.nets, self.protocol, self.n_eval, seed=self.seed)
+        except Died as e: print(f'iteration {run.it}: no accuracy, {e}', flush=True); return
+        self.last = self.rows[0].mean
         self.best = self.last if math.isnan(self.best) else max(self.best, self.last)
         run.history[-1].update({f'acc_{r.net}': r.mean for r in self.rows})
     def state_dict(self): return dict(best=self.best, k=self.k, last=self.last)

@@ -52,7 +52,7 @@ def _check_match(real, net_fn, aug, **kw):
     if aug is not noop and not getattr(aug, 'siamese', False): raise ValueError(f'{aug} draws for each image; real and synthetic images share their draw here: DSA(siamese=True)')
     if 0 in (n := _counts(real)): raise ValueError(f'class {real.classes[n.index(0)]!r} has no images')
     net = net_fn()
-    if hasattr(net, 'arch'): check_shape(torch.empty(0, *real.shape), net.arch)
+    if getattr(net, 'arch', None): check_shape(torch.empty(0, *real.shape), net.arch)
 
 def _syn_of(d, c, n, rng):
     "Synthetic images of class c: n random ones, or all of them."
@@ -94,10 +94,12 @@ class DC(Objective):
         self.train_on, self.net_lr, self.batch_train, self.batch_syn, self.together = train_on, net_lr, batch_train, batch_syn, together
         self.train_aug, self.counts = aug_from_state(aug.state() | dict(siamese=False)) if aug.ops else noop, _counts(real)
         self.fresh()
+    @steady
     def fresh(self):
         "Start a new network."
         with seeded(seed_of(self.rng)): self.net = self.net_fn().to(self.real.device).train()
-        self.at, self.params = 0, list(self.net.parameters())
+        self.at, self.params = 0, [p for p in self.net.parameters() if p.requires_grad]
+        if not self.params: raise ValueError(f'{type(self.net).__name__} has no parameter with requires_grad=True, so there is no gradient to match')
 
 # %% ../nbs/11_match.ipynb #fd63d958
 from fastcore.basics import patch
@@ -179,7 +181,8 @@ def after(self:DC, d):
     "Train the network, or start a new one when its outer steps are done."
     self.at += 1
     if self.at == self.outer: return self.fresh()
-    opt = SGD(self.net.train().parameters(), self.net_lr)
+    opt = SGD(self.params, self.net_lr)
+    self.net.train()
     for x, y in self.training(d):
         F.cross_entropy(self.net(self.train_aug(x, self.rng)), y).backward()
         opt.step(); opt.zero_grad()
@@ -278,6 +281,7 @@ def match_objective(method, real, net_fn, s, seed=0):
     if method == 'dm': return DM(real, net_fn, **kw)
     return DC(real, net_fn, s['outer'], s['inner'], net_lr=s['net_lr'], batch_train=s['batch_train'], **kw)
 
+@steady
 def distill_match(
     real, # the real data
     out, # folder of checkpoint and artefact
@@ -290,7 +294,7 @@ def distill_match(
     "A matching method from settings to a checkpointed run; the artefact is in out/distilled.safetensors."
     s, out = match_settings(method, ipc, **given), Path(out)
     net_fn = net_fn or partial(make_net, 'convnet', real.shape[0], real.n_classes, real.shape[1])
-    kw = dict(lr=.01, arch=net_fn().arch, aug=s['aug'], protocol=s['protocol'])
+    kw = dict(lr=.01, arch=getattr(net_fn(), 'arch', None), aug=s['aug'], protocol=s['protocol'])
     d = (Pixels.from_noise if s['init'] == 'noise' else Pixels.from_real)(real, ipc, seed, **kw).to(real.device)
     full = dict(s, method=method, data=real.name, norm=repr(real.norm), n_images=len(real), content=real.key, ipc=ipc, seed=seed, arch=d.arch)
     run = distill(d, match_objective(method, real, net_fn, s, seed), s['iterations']*s['outer'], {'images': partial(SGD, lr=s['lr_img'], momentum=s['momentum'])}, sched,

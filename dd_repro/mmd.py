@@ -161,6 +161,7 @@ def choose(self:ExpertView, d:Distilled):
 def see(self:ExpertView, theta, shift, x:Tensor, n_classes:int)->Tensor: # [C, n, f]
     "Features of images that are ordered by class."
     x = self.aug.apply(x, *shift)
+    self.f.check(theta, x)
     z = [checkpoint(self.f, theta, b, use_reentrant=False, preserve_rng_state=False) for b in x.split(self.bs)] if self.bs else [self.f(theta, x)]
     return torch.cat(z).unflatten(0, (n_classes, -1))
 

@@ -15,6 +15,7 @@ from torch.optim import SGD
 from .core import *
 from .sets import *
 from .augment import *
+from .convnet import *
 from .unroll import *
 from .experts import *
 from .distilled import *
@@ -42,6 +43,7 @@ class MTT(Objective):
         if grad not in GRADS: raise ValueError(f'grad={grad!r} is not one of {", ".join(GRADS)}')
         if compiled and grad == 'bptt': raise ValueError("compiled has no meaning for grad='bptt', whose graphs stay; use adjoint or detached")
         self.f = net if isinstance(net, Functional) else Functional(net, compiled)
+        check_free(self.f.net)
         buffer.check(self.f.size, expert_epochs + max_start_epoch - (not inclusive))
         self.buffer, self.syn_steps, self.expert_epochs, self.max_start_epoch = buffer, syn_steps, expert_epochs, max_start_epoch
         self.batch_syn, self.aug, self.grad, self.keep, self.inclusive = batch_syn, aug, grad, keep, inclusive

@@ -71,6 +71,7 @@ def _batch_norm(m, x, bn):
 # %% ../nbs/14_priors.ipynb #ad26c5e0
 class LatentPriors(Distilled):
     "Gaussian priors, ppc a class, in a latent space, and one decoder; every draw is a new image."
+    @steady
     def __init__(self,
         n_classes:int, # number of classes
         ppc=1, # priors per class
@@ -86,7 +87,7 @@ class LatentPriors(Distilled):
         super().__init__(n_classes, (n_in, size, size), **(dict(protocol='d3') | kw))
         store_attr('ppc,z_dim,width,scale'); self.drawn, self.decoding, self.ways = 0, 0., {}
         with seeded(seed, 'LatentPriors', 'decoder'): self.decoder = Decoder(size, z_dim, width, n_in, scale)
-        self.latents = nn.Parameter(torch.randn(n_classes*ppc, z_dim, 2, generator=rng_for(seed, 'LatentPriors', 'latents')))
+        self.latents = nn.Parameter(torch.randn(n_classes*ppc, z_dim, 2, generator=rng_for(seed, 'LatentPriors', 'latents'), dtype=torch.float32, device='cpu'))
     def __len__(self): return self.n_classes*self.ppc
     def __repr__(self): return f'LatentPriors({self.name or "?"}: {self.ppc} a class, z {self.z_dim}, {self.n_classes} classes, {list(self.shape)}, lr {self.student_lr.item():.4g})'
     def groups(self): return {'latents': [self.latents], 'decoder': list(self.decoder.parameters()), 'lr': [self.lr]}
@@ -215,6 +216,7 @@ def check_d3(s:dict, ppc:int, iterations:int, losses:str, eval_every=0):
         if v is not None and v < 0: raise ValueError(f'{k} is {v}; it must not be below 0')
 
 # %% ../nbs/14_priors.ipynb #bbae77c5
+@steady
 def distill_d3(
     real, # the training set
     net_fn, # () -> the experts' network
@@ -236,10 +238,10 @@ def distill_d3(
     "D3 from settings to a checkpointed run; the artefact is in out/distilled.safetensors."
     check_d3(settings, ppc, iterations, losses, eval_every); buffer.fits(real)
     s, out, net = D3 | settings, Path(out), net_fn().to(real.device)
-    d = LatentPriors(real.n_classes, ppc, z_dim, real.shape[1], real.shape[0], width, scale, seed, classes=real.classes, norm=real.norm, lr=s['lr_teacher'], arch=net.arch, aug=aug, name=real.name, source=source_of(real)).to(real.device)
+    d = LatentPriors(real.n_classes, ppc, z_dim, real.shape[1], real.shape[0], width, scale, seed, classes=real.classes, norm=real.norm, lr=s['lr_teacher'], arch=getattr(net, 'arch', None), aug=aug, name=real.name, source=source_of(real)).to(real.device)
     full = dict(s, method='d3', data=real.name, norm=repr(real.norm), content=real.key, losses=losses, inner_aug=inner_aug, feature_blocks=feature_blocks, seed=seed, arch=d.arch, **buffer.settings(), **d.init_args(), **(dict(snapshot=snapshot) if snapshot != 'last' else {}))
     mtt = MTT(net, buffer, s['syn_steps'], s['expert_epochs'], s['max_start_epoch'], s['batch_syn'], DSA(inner_aug) if inner_aug else noop, keep=keep, compiled=compiled, seed=seed)
-    view = ExpertView(buffer, s['mmd_samples'], snapshot, s['expert_epochs'], s['max_start_epoch'], depth=feature_blocks, seed=seed)
+    view = ExpertView(buffer, s['mmd_samples'], snapshot, s['expert_epochs'], s['max_start_epoch'], depth=feature_blocks, net=None if buffer.card.get('arch') else net_fn().to(real.device), seed=seed)
     wanted = losses == 'all' and ppc > 1 and s['gamma3'] > 0
     phases = d3_phases(mtt, MMD(real, view, seed=seed), Diversity(view, seed=seed) if wanted else None, s, losses)
     opts = d3_opts(*(s[k] for k in ('lr_latent', 'lr_decode', 'lr_lr', 'momentum', 'wd')))

@@ -162,6 +162,7 @@ def _check_teachers(teachers, d, device):
         for i, t in enumerate(teachers):
             z = t(x)
             if z.shape != (len(x), d.n_classes): raise ValueError(f'teacher {i} gives {list(z.shape)} for {len(x)} images; the set has {d.n_classes} classes')
+            if not z.isfinite().all(): raise ValueError(f'teacher {i} gives logits that are not finite; look at its weights, and whether the norm is its own')
             said.append([round(v, 3) for v in z[0, :8].tolist()])
     return said
 
@@ -370,6 +371,7 @@ def _settings(d, teachers, names, **how):
     who = [[n, net_hash(t)] for n, t in zip(names or [type(t).__name__ for t in teachers], teachers, strict=True)]
     return dict(n=len(d), n_classes=d.n_classes, shape=list(d.shape), images=fingerprint(d), teachers=who, **how)
 
+@steady
 def relabel(
     d, # images: a `Distilled` with fixed images, or `ImageTensors`
     teachers, # callables normalised images -> logits, M of them

@@ -6,7 +6,7 @@
 __all__ = ['CONV_BACKWARD', 'GRADS', 'Functional', 'unroll_plain', 'Replay', 'unroll', 'peak_bytes']
 
 # %% ../nbs/08_unroll.ipynb #ccc33d9a
-import gc, os, shutil, sys
+import gc, os, shutil, sys, weakref
 from contextlib import contextmanager
 from functools import partial
 
@@ -14,12 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 from fastcore.basics import patch, store_attr
+from .core import *
+from .convnet import *
 from .experts import to_vector
 
 # %% ../nbs/08_unroll.ipynb #551bcc87
 def _refuse_state(net):
     for name, m in net.named_modules():
-        if getattr(m, 'running_mean', None) is not None: raise ValueError(f'unroll needs a network without running statistics; {name!r} is {type(m).__name__}: use instance or group norm')
+        if getattr(m, 'running_mean', None) is not None and m.training: raise ValueError(f'unroll needs a network without running statistics; {name!r} is {type(m).__name__}: use instance or group norm')
         p = m.p if isinstance(m, nn.modules.dropout._DropoutNd) else m.dropout if isinstance(m, (nn.MultiheadAttention, nn.RNNBase)) else 0.
         if p > 0 and m.training: raise ValueError(f'unroll needs a network without unseeded randomness; {name!r} is {type(m).__name__}(p={p})')
 
@@ -28,10 +30,12 @@ def _need_compiler():
     name = os.environ.get('CXX') or ('clang++' if sys.platform == 'darwin' else 'g++')
     if not shutil.which(name): raise ValueError(f'compiled steps need a C++ compiler; {name!r} is not found: install one, name it in CXX, or leave compiled off')
 
+_FOUND = weakref.WeakKeyDictionary() # networks -> what was looked at and found to be a function
+
 class Functional:
     "A network as a function of one flat parameter vector: f(theta, x) -> logits."
     def __init__(self,
-        net:nn.Module, # a network without running statistics or dropout
+        net:nn.Module, # a network that is a function of weights and images (no running statistics, no randomness)
         compiled=False # the two functions of a student's step are compiled, once for each shape
     ):
         _refuse_state(net)
@@ -42,6 +46,12 @@ class Functional:
     @property
     def size(self): return sum(self.sizes)
     def params(self, theta): return {n: t.view(s) for n, t, s in zip(self.names, theta.split(self.sizes), self.shapes)}
+    def check(self, theta, x):
+        "ValueError unless the network is a function; looked at once for each mode of it and shape of images."
+        key = described(self.net), x.shape[1:], x.dtype, str(x.device)
+        if key in _FOUND.setdefault(self.net, set()): return
+        with torch.enable_grad(): check_function(self.net, x.detach()[:8], self.params(theta.detach()))
+        _FOUND[self.net].add(key)
     def __call__(self, theta, x): return torch.func.functional_call(self.net, self.params(theta), (x,))
 
 # %% ../nbs/08_unroll.ipynb #138744f9
@@ -52,8 +62,9 @@ def _grad(f, theta, x, y, create_graph=False):
 def unroll_plain(f, theta, batches, lr):
     "The student as everybody writes it: N graphs stay alive until the backward pass."
     theta = theta.detach().requires_grad_() if not theta.requires_grad else theta
-    for batch in batches:
+    for i, batch in enumerate(batches):
         x, y = batch() if callable(batch) else batch
+        if i == 0: f.check(theta, x)
         theta = theta - lr*_grad(f, theta, x, y, create_graph=True)
     return theta
 
@@ -180,10 +191,21 @@ class _Path:
         store_attr('f,batches,exact'); self.lr, self.points = lr.detach(), [theta.detach()]
         self.step, self.pull_back = _captured(f)
         self.leaves, self.where, self.kept = [], {}, {}
+        before = self.traces()
         for i, batch in enumerate(batches):
             ts = self.draw(batch)
+            if i == 0: f.check(theta, ts[0])
             for t in _leaves_of(ts) if callable(batch) else ts: self.add(t)
             self.points.append(self.forward(i, ts, i >= len(batches) - keep))
+        if self.traces() != before: self.look_closer()
+    def traces(self): return random_state(self.f.net), described(self.f.net)
+    def look_closer(self):
+        "Something changed on the walk: was it a batch, the network, or somebody else's thread?"
+        for theta, batch in zip(self.points, self.batches):
+            before = random_state()
+            ts = self.draw(batch)
+            if random_state() != before: raise ValueError('a batch of the unroll draws unseeded random numbers, and it is drawn again on the way back; give it a generator of its own (rng_for)')
+            check_function(self.f.net, ts[0].detach(), self.f.params(theta))
     def forward(self, i, ts, keep):
         if not keep: return self.step(self.points[-1], *(t.detach() for t in ts), self.lr)[0]
         self.kept[i] = ts, *_lift(self.f, self.points[-1], *ts)
@@ -244,12 +266,14 @@ def unroll(
     "N steps of gradient descent as one differentiable operation (MTT, Algorithm 1, lines 8 to 13)."
     if grad not in GRADS: raise ValueError(f'grad={grad!r} is not one of {", ".join(GRADS)}')
     f = net if isinstance(net, Functional) else Functional(net)
+    check_free(f.net)
     if theta.shape != (f.size,): raise ValueError(f'the starting point has {theta.numel()} parameters, the network {f.size}')
     if keep < 0: raise ValueError(f'keep is {keep}; it must be at least 0')
-    batches, lr = list(batches), torch.as_tensor(lr, dtype=theta.dtype, device=theta.device)
-    if grad == 'bptt': return unroll_plain(f, theta, batches, lr)
-    path = _Path(f, theta, batches, lr, grad == 'adjoint', keep)
-    return _Unroll.apply(path, theta, lr, *path.leaves)
+    with plain_torch(grad=False):
+        batches, lr = list(batches), torch.as_tensor(lr, dtype=theta.dtype, device=theta.device)
+        if grad == 'bptt': return unroll_plain(f, theta, batches, lr)
+        path = _Path(f, theta, batches, lr, grad == 'adjoint', keep)
+        return _Unroll.apply(path, theta, lr, *path.leaves)
 
 # %% ../nbs/08_unroll.ipynb #c1b311b3
 def peak_bytes(fn):

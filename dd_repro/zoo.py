@@ -178,6 +178,7 @@ def make_net(
 # %% ../nbs/04_zoo.ipynb #1125aad4
 RESNET20_STATS = ((.485, .456, .406), (.229, .224, .225)) # what the trained ResNet-20 is used to
 
+@steady
 def load_resnet20(
     path=None, # a safetensors file under the author's names; None: cifar10-resnet20.safetensors under DD_DATA
 )->tuple: # the network in eval mode, and the norm of its images
