@@ -18,6 +18,8 @@ import torch
 from fastcore.basics import patch
 from .core import *
 from .sets import *
+from .settings import *
+from .shell import *
 from .data import *
 from .augment import *
 from .zoo import *
@@ -28,14 +30,14 @@ from .distilled import *
 from .unroll import *
 from .match import distill_match
 from .coreset import coreset
-from .priors import LatentPriors, D3, distill_d3
+from .priors import LatentPriors, distill_d3
 from .gauss import batch_stats, synthesis_step, targets
 from .d3s import TEACHERS, distill_d3s, train_teachers
 from .relabel import Relabelled, relabel
 from .autoenc import AutoEncoder, TinyAE, load_autoencoder
 from .latent import distill_latent, encode_set
 from .results import *
-from .cli import Word, check_data, command, distill_mtt, expert_rows, manners, say
+from .cli import check_data, distill_mtt, expert_rows
 
 # %% ../nbs/25_rows.ipynb #45d2b04f
 def generated(
