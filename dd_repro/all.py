@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from .core import *
 from .sets import *
+from .settings import *
 from .data import *
 from .augment import *
 from .convnet import *

@@ -34,7 +34,8 @@ from .priors import *
 from .gauss import *
 from .zoo import *
 from .d3s import *
-from .cli import command, manners, say
+from .settings import *
+from .shell import *
 
 # %% ../nbs/23_bench.ipynb #d1bf92b7
 PASSES = dict(bptt=9, adjoint=12, detached=12) # forward passes that a step is worth

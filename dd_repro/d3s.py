@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['TEACHERS', 'CROPS', 'SETS', 'seen', 'TeacherViews', 'Renormed', 'Teachers', 'train_teachers', 'start_from',
            'load_teacher', 'load_teachers', 'teacher_stats', 'stats_hash', 'crop_share', 'augment_batch', 'D3S',
-           'watch', 'StoredPixels', 'create_store', 'open_images', 'd3s_table', 'd3s_settings', 'Synthesis', 'cosine',
-           'clamp_pixels', 'distill_d3s', 'probe_d3s', 'd3s_plan', 'print_plan']
+           'watch', 'StoredPixels', 'create_store', 'open_images', 'Synthesis', 'cosine', 'clamp_pixels', 'distill_d3s',
+           'probe_d3s', 'd3s_plan', 'print_plan']
 
 # %% ../nbs/17_d3s.ipynb #9cffafc8
-import csv, hashlib, json, math, os, shutil, time
+import hashlib, json, math, os, shutil, time
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from fastcore.basics import patch, store_attr
 
 from .core import *
 from .sets import *
+from .settings import *
 from .data import *
 from .augment import *
 from .zoo import *
@@ -452,23 +453,6 @@ def open_images(
     except (KeyError, TypeError, ValueError, OSError, OverflowError, MemoryError) as e: raise ValueError(f'{path}: not a store of images, or cut off ({" ".join(str(e).split())[:80]})') from None
     d.file = file
     return d
-
-# %% ../nbs/17_d3s.ipynb #78f14c43
-_NUM = dict(iterations=int, batch=int, lr_img=float, weight=float, alpha=float, first=float, scale=float, flip=lambda v: v == '1', jitter=int, isu=lambda v: v == '1')
-
-def d3s_table()->list: # dictionaries with text values
-    "All known settings of the synthesis: D3S, SRe2L and CDA by data set."
-    with open(asset('d3s_settings.csv'), newline='') as f: return list(csv.DictReader(f))
-
-def d3s_settings(
-    dataset:str, # the data set's name
-    method='d3s', # d3s, sre2l or cda
-)->dict: # arguments of `distill_d3s`, `teachers` (M) and `source`
-    "Settings by data set and method; ValueError naming what is known."
-    rows = d3s_table()
-    row = next((r for r in rows if (r['method'], r['dataset']) == (method, dataset)), None)
-    if row is None: raise ValueError(f'no stated settings of {method} for {dataset}; known: {", ".join(r["method"] + " " + r["dataset"] for r in rows)}')
-    return {k: _NUM.get(k, str)(v) for k, v in row.items() if k not in ('method', 'dataset', 'teachers')} | dict(teachers=int(row['teachers']))
 
 # %% ../nbs/17_d3s.ipynb #3965eae7
 def _check_d3s(s, real, teachers, jobs):

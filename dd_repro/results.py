@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PAPERS', 'OWN_METHOD', 'SHOWN', 'HOUSE', 'STAGES', 'COLUMNS', 'Value', 'NEEDS', 'COSTLY', 'TRAIN_SIZE', 'N_CLASSES',
-           'PASS_COST', 'family', 'row_id', 'cell_id', 'printed', 'matching', 'find_row', 'contradictions', 'conflicts',
-           'results_dir', 'measured', 'differs', 'distance', 'record_id', 'compare', 'can_run', 'shade', 'variants_of',
-           'records_of', 'table', 'Beside', 'points', 'study', 'others', 'stated', 'unstated', 'Recipe', 'recipe',
-           'shrink', 'stage_settings', 'gmacs', 'net_name', 'work_space', 'n_images', 'passes', 'work', 'rates',
-           'planned_seconds', 'todo', 'smoke_cases', 'coverage']
+           'PASS_COST', 'Line', 'family', 'row_id', 'cell_id', 'printed', 'matching', 'find_row', 'contradictions',
+           'conflicts', 'results_dir', 'Runs', 'measured', 'differs', 'distance', 'record_id', 'Compared', 'compare',
+           'can_run', 'shade', 'variants_of', 'records_of', 'table', 'Beside', 'points', 'study', 'others', 'stated',
+           'unstated', 'Recipe', 'recipe', 'shrink', 'stage_settings', 'gmacs', 'count_gmacs', 'net_name', 'work_space',
+           'n_images', 'passes', 'make_counts', 'work', 'rates', 'planned_seconds', 'todo', 'smoke_cases', 'coverage']
 
 # %% ../nbs/21_results.ipynb #34c811f7
 import csv, dataclasses, difflib, html, json, math, os, re, sys, warnings
@@ -17,23 +17,25 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-import pandas as pd
-import torch
 from fastcore.basics import patch
 from .core import *
-from .sets import *
-from .zoo import *
-from .mtt import *
-from .priors import *
-from .d3s import *
+from .settings import *
+from .settings import _asset_lines
 
 # %% ../nbs/21_results.ipynb #b87bbef0
 PAPERS = ('mtt', 'd3', 'd3s', 'latentdd')
 OWN_METHOD = {'mtt': 'MTT', 'd3': 'D3', 'd3s': 'D3S'}
 
-@cache
-def _asset_lines(name):
-    with open(asset(name), newline='') as f: return list(csv.DictReader(f))
+class Line(dict):
+    "A line of a table, by column; `line.row` reads as `line['row']`."
+    def __getattr__(self, k):
+        try: return self[k]
+        except KeyError: raise AttributeError(k) from None
+
+def _frame(lines, columns=None):
+    "A data frame of lines; pandas is imported when one is asked for."
+    import pandas as pd
+    return pd.DataFrame([dict(l) for l in lines], columns=columns)
 
 def _number(s):
     "The number that a text is, or the text."
@@ -95,20 +97,42 @@ def cell_id(
     budget = '' if r['method'] == 'full' else _budget_word(r)
     return '|'.join((_slug(r['method']), r['dataset'], r['resolution'], budget, _same(r), family(r['eval_arch']), r['metric']))
 
+def _float(s):
+    "The number that a text is, or nan."
+    try: return float(s)
+    except ValueError: return math.nan
+
+def _printed_line(r):
+    more = dict(own=r['own'] == '1', cell=cell_id(r), number=_float(r['value']), spread=_float(r['std']))
+    return Line(dict(row=row_id(r)) | r | more)
+
 @cache
 def _printed():
-    rows = [r | dict(row=row_id(r), cell=cell_id(r)) for r in _asset_lines('printed.csv')]
-    df = pd.DataFrame(rows)
-    df['own'], df['number'], df['spread'] = df.own == '1', pd.to_numeric(df.value, errors='coerce'), pd.to_numeric(df['std'], errors='coerce')
-    return df[['row'] + [c for c in df if c != 'row']]
+    "All printed lines."
+    return [_printed_line(r) for r in _asset_lines('printed.csv')]
+
+@cache
+def _by_name():
+    "Printed lines by their names in lower case."
+    return {r.row.lower(): r for r in _printed()}
+
+@cache
+def _by_paper():
+    "Printed lines of each paper."
+    return {p: [r for r in _printed() if r.paper == p] for p in PAPERS}
+
+def _lines(paper=None):
+    "Printed lines of a paper, or of all; ValueError for another name."
+    if paper not in (None, *PAPERS): raise ValueError(f'paper {paper!r} is not one of {", ".join(PAPERS)}')
+    return _by_paper()[paper] if paper else _printed()
+
+def _tables(paper): return list(dict.fromkeys(r.table for r in _lines(paper)))
 
 def printed(
     paper:str|None=None, # mtt, d3, d3s or latentdd; all when None
-)->pd.DataFrame: # one line a printed cell; `value` and `std` as printed, `number` and `spread` as numbers
+)->'pd.DataFrame': # one line a printed cell; `value` and `std` as printed, `number` and `spread` as numbers
     "Every printed number of the papers, with its notes."
-    if paper not in (None, *PAPERS): raise ValueError(f'paper {paper!r} is not one of {", ".join(PAPERS)}')
-    df = _printed()
-    return df[df.paper == paper].reset_index(drop=True) if paper else df.copy()
+    return _frame(_lines(paper))
 
 # %% ../nbs/21_results.ipynb #260fbac4
 _ALIASES = dict(tiny='tinyimagenet', nette='imagenette', woof='imagewoof', fruit='imagefruit', meow='imagemeow', cat='imagemeow', squawk='imagesquawk', bird='imagesquawk',
@@ -116,9 +140,9 @@ _ALIASES = dict(tiny='tinyimagenet', nette='imagenette', woof='imagewoof', fruit
 _METHODS = {'whole set': 'full', 'whole-set': 'full', 'latent-dc': 'latentdc', 'latent-dm': 'latentdm', 'latent-mtt': 'latentmtt', 'init': 'initial', 'dd3s': 'd3s'}
 
 @cache
-def _words(i):
-    "All words that describe printed row i, lower case."
-    r = _printed().iloc[i]
+def _words(row):
+    "All words that describe a printed row, lower case."
+    r = _by_name()[row.lower()]
     budget = [_budget_word(r), 'full' if r.budget_kind == 'full' else '']
     words = [*r.row.split('/'), r.dataset, f'{r.resolution}px', r.resolution, _slug(r.method), family(r.eval_arch), *r.variant.replace(' ', '-').split(';'), *budget]
     return {w.lower() for w in words if w}
@@ -126,8 +150,7 @@ def _words(i):
 @cache
 def _known(paper):
     "All words of a paper's rows."
-    df = _printed()
-    return set().union(*(_words(i) for i in df.index[df.paper == paper]))
+    return set().union(*(_words(r.row) for r in _lines(paper)))
 
 def _parts(paper, words, loose):
     "The words of a name; loosely, compounds are taken apart and a resolution that is not printed is left out."
@@ -144,54 +167,61 @@ def matching(
 )->list: # names of the printed rows that fit
     "The printed rows that have all parts of a name."
     head, *rest = [_ALIASES.get(w, w) for w in row_id.lower().strip('/').split('/')]
-    df, want = _printed(), _parts(head, rest, loose) if head in PAPERS else set()
-    idx = [i for i in df.index[df.paper == head] if want <= _words(i)]
+    if head not in PAPERS: return []
+    want = _parts(head, rest, loose)
+    found = [r for r in _lines(head) if want <= _words(r.row)]
     for col, v, norm in (('method', method, _slug), ('eval_arch', net, family), ('metric', metric, str)):
         v = _METHODS.get(v.lower(), re.sub(r'^full \(.*', 'full', v))
-        if v: idx = [i for i in idx if norm(df.at[i, col]) == norm(v)] or ([] if col != 'eval_arch' else [i for i in idx if not df.at[i, col]])
-    return [df.at[i, 'row'] for i in idx]
+        if v: found = [r for r in found if norm(r[col]) == norm(v)] or ([] if col != 'eval_arch' else [r for r in found if not r[col]])
+    return [r.row for r in found]
 
 # %% ../nbs/21_results.ipynb #3f80418f
 def _near(row_id):
     "Names near one that is not known; the papers and their tables where no name is near."
-    df, head = _printed(), row_id.split('/')[0].lower()
+    head = row_id.split('/')[0].lower()
     papers = [head] if head in PAPERS else PAPERS
-    return difflib.get_close_matches(row_id, df.row, 4, .5) or [f'{p}/{"|".join(df.table[df.paper == p].unique())}' for p in papers]
+    return difflib.get_close_matches(row_id, [r.row for r in _printed()], 4, .5) or [f'{p}/{"|".join(_tables(p))}' for p in papers]
+
+def _find(row_id):
+    "One printed line by name; ValueError with the nearest names."
+    if exact := _by_name().get(row_id.lower()): return exact
+    hits = matching(row_id)
+    mine = [h for h in hits if _by_name()[h.lower()].own]
+    if len(hits) == 1 or len(mine) == 1: return _by_name()[(hits if len(hits) == 1 else mine)[0].lower()]
+    raise ValueError(f'row {row_id!r} is {"not one row" if hits else "not known"}; near it: {", ".join(hits[:4] or _near(row_id))}')
 
 def find_row(
     row_id:str # a name as `printed().row` has it, or its parts
-)->pd.Series: # the printed row
+)->'pd.Series': # the printed row
     "One printed row by name; ValueError with the nearest names."
-    df = _printed()
-    exact = df[df.row.str.lower() == row_id.lower()]
-    if len(exact): return exact.iloc[0]
-    hits = matching(row_id)
-    mine = [h for h in hits if df.own[df.row == h].all()]
-    if len(hits) == 1 or len(mine) == 1: return df[df.row == (hits if len(hits) == 1 else mine)[0]].iloc[0]
-    raise ValueError(f'row {row_id!r} is {"not one row" if hits else "not known"}; near it: {", ".join(hits[:4] or _near(row_id))}')
+    import pandas as pd
+    r = _find(row_id)
+    return pd.Series(dict(r), name=next(i for i, p in enumerate(_printed()) if p is r))
 
 # %% ../nbs/21_results.ipynb #bbfbb285
+def _contradictions(paper=None):
+    text, cells, out = lambda r: r.value + (f' ({r.std})' if r.std else ''), {}, []
+    for r in _lines(paper):
+        if r.value: cells.setdefault((r.paper, r.cell), []).append(r)
+    for _, g in sorted(cells.items()):
+        if len({r.number for r in g if r.number == r.number}) < 2: continue
+        out += [Line(row=r.row, printed=text(r), others='; '.join(f'{o.table} {text(o)}' for o in g if o.table != r.table)) for r in g]
+    return out
+
 def contradictions(
     paper:str|None=None
-)->pd.DataFrame: # row, value, and what other tables of the same paper print for the same cell
+)->'pd.DataFrame': # row, value, and what other tables of the same paper print for the same cell
     "Cells that a paper prints with more than one value."
-    df = printed(paper); df = df[df.value != '']
-    df = df.assign(text=df.value + [f' ({s})' if s else '' for s in df['std']])
-    out = []
-    for _, g in df.groupby(['paper', 'cell']):
-        if g.number.nunique() < 2: continue
-        out += [dict(row=r.row, printed=r.text, others='; '.join(f'{t} {x}' for t, x in zip(g.table, g.text) if t != r.table)) for r in g.itertuples()]
-    return pd.DataFrame(out, columns=['row', 'printed', 'others'])
+    return _frame(_contradictions(paper), ['row', 'printed', 'others'])
 
-def conflicts(paper:str|None=None)->pd.DataFrame:
+def conflicts(paper:str|None=None)->'pd.DataFrame':
     "Contradictions inside and between the papers as they were noted, with ids M1, D1, S1, L1, X1 ..."
-    df = pd.DataFrame(_asset_lines('contradictions.csv'))
-    return df[df.paper.isin((paper, 'all'))].reset_index(drop=True) if paper else df
+    return _frame([l for l in _asset_lines('contradictions.csv') if not paper or l['paper'] in (paper, 'all')])
 
 # %% ../nbs/21_results.ipynb #6e7c94d9
 def results_dir()->Path: # DD_RESULTS, else docs/results of the checkout
     "Where results files lie."
-    here = [Path(p) for p in (os.environ.get('DD_RESULTS'), asset().parent.parent/'docs'/'results', 'docs/results', '../docs/results') if p]
+    here = [Path(p) for p in (os.path.expanduser(os.environ.get('DD_RESULTS') or ''), asset().parent.parent/'docs'/'results', 'docs/results', '../docs/results') if p]
     return next((p for p in here if p.is_dir()), here[0])
 
 _FACTOR = {('s', 'min'): 1/60, ('h', 'min'): 60., ('MB', 'GB'): 1e-3, ('MB', 'MiB'): 1/1.048576}
@@ -204,19 +234,41 @@ def _match(r):
     exact = [h for h in hits if h.lower() == r.row.lower()]
     return (exact or hits)[0] if len(hits) == 1 or exact else ''
 
+def _measured_line(r, file, line):
+    "A measured row with its printed one; a cell's name where it has one."
+    hit = _match(r)
+    return Line(vars(r) | dict(printed=hit, file=file, line=line, cell=_by_name()[hit.lower()].cell if hit else ''))
+
+class Runs(list):
+    "Measured lines, with what was wrong in their files, and by printed cell and by name."
+    def __init__(self, lines=(), faults=()):
+        super().__init__(lines)
+        self.faults, self.cells, self.named = list(faults), {}, {}
+        for m in self:
+            self.cells.setdefault(m.cell, []).append(m)
+            if not m.printed: self.named.setdefault(m.row, []).append(m)
+
+def _measured(folder=None, quiet=False):
+    "All measured lines; a file that was edited is named and not used."
+    lines, faults = [], []
+    for f in sorted(Path(folder or results_dir()).glob('*.csv')):
+        try: lines += [_measured_line(r, f.name, i) for i, r in enumerate(read_rows(f), 2)]
+        except ValueError as e: faults.append(f'{f.name} is not used: {str(e).replace(str(f), f.name)}')
+    for w in () if quiet else faults: warnings.warn(w, stacklevel=3)
+    return Runs(lines, faults)
+
+def _runs(runs):
+    "Measured lines from what a caller has: nothing, a data frame of `measured`, or lines."
+    if runs is None: return _measured()
+    return runs if isinstance(runs, Runs) else Runs(map(Line, runs.to_dict('records')), runs.attrs.get('faults', ()))
+
 def measured(
     folder=None, # of results files; `results_dir()` when None
-)->pd.DataFrame: # a line a measured row, with the printed `row` it belongs to; faults are in `.attrs`
+)->'pd.DataFrame': # a line a measured row, with the printed `row` it belongs to; faults are in `.attrs`
     "All measured rows; a file that was edited is named in a warning and not used."
-    rows, faults = [], []
-    for f in sorted(Path(folder or results_dir()).glob('*.csv')):
-        try: rows += [dataclasses.asdict(r) | dict(printed=_match(r), file=f.name, line=i) for i, r in enumerate(read_rows(f), 2)]
-        except ValueError as e: faults.append(f'{f.name} is not used: {str(e).replace(str(f), f.name)}')
-    for w in faults: warnings.warn(w, stacklevel=2)
-    df = pd.DataFrame(rows, columns=[x.name for x in dataclasses.fields(Row)] + ['printed', 'file', 'line'])
-    cells = _printed().set_index('row').cell
-    df['cell'] = [cells.get(p, '') for p in df.printed]
-    df.attrs['faults'] = faults
+    runs = _measured(folder)
+    df = _frame(runs, [x.name for x in dataclasses.fields(Row)] + ['printed', 'file', 'line', 'cell'])
+    df.attrs['faults'] = runs.faults
     return df
 
 # %% ../nbs/21_results.ipynb #8bf9aca4
@@ -227,13 +279,12 @@ def _kind_of(part): return re.sub(r'\(.*\)|[\d.,]+', '', part)
 
 def _runs_of(runs, r, kind):
     "The measured rows of a kind for a printed cell: first the one that counts, then the others, then other methods under its name."
-    of = lambda mask: [m for _, m in runs[mask & (runs.protocol == kind)].iterrows()]
-    mine = of(runs.cell == r.cell) if r.cell else []
+    mine = [m for m in runs.cells.get(r.cell, ()) if m.protocol == kind] if r.cell else []
     mine.sort(key=lambda m: (m.n, -len(_parts_of(m)), m.date), reverse=True)
-    return mine + of((runs.row == r.row) & (runs.printed == '')) if mine else []
+    return mine + [m for m in runs.named.get(r.row, ()) if m.protocol == kind] if mine else []
 
 def differs(
-    m:pd.Series, first:pd.Series # measured rows
+    m, first # measured rows
 )->str:
     "In what the deviations of one row differ from those of another; of another method, what it has more."
     a, b = _parts_of(m), _parts_of(first)
@@ -260,14 +311,14 @@ def distance(
 
 # %% ../nbs/21_results.ipynb #2bdc404e
 def record_id(
-    m:pd.Series # a measured row
+    m # a measured row
 )->str:
     "A short name of a record: results file and line."
     return f'{m.file[:-4]}-{m.line}'
 
 def _compared(r, also, runs):
     "One line of `compare`."
-    out = dict(row=r.row, method=r.method, dataset=r.dataset, budget=_budget_word(r._asdict()), net=family(r.eval_arch), metric=r.metric, unit=r.unit,
+    out = dict(row=r.row, method=r.method, dataset=r.dataset, budget=_budget_word(r), net=family(r.eval_arch), metric=r.metric, unit=r.unit,
                printed=(r.value + (f' ({r.std})' if r.std else '')) if r.value else 'not legible', also=also.get(r.row, ''))
     got = {k: ms for k in SHOWN if (ms := _runs_of(runs, r, k))}
     told = lambda m, first: f'{"" if m.printed else f"{m.method} "}{_text(*_ours(m, r.unit), m.n if first else None)}'
@@ -279,17 +330,27 @@ def _compared(r, also, runs):
     return out | dict(z=z, cost=cost, deviations='' if best is None else best.deviations, record='' if best is None else record_id(best), shown=shown, own=r.own,
                       command=f'dd_row {r.row}' if can_run(r) else 'cited', note=r.note)
 
+class Compared(list):
+    "The lines of `compare`, and the measured lines that they were made from."
+    def __init__(self, lines, runs): super().__init__(lines); self.runs = runs
+
+def _compare(paper, table, runs):
+    if table and table not in _tables(paper): raise ValueError(f'{paper} has no {table!r}; it has {", ".join(_tables(paper))}')
+    also = {c.row: c.others for c in _contradictions(paper)}
+    return Compared([Line(_compared(r, also, runs)) for r in _lines(paper) if not table or r.table == table], runs)
+
+def _compared_lines(df):
+    "The lines of `compare`, as they are or from its data frame."
+    return df if isinstance(df, Compared) else Compared(map(Line, df.to_dict('records')), _runs(df.attrs['runs']))
+
 def compare(
     paper:str, # mtt, d3, d3s or latentdd
     table:str|None=None, # for example table1; all when None
-    runs:pd.DataFrame|None=None, # measured rows; read from the results files when None
-)->pd.DataFrame: # a line a printed cell; `attrs['runs']` are the measured rows
+    runs:'pd.DataFrame|None'=None, # measured rows; read from the results files when None
+)->'pd.DataFrame': # a line a printed cell; `attrs['runs']` are the measured rows
     "Printed numbers and ours side by side, one column for each kind of protocol."
-    df, runs = printed(paper), measured() if runs is None else runs
-    if table and table not in set(df.table): raise ValueError(f'{paper} has no {table!r}; it has {", ".join(df.table.unique())}')
-    con = contradictions(paper)
-    also = dict(zip(con.row, con.others))
-    out = pd.DataFrame([_compared(r, also, runs) for r in (df[df.table == table] if table else df).itertuples(index=False)])
+    runs = measured() if runs is None else runs
+    out = _frame(_compare(paper, table, _runs(runs)))
     out.attrs['runs'] = runs
     return out
 
@@ -326,13 +387,13 @@ def _cells(c, link, mark):
 
 def _columns(df):
     "The columns worth showing: empty kinds are left out, unless all are empty."
-    some = [k for k in SHOWN if df[k].any()] or ['paper']
+    some = [k for k in SHOWN if any(c[k] for c in df)] or ['paper']
     return [i for i, n in enumerate(COLUMNS) if n not in SHOWN or n in some]
 
 # %% ../nbs/21_results.ipynb #2e44bca4
 def _as_text(df):
     "Aligned columns."
-    lines = [COLUMNS] + [_cells(c, lambda s, _: s, lambda s, z: f'{s} {_MARKS[z]}' if z else s) for c in df.itertuples()]
+    lines = [COLUMNS] + [_cells(c, lambda s, _: s, lambda s, z: f'{s} {_MARKS[z]}' if z else s) for c in df]
     lines = [[l[i] for i in _columns(df)] for l in lines]
     wide = [max(len(l[i]) for l in lines) for i in range(len(lines[0]))]
     return '\n'.join(['  '.join(s.ljust(w) for s, w in zip(l, wide)).rstrip() for l in lines] + variants_of(df))
@@ -340,24 +401,25 @@ def _as_text(df):
 def _as_md(df):
     "A pipe table, the records below it."
     keep = _columns(df)
-    body = [_cells(c, lambda s, r: f'{s} [{r}]' if r else s, lambda s, z: f'{s} {_MARKS[z]}' if z else s) for c in df.itertuples()]
+    body = [_cells(c, lambda s, r: f'{s} [{r}]' if r else s, lambda s, z: f'{s} {_MARKS[z]}' if z else s) for c in df]
     lines = [[COLUMNS[i] for i in keep], ['---']*len(keep)] + [[l[i] if i else f'`{l[i]}`' for i in keep] for l in body]
     return '\n'.join(f'| {" | ".join(l)} |' for l in lines) + ''.join(f'\n- {s}' for s in records_of(df)).replace('\n-', '\n\n-', 1)
 
 # %% ../nbs/21_results.ipynb #35804ed6
 def _listed(df):
     "(record, all runs of its cell and kind) for everything that a table shows."
-    runs = {record_id(m): m for _, m in df.attrs['runs'].iterrows()}
-    return {i: (runs[i], runs[got[0][0]], t) for shown in df.shown for got in shown.values() for i, t in got}
+    df = _compared_lines(df)
+    runs = {record_id(m): m for m in df.runs}
+    return {i: (runs[i], runs[got[0][0]], t) for c in df for got in c.shown.values() for i, t in got}
 
 def variants_of(
-    df:pd.DataFrame # of `compare`
+    df # of `compare`
 )->list: # of lines of text; empty where every cell was run once
     "Where a cell was run several times: what each run differs in from the one that the cell shows."
     return [f'{m.row}: {t}, unlike {record_id(first)} in {differs(m, first)}' for m, first, t in _listed(df).values() if m is not first]
 
 def records_of(
-    df:pd.DataFrame # of `compare`
+    df # of `compare`
 )->list: # of lines of text
     "What stands behind the measured cells: a line a record."
     say = lambda i, m, first, t: (f'{i}: {t}, {m.protocol}, commit {m.commit}, settings {m.settings}, {m.date}, {m.device}, seeds {m.seeds}' + (f', artefact {m.artefact}' if m.artefact else '')
@@ -373,7 +435,7 @@ def _td(s, name, z=''):
 def _as_html(df, spot=''):
     "A table with colours, and links to the records below it."
     link, body, keep = (lambda s, r: f'<a href="#{spot}rec-{r}">{html.escape(s)}</a>' if r else s), [], _columns(df)
-    for c in df.itertuples():
+    for c in df:
         tds = [_td(s, n, shade(c.z) if n in SHOWN[:2] and s else '') for n, s in zip(COLUMNS, _cells(c, link, lambda s, z: s))]
         body.append('<tr>' + ''.join(tds[i] for i in keep) + '</tr>')
     head = ''.join(f'<th>{COLUMNS[i]}</th>' for i in keep)
@@ -382,10 +444,10 @@ def _as_html(df, spot=''):
 
 def _picked(df, name):
     "The lines of a table that a name with more parts than the table means: that row, or all that have its parts."
-    try: rows = [find_row(name).row]
+    try: rows = {_find(name).row}
     except ValueError:
-        if not (rows := matching(name)): raise
-    return df[df.row.isin(rows)]
+        if not (rows := set(matching(name))): raise
+    return Compared([c for c in df if c.row in rows], df.runs)
 
 def table(
     paper:str, # mtt, d3, d3s or latentdd
@@ -398,10 +460,10 @@ def table(
     faces = dict(text=_as_text, md=_as_md, html=lambda df: _as_html(df, f'{paper}-{name}-'))
     if fmt not in faces: raise ValueError(f'format {fmt!r} is not one of {", ".join(faces)}')
     name, _, parts = table.partition('/')
-    df = compare(paper, name, runs)
+    df = _compare(paper, name, _runs(runs))
     if parts: df = _picked(df, f'{paper}/{table}')
-    if own: df = df[df.command != 'cited']
-    notes = [f'not used: {f}' for f in df.attrs['runs'].attrs.get('faults', [])]
+    if own: df = Compared([c for c in df if c.command != 'cited'], df.runs)
+    notes = [f'not used: {f}' for f in df.runs.faults]
     return faces[fmt](df) + ''.join(f'\n{html.escape(n) if fmt == "html" else n}' for n in notes)
 
 # %% ../nbs/21_results.ipynb #7fc5a631
@@ -414,11 +476,11 @@ class Beside:
 def points(
     prefix:str, # of row ids, for example mtt/figure5/left
     runs=None, # measured rows; read when None
-)->pd.DataFrame: # the measured rows below a prefix, with a column for each key=value part of their ids
+)->'pd.DataFrame': # the measured rows below a prefix, with a column for each key=value part of their ids
     "Measured points of a figure or a study; empty where nothing was recorded."
     runs = measured() if runs is None else runs
     df = runs[(runs.row + '/').str.startswith(prefix.rstrip('/') + '/')]
-    return df.assign(**pd.DataFrame([{k: _number(v) for k, v in (w.split('=', 1) for w in r.split('/') if '=' in w)} for r in df.row], index=df.index))
+    return df.assign(**_frame([{k: _number(v) for k, v in (w.split('=', 1) for w in r.split('/') if '=' in w)} for r in df.row]).set_index(df.index))
 
 # %% ../nbs/21_results.ipynb #442a5357
 def _over_seeds(g):
@@ -431,19 +493,19 @@ def study(
     prefix:str, # of row ids, for example d3s/digits
     runs=None, # measured rows; read when None
     metrics=None, # only these
-)->pd.DataFrame: # a line a row, method and network, a column a metric; empty where nothing was recorded
+)->'pd.DataFrame': # a line a row, method and network, a column a metric; empty where nothing was recorded
     "The rows below a prefix, means over distillation seeds."
     df, by = points(prefix, runs), ['row', 'method', 'net']
     short = df.row.str.removeprefix(prefix.rstrip('/')).str.strip('/').str.replace('/(seconds|memory)$', '', regex=True)
     df = df.assign(net=df.net.fillna(''), row=short)[df.protocol.isin(SHOWN) & df.metric.isin(metrics or set(df.metric))]
     lines = [dict(zip(by, k)) | {m: _over_seeds(h) for m, h in g.groupby('metric', sort=False)} for k, g in df.groupby(by, sort=False)]
-    return pd.DataFrame(lines, columns=[*by, *dict.fromkeys(df.metric)]).fillna('')
+    return _frame(lines, [*by, *dict.fromkeys(df.metric)]).fillna('')
 
 # %% ../nbs/21_results.ipynb #a21a56c8
 def others(
     paper:str, # mtt, d3, d3s or latentdd
     runs=None, # measured rows; read when None
-)->pd.DataFrame: # what was measured, and how
+)->'pd.DataFrame': # what was measured, and how
     "Measured rows of a paper that belong to no printed cell: studies, figures."
     runs = measured() if runs is None else runs
     df = runs[(runs.printed == '') & (runs.row.str.split('/').str[0] == paper) & (runs.protocol != 'smoke')].sort_values('date', kind='stable')
@@ -452,23 +514,40 @@ def others(
 # %% ../nbs/21_results.ipynb #fcb30321
 def stated(
     paper:str|None=None
-)->pd.DataFrame: # paper, where it holds, name, value, unit, source
+)->'pd.DataFrame': # paper, where it holds, name, value, unit, source
     "The settings that the papers state."
-    if paper not in (None, *PAPERS): raise ValueError(f'paper {paper!r} is not one of {", ".join(PAPERS)}')
-    df = pd.DataFrame(_asset_lines('stated.csv'))
-    return df[df.paper == paper].reset_index(drop=True) if paper else df
+    _lines(paper) # the name is checked
+    return _frame([l for l in _asset_lines('stated.csv') if paper in (None, l['paper'])])
 
-def unstated()->pd.DataFrame:
+def unstated()->'pd.DataFrame':
     "The settings that no text states: from official code, or decided here, with the reason."
-    return pd.DataFrame(_asset_lines('recipes.csv'))
+    return _frame(_asset_lines('recipes.csv'))
 
 # %% ../nbs/21_results.ipynb #12791a70
 Value = namedtuple('Value', 'value source kind')
 Value.__doc__ = 'A setting: the value, where it comes from, and paper, code, decided or scaled.'
 
-def _holds(line, where):
+@dataclass(frozen=True)
+class _Rule:
+    "A line of settings: under which conditions it gives which value."
+    name:str; value:Value; when:dict; line:dict
+
+@cache
+def _rules(table, paper=None):
+    "The lines of a table of settings, read once."
+    lines = [l for l in _asset_lines(table) if paper in (None, l['paper'])]
+    when = lambda l: {k: frozenset(v.split(';')) for k, v in l.items() if k in _CONDITIONS and v not in ('', 'all')}
+    source = lambda l: l['source'] if 'kind' in l else f'{l["paper"]}, {l["source"]}'
+    return [_Rule(l['name'], Value(_number(l['value']), source(l), l.get('kind', 'paper')), when(l), l) for l in lines]
+
+@cache
+def _rules_for(method): return [l for l in _rules('recipes.csv') if method in l.when.get('method', {method})]
+
+_CONDITIONS = ('paper', 'method', 'dataset', 'resolution', 'budget', 'variant')
+
+def _holds(rule, where):
     "Whether a line of settings holds for a row: each of its conditions is empty or names what the row has."
-    return all(not (v := line.get(k, '')) or v == 'all' or not have.isdisjoint(v.split(';')) for k, have in where.items())
+    return not any(k in rule.when and rule.when[k].isdisjoint(have) for k, have in where.items())
 
 # %% ../nbs/21_results.ipynb #a677997d
 @dataclass
@@ -531,9 +610,9 @@ def _from_papers(r, method, where):
     "What the method's own paper states, then what the row's paper says about it."
     home, out = _HOME.get(method, r.paper), {}
     for paper in dict.fromkeys((home, r.paper)):
-        for l in _asset_lines('stated.csv'):
-            ours = l['paper'] == paper and (paper == home or l['variant'] == f'method={method}')
-            if ours and _holds(l, where): out[l['name']] = Value(_number(l['value']), f'{paper}, {l["source"]}', 'paper')
+        for l in _rules('stated.csv', paper):
+            ours = paper == home or l.line['variant'] == f'method={method}'
+            if ours and _holds(l, where): out[l.name] = l.value
     return out
 
 # %% ../nbs/21_results.ipynb #1bfd6d4e
@@ -553,20 +632,24 @@ def _house_values(r, method):
     kind = 'decided' if s['source'].startswith('ours') else 'paper' if method == 'D3S' else 'code'
     return {k: Value(int(v) if isinstance(v, bool) else v, s['source'], kind) for k, v in s.items() if k != 'source'}
 
+@cache
+def _own_of_mtt(): return [p for p in _lines('mtt') if (p.table, p.method) == ('table1', 'MTT')]
+
 def _zca(r):
     "Whether MTT's own row is whitened (the asterisks of its table 1); false for sets that have none."
-    df = _printed(); hit = df[(df.paper == 'mtt') & (df.table == 'table1') & (df.method == 'MTT') & (df.dataset == r.dataset) & (df.budget == r.budget)]
-    return bool(len(hit)) and 'zca=1' in hit.iloc[0].variant
+    hit = next((p for p in _own_of_mtt() if (p.dataset, p.budget) == (r.dataset, r.budget)), None)
+    return hit is not None and 'zca=1' in hit.variant
 
 def _fill(r, method):
     "All settings of a row: decided, code, paper, and the same for its variant; a phrase does not take the place of a value."
     got, where = _house_values(r, method), _where(r, method)
-    lines = [l for l in _asset_lines('recipes.csv') if _holds(l, where | dict(paper={r.paper}, method={method}))]
-    for l in sorted(lines, key=lambda l: (bool(l['variant']), ('decided', 'code', 'paper').index(l['kind']))): got[l['name']] = Value(_number(l['value']), l['source'], l['kind'])
+    lines = [l for l in _rules_for(method) if _holds(l, where | dict(paper={r.paper}, method={method}))]
+    rank = lambda l: (bool(l.line['variant']), ('decided', 'code', 'paper').index(l.value.kind))
+    for l in sorted(lines, key=rank): got[l.name] = l.value
     for n, v in (_from_papers(r, method, where) | _row_words(r)).items():
         if n not in got or not (isinstance(v.value, str) and ' ' in v.value): got[n] = v
     if r.resolution == '32' and r.dataset.startswith('cifar'): got['zca'] = Value(int(_zca(r) if method == 'MTT' else method == 'D3'), 'table1 asterisk' if method == 'MTT' else 'appendix C' if method == 'D3' else 'none', 'paper')
-    said = {l['name'] for l in lines if l['method'] == method} # a switch with a source of its own
+    said = {l.name for l in lines if l.line['method'] == method} # a switch with a source of its own
     if method in ('SRe2L', 'CDA'): got |= {n: v for n, v in _house_values(r, method).items() if n not in said} # what the paper states is about its own method
     if 'n_experts' not in NEEDS[method]: got.pop('n_experts', None)
     return got
@@ -584,7 +667,7 @@ def recipe(
     decided=True, # may our own choices fill what nobody states?
 )->Recipe:
     "The complete settings of a row, each with its source; ValueError when something is stated nowhere."
-    r = find_row(row_id)
+    r = _find(row_id)
     if not can_run(r): raise ValueError(f'{r.row}: {r.method} is not in this house; its number is cited')
     method, stage = STAGES.get(r.method, (r.method, 'row'))
     if r.metric in ('time_min', 'memory_gb') and stage == 'row': stage = 'experts' if r.table == 'section5' else 'distill'
@@ -637,12 +720,28 @@ TRAIN_SIZE = dict(cifar10=50_000, cifar100=50_000, tinyimagenet=100_000, imagene
 N_CLASSES = dict(cifar10=10, cifar100=100, tinyimagenet=200, imagenet1k=1000, imagenet21k=10_450)
 
 @cache
+def _counted():
+    "Multiply-adds that were counted before (`make_counts`), and the names of networks: text, for those who only read."
+    return json.loads(asset('gmacs.json').read_text(encoding='utf-8'))
+
+def _shape_key(net, size, classes, n_in, depth, width):
+    more = [depth or '', width or ''] if net == 'convnet' else []
+    return ' '.join(map(str, [net, size, classes, n_in, *more]))
+
+@cache
 def gmacs(
     net:str, # a name in `NETS`
     size:int, # px
     classes=10, n_in=3, depth=None, width=None, # of the network
 )->float: # 1e9 multiply-adds of one image's forward pass
-    "Multiply-adds of a network, counted without running it."
+    "Multiply-adds of a network: as counted before, or counted now, without running it."
+    known = _counted()['gmacs'].get(_shape_key(net, size, classes, n_in, depth, width))
+    return count_gmacs(net, size, classes, n_in, depth, width) if known is None else known
+
+def count_gmacs(net:str, size:int, classes=10, n_in=3, depth=None, width=None)->float:
+    "Multiply-adds of a network, counted now; arguments as for `gmacs`."
+    import torch
+    from dd_repro.zoo import make_net
     kw = {k: v for k, v in dict(depth=depth, width=width).items() if v and net == 'convnet'}
     with torch.device('cpu' if net.startswith('regnet') else 'meta'): model = make_net(net, n_in, classes, size, **kw) # RegNet computes its widths with tensors
     count, nn = [], torch.nn
@@ -659,8 +758,8 @@ def net_name(
     family:str # as printed
 )->str: # as `make_net` knows it
     "The house's name of a printed network."
-    names = [n for n in NETS if _slug(n).replace('-', '') == _slug(_NET_NAMES.get(family, family)).replace('-', '').replace('_', '')]
-    if not names: raise ValueError(f'network {family!r} is not known; known are {", ".join(NETS)}')
+    names = [n for n in _counted()['nets'] if _slug(n).replace('-', '') == _slug(_NET_NAMES.get(family, family)).replace('-', '').replace('_', '')]
+    if not names: raise ValueError(f'network {family!r} is not known; known are {", ".join(_counted()["nets"])}')
     return names[0]
 
 def work_space(
@@ -696,20 +795,30 @@ def passes(
 
 PASS_COST = dict(forward=1, train=3, unroll=9) # in forward passes
 
+def _net_of(r, which):
+    "What `gmacs` takes for the network that a row distils with ('train') or is evaluated on ('eval')."
+    c, (chan, side) = N_CLASSES.get(r.dataset, 10), work_space(r)
+    if which == 'eval' and r.method != 'full': chan, side = 3, r.size
+    return net_name(getattr(r, f'{which}_net')), side, c, chan, r.get(f'depth_{which}'), r.get('width')
+
+def make_counts()->dict: # what assets/gmacs.json holds
+    "The names of all networks, and the multiply-adds of those in rows that can be run, counted now."
+    from dd_repro.zoo import NETS
+    _counted().update(nets=list(NETS))
+    shapes = {_shape_key(*s): s for r in _runnable() for w in ('train', 'eval') for s in [_net_of(recipe(r.row), w)]}
+    return dict(nets=list(NETS), gmacs={k: count_gmacs(*s) for k, s in sorted(shapes.items())})
+
 def work(
     r:Recipe # a recipe
 )->dict: # stage -> 1e12 multiply-adds
     "About how much arithmetic each stage of a row is."
-    c, (chan, side) = N_CLASSES.get(r.dataset, 10), work_space(r)
-    seen = (chan, side) if r.method == 'full' else (3, r.size)
-    one = lambda which: (gmacs(net_name(r.train_net), side, c, chan, r.get('depth_train'), r.get('width')) if which == 'train'
-                         else gmacs(net_name(r.eval_net), seen[1], c, seen[0], r.get('depth_eval'), r.get('width')))
+    one = lambda which: gmacs(*_net_of(r, which))
     return {k: sum(images*PASS_COST[kind]*one(which) for which, kind, images in v)/1e3 for k, v in passes(r).items()}
 
 # %% ../nbs/21_results.ipynb #69d39023
 def rates()->dict: # 1e9 multiply-adds a second, by device kind
     "The rates that were measured on this machine (notebook 25), over cautious guesses."
-    try: found = json.loads((dd_home()/'rates.json').read_text())
+    try: found = json.loads((dd_home()/'rates.json').read_text(encoding='utf-8'))
     except (OSError, ValueError): found = {}
     return dict(cpu=50., cuda=5000.) | found
 
@@ -718,32 +827,48 @@ def planned_seconds(
     rate:float|None=None, # 1e9 multiply-adds a second; of this machine's device when None
 )->float:
     "About how long a row takes here, from the count of its arithmetic."
-    return 1e3*sum(work(r).values())/(rate or rates()[default_device().type])
+    return 1e3*sum(work(r).values())/(rate or rates()[_device_kind()])
 
-def _open_rows(df, runs, paper):
-    done = set(runs.cell[runs.protocol.isin(('paper', 'decided'))])
-    return df[df.apply(can_run, axis=1) & ~df.cell.isin(done) & (df.metric == 'test_acc') & ((df.paper == paper) if paper else True)]
+def _device_kind():
+    "cpu or cuda, as `default_device` would have it, guessed where torch is not imported: a driver that is there, and a torch that is not for the CPU alone."
+    if 'torch' in sys.modules: return default_device().type
+    if named := os.environ.get('DD_DEVICE'): return named.partition(':')[0]
+    driver = any(Path(p).exists() for p in ('/proc/driver/nvidia/version', '/dev/nvidiactl', '/dev/dxg'))
+    return 'cuda' if driver and '+cpu' not in versions()['torch'] else 'cpu'
+
+def _runnable(paper=None): return [r for r in _lines(paper) if can_run(r) and r.metric == 'test_acc']
+
+def _cells_at(runs, kinds): return {m.cell for m in runs if m.protocol in kinds}
+
+def _todo(paper, own, runs):
+    "The lines of `todo`."
+    done, some, out = _cells_at(runs, SHOWN[:2]), _cells_at(runs, ('reduced',)), []
+    for p in _runnable(paper):
+        if p.cell in done or own and not p.own: continue
+        r = recipe(p.row)
+        out.append(Line(row=p.row, kind=r.kind, hours=planned_seconds(r)/3600, reduced=p.cell in some, command=f'dd_row {p.row}'))
+    return sorted(out, key=lambda l: l.hours)
 
 def todo(
     paper:str|None=None, # all when None
     own=True, # only the papers' own rows
     runs=None, # measured rows; read when None
-)->pd.DataFrame: # row, kind, hours, reduced (is there a smaller run?), command
+)->'pd.DataFrame': # row, kind, hours, reduced (is there a smaller run?), command
     "What has not been run at the paper's scale, cheapest first."
-    runs = measured() if runs is None else runs
-    df = _open_rows(printed(), runs, paper); df = df[df.own] if own else df
-    some = set(runs.cell[runs.protocol == 'reduced'])
-    rows = [(r := recipe(p.row)) and dict(row=p.row, kind=r.kind, hours=planned_seconds(r)/3600, reduced=p.cell in some, command=f'dd_row {p.row}') for p in df.itertuples()]
-    return pd.DataFrame(rows, columns=['row', 'kind', 'hours', 'reduced', 'command']).sort_values('hours', kind='stable').reset_index(drop=True)
+    return _frame(_todo(paper, own, _runs(runs)), ['row', 'kind', 'hours', 'reduced', 'command'])
 
 # %% ../nbs/21_results.ipynb #095120da
+def _smoke_cases(paper=None):
+    "The first row of each combination, in the order of the papers."
+    found = {}
+    for r in _runnable(paper): found.setdefault((r.method, family(r.eval_arch), int(r.resolution)), r)
+    return [Line(method=m, net=n, size=s, paper=r.paper, row=r.row) for (m, n, s), r in found.items()]
+
 def smoke_cases(
     paper:str|None=None
-)->pd.DataFrame: # method, net, size and an example row of each
+)->'pd.DataFrame': # method, net, size and an example row of each
     "The distinct combinations of method, networks and resolution among rows that can be run."
-    df = printed(paper); df = df[df.apply(can_run, axis=1) & (df.metric == 'test_acc')]
-    df = df.assign(net=[family(a) for a in df.eval_arch], size=df.resolution.astype(int))
-    return df.groupby(['method', 'net', 'size'], sort=False).first().reset_index()[['method', 'net', 'size', 'paper', 'row']]
+    return _frame(_smoke_cases(paper))
 
 def _reachable(rows):
     def ok(row):
@@ -753,20 +878,28 @@ def _reachable(rows):
 
 def _stepped(runs):
     "The combinations of method, network and resolution that took their first step, under whatever paper's row."
-    done = set(runs.row[runs.protocol == 'smoke'].str.removeprefix('smoke/'))
-    return {(r.method, family(r.eval_arch), int(r.resolution)) for r in printed().itertuples() if r.row in done}
+    done = [m.row.removeprefix('smoke/').lower() for m in runs if m.protocol == 'smoke']
+    rows = [_by_name()[n] for n in done if n in _by_name()]
+    return {(r.method, family(r.eval_arch), int(r.resolution)) for r in rows}
+
+def _covered(runs, paper):
+    "One line of `coverage`."
+    own = [r for r in _lines(paper) if r.own]
+    acc = [r for r in own if r.metric == 'test_acc']
+    cases, done = _smoke_cases(paper), _stepped(runs)
+    out = Line(paper=paper, own=len(acc), cells=len({r.cell for r in acc}), reachable=_reachable(r.row for r in acc),
+               other=_reachable(r.row for r in own if r.metric != 'test_acc'), smoke=sum((c.method, c.net, c.size) in done for c in cases), smoke_of=len(cases))
+    for k, kinds in (('reduced', SHOWN), ('full', SHOWN[:2])):
+        done_at = _cells_at(runs, kinds)
+        have = [r.cell for r in acc if r.cell in done_at]
+        out |= {k: len(have), f'{k}_cells': len(set(have))}
+    return Line(out, records=sum(m.row.split('/')[0] == paper for m in runs))
 
 def coverage(
     runs=None, # measured rows; read when None
     paper=None, # all when None
-)->pd.DataFrame: # one line a paper
+)->'pd.DataFrame': # one line a paper
     "For each paper: own rows and cells, with a recipe, smoke cases run, measured at reduced or better, and at the paper's scale."
-    runs, out = measured() if runs is None else runs, []
-    for paper in [paper] if paper else PAPERS:
-        df = printed(paper); acc = df[df.own & (df.metric == 'test_acc')]
-        cases, done = smoke_cases(paper), _stepped(runs)
-        have = {k: acc.cell[acc.cell.isin(set(runs.cell[runs.protocol.isin(kinds)]))] for k, kinds in (('reduced', SHOWN), ('full', SHOWN[:2]))}
-        both = {n: v for k, c in have.items() for n, v in ((k, len(c)), (f'{k}_cells', c.nunique()))}
-        out.append(dict(paper=paper, own=len(acc), cells=acc.cell.nunique(), reachable=_reachable(acc.row), other=_reachable(df[df.own & (df.metric != 'test_acc')].row),
-                        smoke=sum((c.method, c.net, c.size) in done for c in cases.itertuples()), smoke_of=len(cases), **both, records=int((runs.row.str.split('/').str[0] == paper).sum())))
-    return pd.DataFrame(out)
+    return _frame(_coverage(_runs(runs), paper))
+
+def _coverage(runs, paper=None): return [_covered(runs, p) for p in ([paper] if paper else PAPERS)]

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['SYNTHESIS', 'RUNS', 'SMOKE_SETTINGS', 'generated', 'few', 'row_data', 'Job', 'row_net', 'row_protocol',
-           'smoke_recipe', 'run_row', 'smoke_all', 'Plan', 'human_time', 'plan', 'plan_errors', 'told_errors', 'dd_row',
-           'dd_plan', 'dd_table', 'dd_smoke']
+           'smoke_recipe', 'run_row', 'smoke_all', 'Plan', 'plan', 'dd_row', 'dd_plan', 'dd_smoke']
 
 # %% ../nbs/25_rows.ipynb #cffb418c
 import dataclasses, json, math, sys, tempfile, time
@@ -18,6 +17,8 @@ import torch
 from fastcore.basics import patch
 from .core import *
 from .sets import *
+from .settings import *
+from .shell import *
 from .data import *
 from .augment import *
 from .zoo import *
@@ -28,14 +29,15 @@ from .distilled import *
 from .unroll import *
 from .match import distill_match
 from .coreset import coreset
-from .priors import LatentPriors, D3, distill_d3
+from .priors import LatentPriors, distill_d3
 from .gauss import batch_stats, synthesis_step, targets
 from .d3s import TEACHERS, distill_d3s, train_teachers
 from .relabel import Relabelled, relabel
 from .autoenc import AutoEncoder, TinyAE, load_autoencoder
 from .latent import distill_latent, encode_set
 from .results import *
-from .cli import Word, check_data, command, distill_mtt, expert_rows, manners, say
+from .tables import *
+from .cli import check_data, distill_mtt, expert_rows
 
 # %% ../nbs/25_rows.ipynb #45d2b04f
 def generated(
@@ -423,14 +425,6 @@ class Plan:
         stages = ', '.join(f'{k} {human_time(v)}' for k, v in self.seconds.items())
         return f'{self.row} ({self.kind}): {human_time(self.total)} ({stages}); memory about {self.memory_mb/1e3:.1f} GB, disk {self.disk_mb/1e3:.2f} GB; {self.device}'
 
-def human_time(
-    s:float # seconds
-)->str:
-    "Seconds as people say them."
-    for unit, n in (('d', 86400), ('h', 3600), ('min', 60)):
-        if s >= 2*n: return f'{s/n:.1f} {unit}'
-    return f'{s:.2g} s'
-
 # %% ../nbs/25_rows.ipynb #0dfe4337
 def _batch_of(r, stage, n):
     "Images a step in a stage."
@@ -521,22 +515,6 @@ def _record_plan(job, record_to):
     kw = dict(protocol=job.r.kind, deviations=job.r.deviations or ('' if job.r.kind != 'reduced' else 'smaller copy'), metric='seconds', unit='s', n=1, device=device_name(job.real.device), settings=_plan_key(job.r))
     record([Row(f'plan/{job.r.row}', method=m, net=' '.join(both), mean=sum(v[i] for v in both.values()), **kw) for i, m in enumerate(('planned', 'measured'))], Path(record_to).with_name('plans.csv'))
 
-def plan_errors(
-    runs=None # measured rows; read when None
-):
-    "Planned and measured seconds of rows that were planned first, and their ratio."
-    runs = measured() if runs is None else runs
-    df = runs[runs.row.str.startswith('plan/')].pivot_table(index=['row', 'settings', 'device'], columns='method', values='mean', aggfunc='last').reset_index()
-    return df.assign(ratio=df.measured/df.planned) if len(df) else df
-
-def told_errors(
-    e, # of `plan_errors`
-    row='', # the row that is asked for
-)->list: # of lines, empty where nothing that was planned has been run
-    "The errors of earlier plans, those of one row first."
-    one = [f'planned before, and run: {human_time(x.planned)} became {human_time(x.measured)} ({x.ratio:.2f} times) on {x.device}' for x in e.itertuples() if x.row == f'plan/{row}']
-    return one + ([f'earlier plans: measured/planned {e.ratio.min():.2f} to {e.ratio.max():.2f}, median {e.ratio.median():.2f}, over {len(e)} runs'] if len(e) else [])
-
 # %% ../nbs/25_rows.ipynb #50e2485f
 def _recorded(row, record_to, smoke):
     "The results file of a row: the one that is named, or the paper's; none for a first step on nothing."
@@ -569,35 +547,17 @@ def dd_row(
 @command
 def dd_plan(
     row:str, # a printed row
-    scale:float=0., minutes:float=0., # as in dd_row
+    scale:float=None, minutes:float=None, # as in dd_row
     device:str='', # where it would run
-    settings:bool=False, # every setting with its source
+    settings:bool=False, # no plan: every setting with its source
 ):
     "Seconds, memory and disk of a row before anything starts, and how far earlier plans were off."
-    with manners():
-        r = recipe(row, scale or None, minutes or None)
-        if settings: say('\n'.join(f'{n:24} {v.value!s:24} {v.kind:8} {v.source}' for n, v in sorted(r.settings.items())))
-        say(plan(r, device=device or None))
-        for line in told_errors(plan_errors(), r.row): say(line)
-
-# %% ../nbs/25_rows.ipynb #adb69bb6
-@command
-def dd_table(
-    what:Word='', # paper and table, for example mtt/table1, or a paper
-    format:str='text', # text, md or html
-    todo:bool=False, # what has not been run at the paper's scale, cheapest first
-    coverage:bool=False, # how far we are, a line a paper
-    own:bool=False, # leave out cited rows
-):
-    "Our numbers beside the printed ones."
-    import dd_repro.results as R
-    with manners():
-        runs, (paper, _, name) = measured(), what.partition('/')
-        if coverage: return say(R.coverage(runs).to_string(index=False))
-        if todo: return say('\n'.join([R.todo(paper or None, runs=runs).to_string(index=False), *told_errors(plan_errors(runs))]))
-        if not paper: raise ValueError(f'which table? for example {PAPERS[0]}/table1; papers: {", ".join(PAPERS)}')
-        names = [name] if name else list(dict.fromkeys(printed(paper).table))
-        for n in names: say(f"{paper}/{n}\n{table(paper, n, format, runs, own)}")
+    if settings:
+        beside(flags(dict(device=device or None, settings=settings)), {}, dict(device='settings'))
+        return show_settings(row, scale, minutes)
+    r = recipe(row, scale, minutes)
+    say(plan(r, device=device or None))
+    for line in told_errors(plan_errors(), r.row): say(line)
 
 # %% ../nbs/25_rows.ipynb #3b3eb03b
 @command

@@ -8,7 +8,7 @@ __all__ = ['OPTS', 'SCHEDULES', 'LABELS', 'PROTOCOLS', 'TOGETHER_MAX', 'STEP_MAX
            'hits', 'accuracy', 'content_of', 'evaluate']
 
 # %% ../nbs/05_students.ipynb #002ebd69
-import dataclasses, inspect, math
+import dataclasses, inspect, math, sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,7 +16,6 @@ import torch
 from torch import nn, Tensor
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
-from torchvision.ops import StochasticDepth
 
 from .core import *
 from .sets import *
@@ -155,7 +154,12 @@ def _convnets(net, P, x):
     return torch.baddbmm(P['head.bias'][:, None], x.view(b, k, -1).transpose(0, 1), P['head.weight'].mT)
 
 # %% ../nbs/05_students.ipynb #a60555f5
-def _stateless(net): return not list(net.buffers()) and not any(isinstance(m, (nn.modules.dropout._DropoutNd, StochasticDepth)) and m.p > 0 for m in net.modules())
+def _stochastic():
+    "Layers that draw: torch's dropout, and torchvision's depth where that was imported (no network can have it otherwise)."
+    ops = sys.modules.get('torchvision.ops')
+    return (nn.modules.dropout._DropoutNd, *([ops.StochasticDepth] if ops else []))
+
+def _stateless(net): return not list(net.buffers()) and not any(isinstance(m, _stochastic()) and m.p > 0 for m in net.modules())
 
 def _frozen(net): return [k for k, p in net.named_parameters() if not p.requires_grad]
 
