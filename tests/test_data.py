@@ -114,10 +114,10 @@ def test_crop_or_squeeze(tmp_path):
     for part in ('train', 'val'):
         for c in 'ab':
             (tmp_path/'w'/part/c).mkdir(parents=True)
-            img = np.full((8, 24, 3), 255, np.uint8); img[:, :6] = img[:, -6:] = 0
+            img = np.full((8, 24, 3), 255, np.uint8); img[:, :6] = img[:, -6:] = 0; img[4, 12] = 200 # or the crop is one constant
             Image.fromarray(img).save(tmp_path/'w'/part/c/'0.png')
     kw = dict(size=8, stats=((0, 0, 0), (1, 1, 1)), workers=1)
-    assert load(tmp_path/'w', **kw)[0].x.min() == 1 and load(tmp_path/'w', crop=False, **kw)[0].x.min() == 0
+    assert load(tmp_path/'w', **kw)[0].x.min() > .7 and load(tmp_path/'w', crop=False, **kw)[0].x.min() == 0
 
 def test_tiny_as_it_is_shipped(tmp_path):
     "val/images and val_annotations.txt are mapped; nothing in the folder changes."
@@ -133,7 +133,7 @@ def test_tiny_as_it_is_shipped(tmp_path):
     before = sorted(map(str, root.rglob('*')))
     tr, te = load('tinyimagenet', root=tmp_path, workers=1, download=False)
     assert tr.shape == (3, 64, 64) and te.y.tolist() == [0, 1, 1] and tr.classes == ['goldfish', 'bullfrog']
-    assert tr.name == 'tinyimagenet (3 of 500 a class)' and sorted(map(str, root.rglob('*'))) == before
+    assert tr.name == 'tinyimagenet (2 of 200 classes; 3 of 500 a class)' and te.name == tr.name[:-1] + '; test 1 to 2 of 50 a class)' and sorted(map(str, root.rglob('*'))) == before
 
 def test_imagenet_by_index(tmp_path):
     "Class indices are ranks among a thousand sorted folders; labels follow the list."
