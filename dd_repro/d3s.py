@@ -487,12 +487,16 @@ def _check_d3s(s, real, teachers, jobs):
 # %% ../nbs/17_d3s.ipynb #6fa57e65
 _STUDENTS = dict(tinyimagenet='d3s-tiny', imagenet1k='d3s-in1k', imagenet21k='d3s-in21k', cifar10='d3s-cifar10', cifar100='d3s-cifar100')
 
+def _decides(s, real, teachers, seed):
+    "All that decides the images of a run."
+    return dict(s, method='d3s', data=real.name, n_images=len(real), norm=repr(real.norm), content=real.key, seed=seed, teachers=teachers.card(), teachers_key=teachers.key)
+
 class Synthesis:
     "A set of images in the making: batch after batch, from the first to the last."
     def __init__(self, real, teachers, out, s, stats, seed=0, jobs=(0, 1)):
         store_attr('real,teachers,s,stats,seed,jobs'); [t.eval() for t in teachers]; self.out, self.n = Path(out), s['ipc']*real.n_classes
         self.part, self.final = self.out/'images.part', self.out/'distilled.safetensors'
-        self.full = dict(s, method='d3s', data=real.name, n_images=len(real), norm=repr(real.norm), content=real.key, seed=seed, teachers=teachers.card(), teachers_key=teachers.key)
+        self.full = _decides(s, real, teachers, seed)
         self.n_batches = -(-self.n//s['batch'])
         self.targets = [targets(st, s['eps'], real.device) for st in stats] if s['layers'] == 'conv' else [bn_targets(t) for t in teachers]
         self.isu, self.stopped, self.history, self.steps = ISU(len(teachers)) if s['isu'] else None, None, [], self.n_batches*s['iterations']
@@ -645,6 +649,8 @@ def distill_d3s(
     s = dict(ipc=ipc, batch=batch, iterations=iterations, lr_img=lr_img, kind=kind, layers=layers, weight=weight, alpha=alpha, first=first, ens=ens, isu=isu, level=level, crop=crop,
              scale=scale, flip=flip, jitter=jitter, eps=eps)
     _check_d3s(s, real, teachers, tuple(jobs))
+    for f in (Path(out)/'distilled.safetensors', Path(out)/'images.part'): # refused before statistics are measured
+        if f.is_file(): _same_run(open_images(f), _decides(s, real, teachers, seed), f)
     if layers == 'bn': stats = []
     elif not isinstance(stats, list): stats = teacher_stats(teachers, real, stats or Path(out)/'stats', quiet=quiet)
     run = Synthesis(real, teachers, out, s, stats, seed, tuple(jobs))

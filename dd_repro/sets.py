@@ -7,7 +7,7 @@ __all__ = ['WHOLE', 'BLOCK', 'SAMPLE', 'NoNorm', 'norm_words', 'content_key', 'I
            'source_of', 'to_uint8', 'ImageStream', 'kept_key', 'files_key']
 
 # %% ../nbs/00_sets.ipynb #9c726912
-import hashlib, os
+import hashlib, os, weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -39,9 +39,11 @@ def content_key(
         h.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return h.hexdigest()[:16]
 
-def _stamp(*tensors):
-    "Which tensors these are, and how often they were written to (an inference tensor does not count that)."
-    return [(id(t), None if t.is_inference() else t._version) for t in tensors]
+def _written(t): return 0 if t.is_inference() else t._version # how often; inference tensors do not count it
+def _stamp(*tensors): return [(weakref.ref(t), _written(t)) for t in tensors]
+def _same(stamp, *tensors):
+    "Are these the tensors of a stamp, and not written to since?"
+    return all(r() is t and n == _written(t) for (r, n), t in zip(stamp, tensors))
 
 def _key_of_map(f):
     "The key of a function: its own, or one made from that of the object whose method it is; None where there is none."
@@ -83,8 +85,10 @@ class ImageTensors:
     def nbytes(self): return self.x.numel()*self.x.element_size()
     @property
     def known(self):
-        if self._seen != (now := _stamp(self.x, self.y)): self._key, self._made, self._seen = None, None, now
+        if not _same(self._seen, self.x, self.y): self._key, self._made, self._seen = None, None, _stamp(self.x, self.y)
         return self._key
+    def __getstate__(self): return self.__dict__ | dict(_key=self.known, _seen=None)
+    def __setstate__(self, state): self.__dict__.update(state); self._seen = _stamp(self.x, self.y)
     @property
     def key(self):
         if self.known is None and self._made is None: self._made = key_of(content_key(self.x, self.y), self.n_classes)
