@@ -150,7 +150,9 @@ def _have(file, card):
     if not file.is_file(): return False
     try: meta = load_tensors(file)[1]
     except ValueError: print(f'{file.name}: damaged, trained again'); return False
-    if 'content' not in meta: not_recorded(file); card = {k: v for k, v in card.items() if k != 'content'}
+    if 'content' not in meta:
+        not_recorded(file)
+        card = {k: v for k, v in card.items() if k != 'content'}
     diff = next((k for k in card if meta.get(k) != card[k]), None)
     if diff: raise ValueError(f'{file}: a teacher with other settings ({diff}: {meta.get(diff)!r}, not {card[diff]!r}); give another folder')
     return True
@@ -160,7 +162,9 @@ def _check_known(path):
     for f in sorted(Path(path).glob('teacher_*.safetensors')):
         try: known = 'content' in load_tensors(f, [])[1]
         except ValueError: continue # damaged: made again
-        if not known: raise ValueError(f'{f}: content not recorded, so it may be of other data: these teachers can be used, but none can be added; give another folder')
+        if not known:
+            raise ValueError(f'{f}: content not recorded, so it may be of other data: these teachers can be used, '
+                             'but none can be added; give another folder')
 
 def _save_teacher(file, net, real, card, seconds):
     tensors = {f'net.{k}': v for k, v in net.state_dict().items()} | {f'norm.{k}': v for k, v in real.norm.state()[0].items()}
@@ -489,7 +493,8 @@ _STUDENTS = dict(tinyimagenet='d3s-tiny', imagenet1k='d3s-in1k', imagenet21k='d3
 
 def _decides(s, real, teachers, seed):
     "All that decides the images of a run."
-    return dict(s, method='d3s', data=real.name, n_images=len(real), norm=repr(real.norm), content=real.key, seed=seed, teachers=teachers.card(), teachers_key=teachers.key)
+    data = dict(data=real.name, n_images=len(real), norm=repr(real.norm), content=real.key)
+    return s | data | dict(method='d3s', seed=seed, teachers=teachers.card(), teachers_key=teachers.key)
 
 class Synthesis:
     "A set of images in the making: batch after batch, from the first to the last."
@@ -518,8 +523,8 @@ class Synthesis:
 def _same_run(d, full, path):
     "ValueError when a store belongs to other settings."
     old, new = d.info.get('settings', {}), json.loads(json.dumps(full))
-    if 'content' not in old: raise ValueError(f'{path}: images of a run that was begun before the content of data was recorded (content: not recorded); give another folder')
-    if old != new: raise ValueError(f'{path}: images of a run with other settings ({what_differs(old, new)}); give another folder')
+    if old != new:
+        raise ValueError(f'{path}: images of a run with other settings ({what_differs(old, new)}); give another folder')
     return d
 
 @patch
@@ -649,7 +654,7 @@ def distill_d3s(
     s = dict(ipc=ipc, batch=batch, iterations=iterations, lr_img=lr_img, kind=kind, layers=layers, weight=weight, alpha=alpha, first=first, ens=ens, isu=isu, level=level, crop=crop,
              scale=scale, flip=flip, jitter=jitter, eps=eps)
     _check_d3s(s, real, teachers, tuple(jobs))
-    for f in (Path(out)/'distilled.safetensors', Path(out)/'images.part'): # refused before statistics are measured
+    for f in (Path(out)/'distilled.safetensors', Path(out)/'images.part'): # before statistics are measured
         if f.is_file(): _same_run(open_images(f), _decides(s, real, teachers, seed), f)
     if layers == 'bn': stats = []
     elif not isinstance(stats, list): stats = teacher_stats(teachers, real, stats or Path(out)/'stats', quiet=quiet)
