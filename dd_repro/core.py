@@ -216,11 +216,17 @@ def key_of(
 
 def _differing(old, new, prefix=''):
     "Lines 'key: old, here new', level by level."
-    short = lambda d, k: (repr(d[k]) if len(repr(d[k])) <= 60 else repr(d[k])[:57] + '...') if k in d else 'not recorded'
     for k in dict.fromkeys([*new, *old]):
         a, b = old.get(k), new.get(k)
         if isinstance(a, dict) and isinstance(b, dict): yield from _differing(a, b, f'{prefix}{k}.')
-        elif a != b or (k in old) != (k in new): yield f'{prefix}{k}: {short(old, k)}, here {short(new, k)}'
+        elif a != b or (k in old) != (k in new):
+            yield f'{prefix}{k}: {_short(old, k)}, here {_short(new, k)}'
+
+def _short(d, k):
+    "A value as a message shows it."
+    if k not in d: return 'not recorded'
+    text = repr(d[k])
+    return text if len(text) <= 60 else text[:57] + '...'
 
 def what_differs(
     old:dict, # settings as they were recorded
@@ -310,10 +316,13 @@ class Row:
 
 # %% ../nbs/00_core.ipynb #a6187955
 _FIELDS = [f.name for f in dataclasses.fields(Row)]
-_LATER = ['content'] # columns that came after the first files were written: they stand behind the hash
+_LATER = ['content'] # columns that came after the first files: they stand behind the hash
 _HEADER = [k for k in _FIELDS if k not in _LATER] + ['hash'] + _LATER
 def _cells(row): return {k: f'{v:.6g}' if isinstance(v := getattr(row, k), float) else str(v) for k in _FIELDS}
-def _row_hash(cells): return hashlib.sha256(json.dumps([v for k, v in cells.items() if k != 'hash']).encode()).hexdigest()[:16]
+def _row_hash(cells):
+    "The hash of a line: of all cells that stand in it, but for the hash itself."
+    values = [v for k, v in cells.items() if k != 'hash']
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 def _hashed(row):
     "The cells of a row in the order of the header, with their hash."
     cells = {k: ({'hash': ''} | _cells(row))[k] for k in _HEADER}
@@ -347,10 +356,12 @@ def record(
         read_rows(path) # a file that was edited, or is another one, is not added to
         old = Path(path).read_bytes() if Path(path).is_file() else b''
         if old and old[-1:] != b'\n': old += b'\n'
-        out = io.StringIO(); w = csv.DictWriter(out, _HEADER, lineterminator='\n'); w.writeheader()
-        for c in map(_hashed, rows): w.writerow(c)
+        out = io.StringIO()
+        w = csv.DictWriter(out, _HEADER, lineterminator='\n')
+        w.writeheader()
+        w.writerows(map(_hashed, rows))
         head, _, new = out.getvalue().encode().partition(b'\n')
-        write_atomic(path, head + b'\n' + old.partition(b'\n')[2] + new) # a wider header; lines that stand there are not touched
+        write_atomic(path, head + b'\n' + old.partition(b'\n')[2] + new) # old lines as they are
 
 # %% ../nbs/00_core.ipynb #0d4d9ec0
 def _as_row(cells):
@@ -366,9 +377,10 @@ def read_rows(
     try: head, *lines = csv.reader(io.StringIO(Path(path).read_bytes().decode('utf-8'), newline=''))
     except (UnicodeDecodeError, csv.Error, ValueError): head, lines = [], []
     if not _is_header(head): raise ValueError(f'{path}: not a file of results that `record` wrote')
-    out = [dict(zip(head, l)) for l in lines if l] # a line that was written under a narrower header is shorter
+    out = [dict(zip(head, l)) for l in lines if l] # one of a narrower header is shorter
     for i, (l, c) in enumerate(zip(filter(None, lines), out), 2):
-        if len(l) > len(head) or c.get('hash') != _row_hash(c): raise ValueError(f'{path}, line {i} ({l[0]}): its hash does not fit; this line was not written by `record`')
+        if len(l) > len(head) or c.get('hash') != _row_hash(c):
+            raise ValueError(f'{path}, line {i} ({l[0]}): its hash does not fit; this line was not written by `record`')
     return [_as_row(c) for c in out]
 
 def _is_header(head):

@@ -152,7 +152,9 @@ def _have(file, card):
     if not file.is_file(): return False
     try: meta = load_tensors(file)[1]
     except ValueError: print(f'{file.name}: damaged, trained again'); return False
-    if 'content' not in meta: not_recorded(file); card = {k: v for k, v in card.items() if k != 'content'}
+    if 'content' not in meta:
+        not_recorded(file)
+        card = {k: v for k, v in card.items() if k != 'content'}
     diff = next((k for k in card if meta.get(k) != card[k]), None)
     if diff: raise ValueError(f'{file}: a teacher with other settings ({diff}: {meta.get(diff)!r}, not {card[diff]!r}); give another folder')
     return True
@@ -162,7 +164,9 @@ def _check_known(path):
     for f in sorted(Path(path).glob('teacher_*.safetensors')):
         try: known = 'content' in load_tensors(f, [])[1]
         except ValueError: continue # damaged: made again
-        if not known: raise ValueError(f'{f}: content not recorded, so it may be of other data: these teachers can be used, but none can be added; give another folder')
+        if not known:
+            raise ValueError(f'{f}: content not recorded, so it may be of other data: these teachers can be used, '
+                             'but none can be added; give another folder')
 
 def _save_teacher(file, net, real, card, seconds):
     tensors = {f'net.{k}': v for k, v in net.state_dict().items()} | {f'norm.{k}': v for k, v in real.norm.state()[0].items()}
@@ -475,12 +479,17 @@ def _check_d3s(s, real, teachers, jobs):
 # %% ../nbs/17_d3s.ipynb #6fa57e65
 _STUDENTS = dict(tinyimagenet='d3s-tiny', imagenet1k='d3s-in1k', imagenet21k='d3s-in21k', cifar10='d3s-cifar10', cifar100='d3s-cifar100')
 
+def _decides(s, real, teachers, seed):
+    "All that decides the images of a run."
+    data = dict(data=real.name, n_images=len(real), norm=repr(real.norm), content=real.key)
+    return s | data | dict(method='d3s', seed=seed, teachers=teachers.card(), teachers_key=teachers.key)
+
 class Synthesis:
     "A set of images in the making: batch after batch, from the first to the last."
     def __init__(self, real, teachers, out, s, stats, seed=0, jobs=(0, 1)):
         store_attr('real,teachers,s,stats,seed,jobs'); [t.eval() for t in teachers]; self.out, self.n = Path(out), s['ipc']*real.n_classes
         self.part, self.final = self.out/'images.part', self.out/'distilled.safetensors'
-        self.full = dict(s, method='d3s', data=real.name, n_images=len(real), norm=repr(real.norm), content=real.key, seed=seed, teachers=teachers.card(), teachers_key=teachers.key)
+        self.full = _decides(s, real, teachers, seed)
         self.n_batches = -(-self.n//s['batch'])
         self.targets = [targets(st, s['eps'], real.device) for st in stats] if s['layers'] == 'conv' else [bn_targets(t) for t in teachers]
         self.isu, self.stopped, self.history, self.steps = ISU(len(teachers)) if s['isu'] else None, None, [], self.n_batches*s['iterations']
@@ -502,8 +511,8 @@ class Synthesis:
 def _same_run(d, full, path):
     "ValueError when a store belongs to other settings."
     old, new = d.info.get('settings', {}), json.loads(json.dumps(full))
-    if 'content' not in old: raise ValueError(f'{path}: images of a run that was begun before the content of data was recorded (content: not recorded); give another folder')
-    if old != new: raise ValueError(f'{path}: images of a run with other settings ({what_differs(old, new)}); give another folder')
+    if old != new:
+        raise ValueError(f'{path}: images of a run with other settings ({what_differs(old, new)}); give another folder')
     return d
 
 @patch
@@ -634,6 +643,8 @@ def distill_d3s(
     s = dict(ipc=ipc, batch=batch, iterations=iterations, lr_img=lr_img, kind=kind, layers=layers, weight=weight, alpha=alpha, first=first, ens=ens, isu=isu, level=level, crop=crop,
              scale=scale, flip=flip, jitter=jitter, eps=eps)
     _check_d3s(s, real, teachers, tuple(jobs))
+    for f in (Path(out)/'distilled.safetensors', Path(out)/'images.part'): # before statistics are measured
+        if f.is_file(): _same_run(open_images(f), _decides(s, real, teachers, seed), f)
     if layers == 'bn': stats = []
     elif not isinstance(stats, list): stats = teacher_stats(teachers, real, stats or Path(out)/'stats', quiet=quiet)
     run = Synthesis(real, teachers, out, s, stats, seed, tuple(jobs))

@@ -50,11 +50,11 @@ class Buffer:
 def _expert_key(file):
     "The hash of a path: from the file's header, or made once where an older file has none."
     try:
-        with safe_open(str(file), framework='pt') as f: have = json.loads(f.metadata()['dd']).get('content')
-    except Exception: raise ValueError(f'{file}: damaged; train_experts (or dd_experts) with the same settings trains it again') from None
-    s = file.stat()
-    sign = key_of('expert', str(file.absolute()), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
-    return have or kept_key(sign, lambda: content_key(load_tensors(file)[0]['theta']))
+        with safe_open(str(file), framework='pt') as f: meta = json.loads(f.metadata()['dd'])
+    except Exception:
+        raise ValueError(f'{file}: damaged; train_experts (or dd_experts) with the same settings trains it again') from None
+    if have := meta.get('content'): return have
+    return kept_key(key_of('expert', file_sign(file)), lambda: content_key(load_tensors(file)[0]['theta']))
 
 @patch(as_prop=True)
 def key(self:Buffer)->str:
@@ -69,11 +69,13 @@ def settings(self:Buffer)->dict:
 
 @patch
 def fits(self:Buffer, real):
-    "ValueError when these experts were trained on other data; where the card does not know, that is said."
+    "ValueError when these experts were trained on other data, as far as the card knows."
     for k, have in (('name', real.name), ('norm', repr(real.norm)), ('n_images', len(real))):
         if self.card[k] != have: raise ValueError(f'{self.path}: experts of other data ({k}: {self.card[k]!r}, here {have!r})')
     have = self.card.get('content')
-    if have and have != real.key: raise ValueError(f'{self.path}: experts of other data (content: {have!r}, here {real.key!r}); train experts for these data in another folder')
+    if have and have != real.key:
+        raise ValueError(f'{self.path}: experts of other data (content: {have!r}, here {real.key!r}); '
+                         'train experts for these data in another folder')
 
 # %% ../nbs/06_experts.ipynb #e8f88043
 @patch
@@ -154,9 +156,13 @@ def _check_fit(net, real, aug):
 
 def _open_folder(path, card, n):
     path, card = Path(path), json.loads(json.dumps(card)); old = path/'buffer.json'
-    if not old.is_file(): write_atomic(old, json.dumps(card, indent=1).encode()); return path
+    if not old.is_file():
+        write_atomic(old, json.dumps(card, indent=1).encode())
+        return path
     have = _read_card(path)
-    if 'content' not in have: _only_read(path, card := {k: v for k, v in card.items() if k != 'content'}, n)
+    if 'content' not in have:
+        card.pop('content')
+        _only_read(path, card, n)
     if have != card:
         k = next(k for k in {**card, **have} if have.get(k) != card.get(k))
         raise ValueError(f'{path}: holds experts with other settings ({k}: {have.get(k)!r}, not {card.get(k)!r}); give another folder')
@@ -165,7 +171,8 @@ def _open_folder(path, card, n):
 def _only_read(path, card, n):
     "ValueError when a buffer that does not know its data would have to grow."
     if all(_whole(_expert_file(path, i), card['epochs'], card['size']) for i in range(n)): return
-    raise ValueError(f'{path}: content not recorded, so it may be of other data: its experts can be used, but none can be added; give another folder')
+    raise ValueError(f'{path}: content not recorded, so it may be of other data: its experts can be used, '
+                     'but none can be added; give another folder')
 
 # %% ../nbs/06_experts.ipynb #0feb9489
 @steady
@@ -195,6 +202,7 @@ def train_experts(
             print(f'{file.name}: damaged, trained again')
         with seeded(seed, 'expert', i): net = net_fn().to(device)
         theta = train_expert(net, real, protocol, seed=seed_of(rng_for(seed, 'expert', i)))
-        save_tensors(file, {'theta': theta}, {'expert': i, 'seconds': time.perf_counter() - start, 'content': content_key(theta)})
+        meta = {'expert': i, 'seconds': time.perf_counter() - start, 'content': content_key(theta)}
+        save_tensors(file, {'theta': theta}, meta)
         if on_expert: on_expert(i, time.perf_counter() - start)
     return Buffer(path, n)

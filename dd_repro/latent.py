@@ -47,7 +47,8 @@ def _codes_key(real, ae):
     return key_of(real.key, norm_words(real.norm), ae.key)
 
 def _codes_file(real, ae, cache):
-    return Path(cache or dd_home()/'codes')/f'{real.name.split(" ")[0]}-{ae.name.split(" ")[0]}-f{ae.f}-{len(real)}-{_codes_key(real, ae)}.safetensors'
+    stem = f'{real.name.split(" ")[0]}-{ae.name.split(" ")[0]}-f{ae.f}-{len(real)}'
+    return Path(cache or dd_home()/'codes')/f'{stem}-{_codes_key(real, ae)}.safetensors'
 
 # %% ../nbs/20_latent.ipynb #971019c1
 def encode_set(
@@ -64,7 +65,8 @@ def encode_set(
         zs, ys = zip(*((ae.encode(x, real.norm), y) for x, y in real.batches(64)))
         z, y = torch.cat(zs), torch.cat(ys)
         if file: save_tensors(file, dict(z=z, y=y), ae.card())
-    codes = ImageTensors(z.to(real.device), y.to(real.device), real.n_classes, real.classes, ae, real.name, _codes_key(real, ae), getattr(real, 'source', None))
+    made = dict(name=real.name, key=_codes_key(real, ae), source=getattr(real, 'source', None))
+    codes = ImageTensors(z.to(real.device), y.to(real.device), real.n_classes, real.classes, ae, **made)
     if not quiet: print(f'{len(real)} pictures, {math.prod(real.shape)*4*len(real)/1e6:.1f} MB -> codes {list(codes.shape)}, {codes.nbytes/1e6:.1f} MB as float32')
     return codes
 
@@ -240,8 +242,8 @@ def latent_experts(
 class _Space:
     "What is known of an encoded set before it is encoded."
     def __init__(self, real, ae):
-        self.name, self.norm, self.shape, self.n_classes, self.device, self.n = real.name, ae, ae.code_shape(real.shape), real.n_classes, real.device, len(real)
-        self.key = _codes_key(real, ae)
+        self.name, self.norm, self.shape, self.n_classes = real.name, ae, ae.code_shape(real.shape), real.n_classes
+        self.device, self.n, self.key = real.device, len(real), _codes_key(real, ae)
     def __len__(self): return self.n
 
 def latent_objective(method, codes, net_fn, s, buffer=None, seed=0):
@@ -283,7 +285,8 @@ def distill_latent(
     codes = encode_set(real, ae, quiet=quiet is True) if codes is None else codes
     arch = arch or ConvNet(real.shape[0], real.n_classes, real.shape[1], width, code_depth(real.shape[1])).arch
     d = LatentCodes.from_real(real, lpc, ae, seed, codes, lr=s.get('net_lr', .01), arch=arch)
-    full = dict(s, method=method, data=real.name, norm=repr(real.norm), n_images=len(real), content=real.key, codes=codes.key, lpc=lpc, ipc=ipc, ae=ae.card(), seed=seed, arch=arch, net=net_fn().arch)
+    full = dict(s, method=method, data=real.name, norm=repr(real.norm), n_images=len(real), content=real.key, codes=codes.key,
+                lpc=lpc, ipc=ipc, ae=ae.card(), seed=seed, arch=arch, net=net_fn().arch)
     run = _learn(d, objective or latent_objective(method, codes, net_fn, s, seed=seed), s, lpc, sched=sched, callbacks=callbacks, ckpt=out/'checkpoint.safetensors', every=every,
                  minutes=minutes, settings=full | (buffer.settings() if buffer else {}), quiet=quiet) if method != 'initial' else None
     d.info.update(settings=full, seed=seed, iterations=run.it//s.get('outer', 1) if run else 0, seconds=round(run.seconds, 1) if run else 0., device=device_name(real.device))

@@ -61,13 +61,13 @@ def _why(it, loss, lr, opts, lost):
 
 # %% ../nbs/09_loop.ipynb #09b30dfb
 def _made_of(o):
-    "The keys of real data, experts and teachers that an objective holds, by attribute; of a sum those of its terms."
-    found = {}
-    for k, v in getattr(o, '__dict__', {}).items():
-        if k in ('real', 'buffer', 'teachers', 'codes') and isinstance(key := getattr(v, 'key', None), str): found[k] = key
-        elif k == 'view' and (f := _made_of(v)): found[k] = f
-        elif k == 'terms' and any(fs := [_made_of(t) for t in v]): found[k] = fs
-    return found
+    "The keys of data, experts and teachers that an objective holds; of a sum those of its terms."
+    held = getattr(o, '__dict__', {})
+    found = {k: getattr(held[k], 'key', None) for k in ('real', 'buffer', 'teachers') if k in held}
+    found = {k: v for k, v in found.items() if isinstance(v, str)}
+    if (view := held.get('view')) is not None and _made_of(view): found['view'] = _made_of(view)
+    terms = [_made_of(t) for t in held.get('terms', ())]
+    return found | (dict(terms=terms) if any(terms) else {})
 
 class Run:
     "A distillation in progress: the set, its phases and optimisers, the iteration, and the history."
@@ -83,9 +83,10 @@ class Run:
         self.it, self.history, self.stopped, self.seconds, self.given = 0, [], None, 0., settings
     @property
     def decides(self):
-        "All that must agree for a checkpoint to be continued: settings, shapes, and the content of what the objectives hold."
-        given, made = self.given if isinstance(self.given, dict) else dict(settings=self.given), [_made_of(p) for p, _ in self.phases]
-        return dict(given, shapes=[str(s.shape) for s in self.d.parameters()], **(dict(made_of=made) if any(made) else {}))
+        "All that must agree for a checkpoint to be continued: settings, shapes, and what the objectives hold."
+        given = self.given if isinstance(self.given, dict) else dict(settings=self.given)
+        shapes = [str(s.shape) for s in self.d.parameters()]
+        return given | dict(shapes=shapes, made_of=[_made_of(p) for p, _ in self.phases])
     @property
     def settings(self): return settings_hash(self.decides)
     @property
@@ -155,7 +156,9 @@ def save(self:Run, path=None)->Path:
     "Write the checkpoint, whole or not at all, and the history as CSV beside it."
     path, tensors = Path(path or self.ckpt), {}
     packed = _pack('s', self.state(), tensors)
-    save_tensors(path, tensors, dict(run=packed, settings=settings_hash(full := self.decides), decides=json.loads(json.dumps(full, default=repr)), seconds=self.seconds))
+    decides = self.decides
+    meta = dict(settings=settings_hash(decides), decides=json.loads(json.dumps(decides, default=repr)))
+    save_tensors(path, tensors, dict(run=packed, seconds=self.seconds) | meta)
     keys = list(dict.fromkeys(k for r in self.history for k in r))
     out = io.StringIO(); w = csv.DictWriter(out, keys, lineterminator='\n'); w.writeheader(); w.writerows(self.history)
     write_atomic(path.with_suffix('.csv'), out.getvalue().encode())
@@ -164,7 +167,7 @@ def save(self:Run, path=None)->Path:
 # %% ../nbs/09_loop.ipynb #04556177
 def _other(meta, now):
     "In what a checkpoint differs from this run."
-    if 'decides' not in meta: return 'content not recorded: it was written before the content of data and experts was'
+    if 'decides' not in meta: return 'content not recorded: it was written before that of data and experts was'
     return what_differs(meta['decides'], now) or 'the same values, written in another way'
 
 @patch
@@ -173,7 +176,9 @@ def resume(self:Run, path=None):
     path = Path(path or self.ckpt)
     tensors, meta = load_tensors(path)
     if 'run' not in meta: raise ValueError(f'{path}: not a checkpoint of `distill`')
-    if meta['settings'] != settings_hash(now := self.decides): raise ValueError(f'{path}: a checkpoint of a run with other settings ({_other(meta, now)}); give another path, or remove it to start again')
+    if meta['settings'] != self.settings:
+        raise ValueError(f'{path}: a checkpoint of a run with other settings ({_other(meta, self.decides)}); '
+                         'give another path, or remove it to start again')
     s = _unpack(meta['run'], tensors)
     if s['it'] > self.steps: raise ValueError(f'{path}: this run is complete at iteration {s["it"]}, and {self.steps} are asked for; give {s["it"]} or more, or another path')
     self.it, self.history, self.seconds = s['it'], s['history'], meta.get('seconds', 0.)

@@ -296,7 +296,8 @@ def distill_match(
     net_fn = net_fn or partial(make_net, 'convnet', real.shape[0], real.n_classes, real.shape[1])
     kw = dict(lr=.01, arch=getattr(net_fn(), 'arch', None), aug=s['aug'], protocol=s['protocol'])
     d = (Pixels.from_noise if s['init'] == 'noise' else Pixels.from_real)(real, ipc, seed, **kw).to(real.device)
-    full = dict(s, method=method, data=real.name, norm=repr(real.norm), n_images=len(real), content=real.key, ipc=ipc, seed=seed, arch=d.arch)
+    full = dict(s, method=method, data=real.name, norm=repr(real.norm), n_images=len(real), content=real.key,
+                ipc=ipc, seed=seed, arch=d.arch)
     run = distill(d, match_objective(method, real, net_fn, s, seed), s['iterations']*s['outer'], {'images': partial(SGD, lr=s['lr_img'], momentum=s['momentum'])}, sched,
                   callbacks=callbacks, ckpt=out/'checkpoint.safetensors', every=every, minutes=minutes, settings=full, quiet=quiet)
     d.info.update(settings=full, iterations=run.it//s['outer'], seed=seed, seconds=round(run.seconds, 1), device=device_name(real.device))

@@ -63,7 +63,8 @@ def few(
     "A few images of the first classes, in memory."
     x = torch.cat([real.of_class(c, min(per_class, int((real.y == c).sum()))) for c in range(min(classes, real.n_classes))])
     y = torch.cat([torch.full((min(per_class, int((real.y == c).sum())),), c) for c in range(min(classes, real.n_classes))])
-    return ImageTensors(x, y.to(x.device), min(classes, real.n_classes), real.classes[:classes], real.norm, f'{real.name} (few)', key_of(real.key, 'few', classes, per_class))
+    how = dict(classes=real.classes[:classes], norm=real.norm, name=f'{real.name} (few)', key=key_of(real.key, 'few', classes, per_class))
+    return ImageTensors(x, y.to(x.device), min(classes, real.n_classes), **how)
 
 # %% ../nbs/25_rows.ipynb #e9d8bb18
 def row_data(
@@ -83,7 +84,7 @@ def row_data(
 
 # %% ../nbs/25_rows.ipynb #5aa7a581
 def _folder(stem, data):
-    "The folder of a stage: named by its recipe and the content of its data; one that was made before content was recorded stays in use."
+    "The folder of a stage: named by recipe and content; one from before content was recorded stays in use."
     return stem if stem.is_dir() else stem.with_name(f'{stem.name}-{data.key[:8]}')
 
 @dataclass
@@ -92,7 +93,9 @@ class Job:
     r:Recipe; real:object; test:object; home:Path
     seed:int=0; quiet:bool|None=None; smoke:bool=False; compiled:bool=False
     notes:list=field(default_factory=list); costs:dict=field(default_factory=dict); begun:set=field(default_factory=set)
-    def out(self, stage, kind='rows'): return _folder(Path(self.home)/kind/f'{self.r.dataset}-{self.r.size}px-{self.r.method}-s{self.seed}-{self.r.key(stage)}', self.real)
+    def out(self, stage, kind='rows'):
+        stem = f'{self.r.dataset}-{self.r.size}px-{self.r.method}-s{self.seed}-{self.r.key(stage)}'
+        return _folder(Path(self.home)/kind/stem, self.real)
     @contextmanager
     def timed(self, stage, into=None):
         "Note what a stage costs, and whether its folder held something before."
@@ -117,7 +120,8 @@ def row_net(
 def _only(stem):
     "The folder of this name, whatever content it is of; ValueError when there are several."
     found = [f for f in (stem, *sorted(stem.parent.glob(f'{stem.name}-*'))) if f.is_dir()]
-    if len(found) > 1: raise ValueError(f'{stem.parent}: {" and ".join(f.name for f in found)} are there; keep the one to start from')
+    if len(found) > 1:
+        raise ValueError(f'{stem.parent}: {" and ".join(f.name for f in found)} are there; keep the one to start from')
     return found[0] if found else stem
 
 @patch

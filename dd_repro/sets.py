@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['WHOLE', 'BLOCK', 'SAMPLE', 'NoNorm', 'norm_words', 'content_key', 'check_labels', 'ImageTensors', 'held_out',
            'not_recorded', 'same_content', 'source_of', 'BadImage', 'picture_mode', 'as_picture', 'to_uint8',
-           'image_and_label', 'read_labels', 'ImageStream', 'kept_key', 'files_key', 'fit_classes']
+           'image_and_label', 'read_labels', 'ImageStream', 'file_sign', 'kept_key', 'files_key', 'fit_classes']
 
 # %% ../nbs/00_sets.ipynb #9c726912
-import hashlib, os
+import hashlib, os, weakref
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -44,12 +44,14 @@ def content_key(
         h.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return h.hexdigest()[:16]
 
-def _stamp(*tensors):
-    "Which tensors these are, and how often they were written to (an inference tensor does not count that)."
-    return [(id(t), None if t.is_inference() else t._version) for t in tensors]
+def _written(t): return 0 if t.is_inference() else t._version # how often; inference tensors do not count it
+def _stamp(*tensors): return [(weakref.ref(t), _written(t)) for t in tensors]
+def _same(stamp, *tensors):
+    "Are these the tensors of a stamp, and not written to since?"
+    return all(r() is t and n == _written(t) for (r, n), t in zip(stamp, tensors))
 
 def _key_of_map(f):
-    "The key of a function: its own, or one made from that of the object whose method it is; None where there is none."
+    "The key of a function: its own, or made from that of the object whose method it is; or None."
     if isinstance(key := getattr(f, 'key', None), str): return key
     owner = getattr(getattr(f, '__self__', None), 'key', None)
     return key_of(owner, f.__name__) if isinstance(owner, str) else None
@@ -121,11 +123,17 @@ class ImageTensors:
     def nbytes(self): return self.x.numel()*self.x.element_size()
     @property
     def known(self):
-        if self._seen != (now := _stamp(self.x, self.y)): self._key, self._made, self._seen = None, None, now
+        if not _same(self._seen, self.x, self.y):
+            self._key, self._made, self._seen = None, None, _stamp(self.x, self.y)
         return self._key
+    def __getstate__(self): return self.__dict__ | dict(_key=self.known, _seen=None)
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._seen = _stamp(self.x, self.y)
     @property
     def key(self):
-        if self.known is None and self._made is None: self._made = key_of(content_key(self.x, self.y), self.n_classes)
+        if self.known is None and self._made is None:
+            self._made = key_of(content_key(self.x, self.y), self.n_classes)
         return self._key or self._made
     def new(self, x, y=None, **kw):
         d = dict(n_classes=self.n_classes, classes=self.classes, norm=self.norm, name=self.name, source=self.source) | kw
@@ -135,7 +143,8 @@ class ImageTensors:
 @patch
 def subset(self:ImageTensors, idx):
     "The images with these indices, in this order."
-    return self.new(self.x[idx], self.y[idx], key=self.known and _part_key(self.known, len(self), idx))
+    key = self.known and _part_key(self.known, len(self), idx)
+    return self.new(self.x[idx], self.y[idx], key=key)
 
 def _part_key(key, n, idx):
     "The key of a part: that of the whole, and which indices."
@@ -222,9 +231,10 @@ def same_content(
     what, # who recorded it, for the message
 )->bool: # False where nothing is recorded, which is said
     "ValueError naming both keys when something was made from other data than these."
-    if not key: not_recorded(what); return False
-    if key != real.key: raise ValueError(f'{what}: made from other data: pixels, labels or size differ (content: {key!r}, here {real.key!r})')
-    return True
+    if not key: not_recorded(what)
+    elif key != real.key:
+        raise ValueError(f'{what}: made from other data: pixels, labels or size differ (content: {key!r}, here {real.key!r})')
+    return bool(key)
 
 def source_of(
     real # a set
@@ -494,7 +504,9 @@ def of_class(self:ImageStream, c:int, n:int|None=None, rng=None)->Tensor:
     return self._ready(torch.stack([read[int(j)][0] for j in (i if n is None else i[:n])]))
 
 # %% ../nbs/00_sets.ipynb #1a5ff145
-WHOLE, BLOCK, SAMPLE = 256 << 20, 16 << 10, 256 # bytes in all that are read whole; bytes of a file beyond that; items of a dataset without files
+WHOLE = 256 << 20 # bytes of all files together up to which they are read whole
+BLOCK = 16 << 10 # bytes that are read of each file beyond that
+SAMPLE = 256 # items that are read of a dataset without files
 
 def _file_hash(path, size, whole):
     "A hash of a file, or of the block in its middle."
@@ -502,6 +514,11 @@ def _file_hash(path, size, whole):
         if whole: return hashlib.file_digest(f, 'sha256').hexdigest()
         f.seek(max(0, (size - BLOCK)//2))
         return hashlib.sha256(f.read(BLOCK)).hexdigest()
+
+def file_sign(path)->list:
+    "What changes when a file might have: path, size, times and inode number."
+    s = os.stat(path)
+    return [os.path.abspath(path), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino]
 
 def kept_key(
     signature:str, # of the files: cheap, and another one when they might hold something else
@@ -522,16 +539,16 @@ def files_key(
     **how # what else decides what is read from them
 )->str: # 16 hex digits
     "A hash of what files hold, with their labels, sizes and names below their common folder."
-    paths = [os.path.abspath(p) for p, _ in samples]
-    stats = [os.stat(p) for p in paths]
-    seen = [(p, int(y), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for p, (_, y), s in zip(paths, samples, stats)]
+    paths, labels = [os.path.abspath(p) for p, _ in samples], [int(y) for _, y in samples]
+    seen = list(map(file_sign, paths))
     def make():
-        whole = sum(s.st_size for s in stats) <= WHOLE
-        base = os.path.commonpath({os.path.dirname(p) for p in paths})
-        with ThreadPoolExecutor(8) as pool: hashes = list(pool.map(lambda p, s: _file_hash(p, s.st_size, whole), paths, stats))
-        lines = [[os.path.relpath(p, base).replace(os.sep, '/'), int(y), s.st_size, h] for p, (_, y), s, h in zip(paths, samples, stats, hashes)]
-        return key_of(lines, how)
-    return kept_key(key_of(seen, how, WHOLE, BLOCK), make)
+        sizes = [s[1] for s in seen]
+        base, whole = os.path.commonpath({os.path.dirname(p) for p in paths}), sum(sizes) <= WHOLE
+        names = [os.path.relpath(p, base).replace(os.sep, '/') for p in paths]
+        with ThreadPoolExecutor(8) as pool:
+            hashes = pool.map(lambda p, n: _file_hash(p, n, whole), paths, sizes)
+            return key_of(list(zip(names, labels, sizes, hashes)), how)
+    return kept_key(key_of(seen, labels, how, WHOLE, BLOCK), make)
 
 def _dataset_key(stream):
     "The key of the dataset behind a stream: its own, or that of a sample of its items."
@@ -543,18 +560,21 @@ def _dataset_key(stream):
 def _probe(stream):
     "What the maps of a stream do to three images, in a few digits."
     read, n = stream.read(), len(stream)
-    x = stream._ready(torch.stack([read[i][0] for i in (0, n//2, n - 1)])).detach().cpu().double().flatten(1)
-    size = float(x.square().mean().sqrt())
-    way = torch.randn(x.shape[1], 4, generator=rng_for('probe', x.shape[1]), dtype=torch.double)/x.shape[1]**.5
-    return [f'{size:.2g}', *(f'{v + 0.:.2f}' for v in (x@way/max(size, 1e-12)).round(decimals=2).flatten().tolist())]
+    x = stream._ready(torch.stack([read[i][0] for i in (0, n//2, n - 1)]))
+    x = x.detach().cpu().double().flatten(1)
+    size, d = float(x.square().mean().sqrt()), x.shape[1]
+    way = torch.randn(d, 4, generator=rng_for('probe', d), dtype=torch.double)/d**.5
+    found = (x@way/max(size, 1e-12)).round(decimals=2) + 0. # no -0
+    return [f'{size:.2g}', *(f'{v:.2f}' for v in found.flatten().tolist())]
 
 @patch(as_prop=True)
 def key(self:ImageStream)->str:
-    "A hash of what the stream delivers before its norm: files or a sample of items, labels, size, mode and maps."
+    "A hash of what the stream delivers, but for the norm: files or items, labels, size, mode, maps."
     if self.__dict__.get('_key') is None:
         maps = [_key_of_map(f) for f in self.fs]
         if None in maps: maps = [maps, _probe(self)]
-        self._key = key_of(_dataset_key(self), content_key(self.y), len(self), self.n_classes, self.size, self.mode, maps)
+        how = len(self), self.n_classes, self.size, self.mode
+        self._key = key_of(_dataset_key(self), content_key(self.y), how, maps)
     return self._key
 
 # %% ../nbs/00_sets.ipynb #8f05aa05

@@ -417,9 +417,10 @@ def _evaluate_one(d, test, arch, p, lr, n_eval, seed, together):
 
 # %% ../nbs/05_students.ipynb #028cbda5
 def content_of(d)->str: # '' where it is not recorded
-    "The key of the real data behind what students learn from: a real set's own, or that in the card of a distilled one."
+    "The key of the real data behind a set: a real set's own, or that in a distilled one's card."
     d = getattr(d, 'd', d) # images with stored labels
-    return (getattr(d, 'source', None) or {}).get('key') or getattr(d, 'key', None) or ''
+    source = getattr(d, 'source', None) or {}
+    return source.get('key') or getattr(d, 'key', None) or ''
 
 def _weaker(*kinds): return max(kinds, key=PROTOCOL_KINDS.index)
 

@@ -1,0 +1,375 @@
+"""Keys are made of content: what was made from other pixels or labels under an old name is refused with what differs, never taken up."""
+import copy, dataclasses, json, os, pickle, shutil
+from functools import partial
+
+import numpy as np
+import pytest, torch
+from PIL import Image
+
+from dd_repro import results as R
+from dd_repro import sets as S
+from dd_repro.autoenc import AutoEncoder, TinyAE
+from dd_repro.cli import dd_distill, dd_eval, dd_experts, distill_mtt
+from dd_repro.convnet import ConvNet
+from dd_repro.core import Row, load_tensors, read_rows, record, rng_for, save_tensors, seeded, what_differs
+from dd_repro.d3s import distill_d3s, load_teachers, train_teachers
+from dd_repro.data import Files, load
+from dd_repro.distilled import Distilled, Pixels
+from dd_repro.experts import Buffer, train_experts
+from dd_repro.latent import distill_latent, encode_set, latent_experts
+from dd_repro.loop import Objective, distill
+from dd_repro.coreset import coreset
+from dd_repro.match import distill_match
+from dd_repro.mtt import mtt_opts
+from dd_repro.priors import distill_d3
+from dd_repro.relabel import Relabelled, relabel
+from dd_repro.rows import run_row
+from dd_repro.sets import ImageStream, ImageTensors, content_key, not_recorded
+from dd_repro.students import Protocol, as_protocol, evaluate
+
+torch.set_num_threads(1)
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    "A home of its own, and nothing said so far."
+    monkeypatch.setenv('DD_HOME', str(tmp_path/'home')); monkeypatch.setattr(S, '_said', set())
+    return tmp_path
+
+def refused(says, f, *a, **kw):
+    with pytest.raises(ValueError, match=says) as e: f(*a, **kw)
+    assert '\n' not in str(e.value)
+
+# --- the same commands, other data: sets in memory
+@pytest.fixture(scope='module')
+def real():
+    "Five digits of each class at 8 px."
+    r = load('digits')[0]
+    return r.subset(torch.cat([(r.y == c).nonzero()[:5, 0] for c in range(10)]))
+
+def swapped(r): y = r.y.clone(); y[r.y == 3], y[r.y == 8] = 8, 3; return r.new(r.x, y)
+def corrected(r): y = r.y.clone(); y[[0, 7]] = r.y[[7, 0]]; return r.new(r.x, y)
+def mirrored(r): return r.new(r.x.flip(3))
+def inverted(r): return r.new(r.norm(1 - r.norm.inverse(r.x)))
+CHANGES = [swapped, corrected, mirrored, inverted]
+
+NET = partial(ConvNet, 1, 10, 8, 4, 2)
+TEACHER = partial(ConvNet, 1, 10, 8, 4, 2, norm='batch')
+ONCE = Protocol('teacher', 'smoke', epochs=1, batch=25, lr=.05, aug='')
+S8 = dict(syn_steps=2, expert_epochs=1, max_start_epoch=1, batch_syn=None, lr_img=1., lr_lr=1e-5, lr_teacher=.02)
+
+def experts(r, top, n=1, name=''): return train_experts(NET, r, top/f'experts{name}', n, 2, batch=25, aug='', quiet=True)
+def fresh_experts(r, top): return experts(r, top, name=f'-{r.key}')
+def ae():
+    with seeded('ae'): return AutoEncoder(TinyAE(1, 2, 2, 4), 'tiny (test)', 2, 2, 1., 2, 1, own=True)
+def teachers(r, top, name='teachers'): return train_teachers(TEACHER, r, top/name, 1, ONCE, '', quiet=True)
+
+def run_mtt(r, top): return distill_mtt(r, None, NET, fresh_experts(r, top), S8, top/'run', 1, 2, quiet=True)
+def run_d3(r, top):
+    kw = {k: v for k, v in S8.items() if k not in ('lr_img', 'batch_syn')}
+    return distill_d3(r, NET, fresh_experts(r, top), top/'run', 1, 2, z_dim=4, width=8, mmd_samples=2, quiet=True, **kw)
+def run_d3s(r, top): return distill_d3s(r, teachers(r, top, f't-{r.key}'), top/'run', 1, batch=5, iterations=2, quiet=True)
+def run_dm(r, top): return distill_match(r, top/'run', 'dm', 1, NET, iterations=2, quiet=True)
+def run_dc(r, top): return distill_match(r, top/'run', 'dc', 1, NET, iterations=1, outer=2, inner=1, quiet=True)
+def run_codes(r, top): return distill_latent(r, ae(), top/'run', 'latent-dm', 1, width=4, iterations=2, quiet=True)
+def run_latent_mtt(r, top):
+    codes = encode_set(r, ae()); buffer = latent_experts(codes, top/f'codes-{r.key}', 1, 3, 4, batch=25, quiet=True)
+    return distill_latent(r, ae(), top/'run', 'latent-mtt', 1, buffer=buffer, width=4, iterations=2, syn_steps=2, expert_epochs=1, max_start_epoch=1, quiet=True)
+STAGES = [experts, teachers, run_mtt, run_d3, run_d3s, run_dm, run_dc, run_codes, run_latent_mtt]
+
+@pytest.mark.parametrize('change', CHANGES)
+@pytest.mark.parametrize('stage', STAGES)
+def test_other_content_under_the_old_name_is_refused(stage, change, real, tmp_path):
+    "And the same content, made anew, goes on."
+    stage(real, tmp_path)
+    before = {p: p.read_bytes() for p in (tmp_path/'run').rglob('*.safetensors')}
+    refused('content', stage, change(real), tmp_path)
+    assert {p: p.read_bytes() for p in (tmp_path/'run').rglob('*.safetensors')} == before
+    stage(real.to('cpu'), tmp_path)
+
+@pytest.mark.parametrize('change', CHANGES)
+def test_experts_teachers_and_codes_are_not_used_for_other_data(change, real, tmp_path):
+    buffer, other = experts(real, tmp_path), change(real); teachers(real, tmp_path)
+    refused('experts of other data .content', distill_mtt, other, None, NET, buffer, S8, tmp_path/'run', 1, 2)
+    refused('experts of other data .content', distill_d3, other, NET, buffer, tmp_path/'run', 1, 2, width=8)
+    refused('made from other data.*content', load_teachers, tmp_path/'teachers', other)
+    a, b = encode_set(real, ae()), encode_set(other, ae())
+    assert a.key != b.key and not (torch.equal(a.x, b.x) and torch.equal(a.y, b.y)) and len(list((tmp_path/'home'/'codes').iterdir())) == 2
+    assert not (tmp_path/'run').exists()
+
+@pytest.mark.parametrize('change', CHANGES)
+def test_labels_belong_to_images_and_teachers(change, real, tmp_path):
+    other, t = change(real), teachers(real, tmp_path)
+    d, e = Pixels.from_real(real, 5, 0, name='digits'), Pixels.from_real(other, 5, 0, name='digits')
+    relabel(d, t, tmp_path/'labels', 1, 10, quiet=True)
+    refused('images|teachers', relabel, e if not torch.equal(d.images, e.images) else d, teachers(other, tmp_path, 'u'), tmp_path/'labels', 1, 10, quiet=True)
+    if not torch.equal(d.images, e.images): refused('other images', Relabelled, e, tmp_path/'labels')
+
+@pytest.mark.parametrize('change', CHANGES)
+def test_cards_and_rows_say_what_they_were_made_from(change, real, tmp_path):
+    other, p = change(real), as_protocol('mtt').scaled(epochs=1)
+    found = []
+    for r in (real, other):
+        d, _ = run_dm(r, tmp_path/r.key); d = Distilled.load(tmp_path/r.key/'run'/'distilled.safetensors')
+        row, = evaluate(d, real, NET().arch, p, 1); full, = evaluate(r, real, NET().arch, p, 1, lr=.01)
+        assert d.source['key'] == d.info['settings']['content'] == row.content == full.content == r.key
+        assert coreset(r, 1, 'random').info['settings']['content'] == r.key
+        found.append((row.settings, full.settings))
+    assert not set(found[0]) & set(found[1])
+
+def test_one_expert_then_two(real, tmp_path):
+    "In MTT, D3 and codes; and what differs is named."
+    one, kw = experts(real, tmp_path), {k: v for k, v in S8.items() if k not in ('lr_img', 'batch_syn')}
+    codes = encode_set(real, ae()); few = lambda n: latent_experts(codes, tmp_path/'c', n, 3, 4, batch=25, quiet=True)
+    runs = dict(mtt=lambda b, c, out: distill_mtt(real, None, NET, b, S8, out, 1, 2, quiet=True),
+        d3=lambda b, c, out: distill_d3(real, NET, b, out, 1, 2, z_dim=4, width=8, mmd_samples=2, quiet=True, **kw),
+        latent=lambda b, c, out: distill_latent(real, ae(), out, 'latent-mtt', 1, buffer=c, width=4, iterations=2, syn_steps=2, expert_epochs=1, max_start_epoch=1, quiet=True))
+    c = few(1)
+    for k, run in runs.items(): run(one, c, tmp_path/k)
+    two, d = experts(real, tmp_path, 2), few(2)
+    for k, run in runs.items():
+        refused('n_experts: 1, here 2', run, two, d, tmp_path/k)
+        run(Buffer(one.path, 1), Buffer(c.path, 1), tmp_path/k)
+
+def test_a_bare_loop_knows_what_its_objective_holds(real, tmp_path):
+    "Without any settings: data and experts are those of the objective, also within a sum."
+    class Mean(Objective):
+        def __init__(self, real): super().__init__(); self.real = real
+        def __call__(self, d): return (d.images.mean() - self.real.x.mean())**2
+    go = lambda r, out, o: distill(Pixels.from_real(real, 1), o(Mean(r)), 2, {'images': partial(torch.optim.SGD, lr=.1)}, ckpt=tmp_path/out, quiet=True)
+    for out, o in (('a', lambda m: m), ('b', lambda m: m + .5*m)):
+        go(real, out, o); go(real, out, o)
+        for change in CHANGES: refused('made_of.*real|made_of', go, change(real), out, o)
+
+# --- the key of a set
+def test_what_a_key_depends_on(real):
+    keys = [real.key, *(c(real).key for c in CHANGES), real.subset([0, 1]).key, real.subset([1, 0]).key, *(s.key for s in real.split(.4)), *(s.key for s in real.split(.4, 1)),
+            ImageTensors(real.x, real.y, 11).key, load('digits')[0].key, load('digits')[1].key, load('digits', size=16)[0].key]
+    assert len(set(keys)) == len(keys) and all(len(k) == 16 and int(k, 16) >= 0 for k in keys)
+
+def test_what_a_key_does_not_depend_on(real):
+    a, b = load('digits'), load('digits', stats=(.4, .2))
+    assert a[0].key == b[0].key and a[0].renorm(b[0].norm).key == a[0].key == a[0].to('cpu').key
+    same = [0, 3, 5], torch.tensor([0, 3, 5]), np.array([0, 3, 5]), torch.arange(len(real)).eq(0) | torch.arange(len(real)).eq(3) | torch.arange(len(real)).eq(5)
+    assert len({real.subset(i).key for i in same}) == 1
+    hand = ImageTensors(real.x.clone(), real.y.clone(), 10); part = hand.subset([1, 2]).key; hand.key
+    assert hand.subset([1, 2]).key == part # whether or not somebody asked before
+
+@pytest.mark.parametrize('write', [lambda r: r.x.neg_(), lambda r: r.x[0].zero_(), lambda r: setattr(r, 'y', r.y.flip(0)), lambda r: r.y.sub_(9).neg_()])
+def test_a_set_that_was_written_to_has_another_key(write):
+    r = load('digits')[0]; was = r.key
+    twins = copy.deepcopy(r), pickle.loads(pickle.dumps(r))
+    write(r); assert r.key != was and r.to('cpu').key == r.key and [t.key for t in twins] == [was]*2
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float64, torch.uint8, torch.bool, torch.complex64])
+def test_keys_of_any_type(dtype):
+    a, b = torch.tensor([0., 1.]).to(dtype), torch.tensor([1., 1.]).to(dtype)
+    assert content_key(a) == content_key(a.clone()) != content_key(b) and content_key(a) != content_key(a[None])
+
+def test_maps_with_and_without_a_key(real):
+    one = ae()
+    a, b = real.map(one.encode), real.map(one.encode)
+    assert a.key == b.key and a.key != real.key and real.map(one).key != real.key
+    with seeded(1): other = AutoEncoder(TinyAE(1, 2, 2, 4), 'tiny (test)', 2, 2, 1., 2, 1, own=True)
+    assert real.map(other.encode).key != a.key and real.map(lambda x: x).key != real.map(lambda x: 2*x).key
+
+# --- folders: files, held and as a stream
+def pictures(top, n=6):
+    "Two classes of little pictures, each of its own, with train/ and val/."
+    for part, k in (('train', n), ('val', 2)):
+        for y, c in enumerate(('cat', 'dog')):
+            (top/part/c).mkdir(parents=True)
+            for i in range(k):
+                x = torch.randint(0, 60, (8, 8, 3), generator=rng_for(part, c, i)) + 120*y + torch.arange(8)[None, :, None]*8
+                Image.fromarray(x.numpy().astype(np.uint8)).save(top/part/c/f'{i}.png')
+    return top
+
+def each(top, f):
+    for p in sorted((top/'train').rglob('*.png')):
+        with Image.open(p) as im: x = np.array(im)
+        Image.fromarray(np.ascontiguousarray(f(x))).save(p)
+
+def wide(top):
+    "A picture that a crop and a squeeze show differently."
+    Image.fromarray(np.arange(480, dtype=np.uint8).reshape(8, 20, 3)).save(top/'train'/'cat'/'wide.png')
+
+def swap(a, b): a.rename(a.parent/'_'), b.rename(a), (a.parent/'_').rename(b)
+FOLDERS = dict(swapped=lambda t: swap(t/'train'/'cat', t/'train'/'dog'), corrected=lambda t: swap(t/'train'/'cat'/'0.png', t/'train'/'dog'/'0.png'),
+               mirrored=lambda t: each(t, lambda x: x[:, ::-1]), inverted=lambda t: each(t, lambda x: 255 - x))
+
+@pytest.fixture
+def folder(tmp_path): return pictures(tmp_path/'mine')
+
+@pytest.mark.parametrize('stream', [False, True])
+@pytest.mark.parametrize('change', FOLDERS)
+def test_a_folder_that_changed_has_another_key(change, stream, folder):
+    get = lambda **kw: load(folder, stream=stream, workers=0, **kw)[0].key
+    was = get(); assert get() == was
+    FOLDERS[change](folder); assert get() != was
+
+def test_files_that_keep_size_and_time_are_still_told_apart(folder):
+    "A swap of two files with equal sizes and times, as archives leave them."
+    a, b = (folder/'train'/c/'0.bmp' for c in ('cat', 'dog'))
+    for f, v in ((a, 10), (b, 200)): Image.new('RGB', (8, 8), (v,)*3).save(f); os.utime(f, (1, 1))
+    key = lambda: load(folder, stream=True, workers=0)[0].key
+    was = key(); swap(a, b); assert a.stat().st_size == b.stat().st_size and key() != was
+    swap(a, b); assert key() == was
+
+def test_a_touched_or_copied_folder_keeps_its_key(folder, tmp_path):
+    key = lambda top, **kw: load(top, stream=True, workers=0, **kw)[0].key
+    was, seen = key(folder), len(list((tmp_path/'home'/'keys').iterdir()))
+    assert key(folder) == was and len(list((tmp_path/'home'/'keys').iterdir())) == seen # read once
+    for p in folder.rglob('*.png'): os.utime(p, (7, 7))
+    assert key(folder) == was and len(list((tmp_path/'home'/'keys').iterdir())) > seen # looked at again
+    shutil.copytree(folder, tmp_path/'elsewhere'/'mine'); assert key(tmp_path/'elsewhere'/'mine') == was
+    (folder/'train'/'cat'/'0.png').rename(folder/'train'/'cat'/'00.png'); assert key(folder) != was
+
+def test_loading_choices_are_in_the_key_of_a_stream(folder):
+    wide(folder)
+    s = lambda **kw: load(folder, stream=True, workers=0, **(dict(size=8) | kw))[0]
+    keys = [s().key, s(crop=False).key, s(size=4).key, s().new(mode='L').key, s().map(lambda x: x.flip(3)).key, s().map(lambda x: 1 - x).key, s(val=.5).key, s().map(ae().encode).key]
+    assert len(set(keys)) == len(keys)
+    assert s().key == s(stats=(.5, .5)).key == s().to('cpu').key == s().held().key
+
+@pytest.mark.parametrize('big', [False, True])
+def test_large_folders_are_sampled_block_by_block(big, folder, monkeypatch):
+    if big: monkeypatch.setattr(S, 'WHOLE', 10); monkeypatch.setattr(S, 'BLOCK', 64)
+    key = lambda: load(folder, stream=True, workers=0, stats=(.5, .2))[0].key
+    was = key(); p = folder/'train'/'dog'/'3.png'; b = bytearray(p.read_bytes())
+    b[len(b)//2] ^= 1; p.write_bytes(b); assert key() != was
+
+class Numbers(torch.utils.data.Dataset):
+    "A dataset that is no files."
+    def __init__(self, n, f=lambda x: x, y=lambda i: i % 2): self.n, self.f, self.targets = n, f, [y(i) for i in range(n)]
+    def __len__(self): return self.n
+    def __getitem__(self, i): return Image.fromarray(self.f(np.arange(192, dtype=np.uint8).reshape(8, 8, 3) + np.uint8(i % 60))), self.targets[i]
+
+def test_datasets_without_files():
+    keys = [ImageStream(d, 2, 8).key for d in (Numbers(12), Numbers(13), Numbers(12, y=lambda i: (i+1) % 2), Numbers(12, lambda x: 255 - x), Numbers(12, lambda x: np.ascontiguousarray(x[:, ::-1])), Numbers(2000))]
+    assert len(set(keys)) == len(keys) and keys[0] == ImageStream(Numbers(12), 2, 8, workers=1).key
+
+def test_codes_of_a_stream_follow_the_files_and_the_crop(folder):
+    "The cache of codes is not that of other pictures, of another crop, or of other labels."
+    with seeded('ae'): net = AutoEncoder(TinyAE(3, 2, 2, 4), 'tiny (test)', 2, 2, 1., 2, 3, own=True)
+    wide(folder)
+    get = lambda **kw: encode_set(load(folder, size=8, stream=True, workers=0, **kw)[0], net)
+    first = get(); assert torch.equal(get().x, first.x) and not torch.equal(get(crop=False).x, first.x) and get(crop=False).key != first.key
+    for change in FOLDERS.values():
+        was = get(); change(folder); now = get()
+        assert now.key != was.key and not torch.equal(now.x, was.x)
+
+# --- the commands
+FAST = dict(width=4, depth=2)
+@pytest.mark.parametrize('change', FOLDERS)
+def test_the_same_commands_after_a_folder_changed(change, folder, tmp_path, capsys):
+    "Experts, runs and artefacts of the old pictures are not taken up."
+    data, s = str(folder), dict(syn_steps=2, expert_epochs=1, max_start_epoch=1, lr_img=1., lr_lr=1e-5, lr_teacher=.02, iterations=2, aug='flip')
+    train = partial(dd_experts, data, n=1, epochs=2, batch=8, aug='', **FAST)
+    commands = [train, partial(dd_distill, 'mtt', data, **s, **FAST), partial(dd_distill, 'dm', data, iterations=2, **FAST)]
+    for c in commands: c()
+    def line(c):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as e: c()
+        err = capsys.readouterr().err; assert e.value.code == 2 and err.count('\n') == 1 and ('content' in err or 'norm: ' in err), err # measured statistics differ, too
+    FOLDERS[change](folder)
+    for c in commands: line(c)
+    dd_experts(data, n=1, epochs=2, batch=8, aug='', path=str(tmp_path/'new'), **FAST)
+    line(partial(dd_distill, 'mtt', data, buffer=str(tmp_path/'new'), out=str(tmp_path/'home'/'runs'/'mtt-mine-w4-d2-ipc1-s0'), **s, **FAST))
+
+def small_row(**kw):
+    r = R.recipe('mtt/table1/cifar10/dm/ipc1')
+    return R.shrink(dataclasses.replace(r, dataset='mine', size=8), iterations=1, eval_epochs=1, n_eval=1, width=4, depth_eval=2, depth_train=2, zca=0, aug='', eval_aug='', **kw)
+
+@pytest.mark.parametrize('change', FOLDERS)
+def test_a_row_is_made_anew_for_other_content(change, folder, tmp_path):
+    go = lambda: run_row(small_row(), quiet=True, root=tmp_path, home=tmp_path/'rows', record_to=tmp_path/'r.csv')[0]
+    a, again = go(), go(); FOLDERS[change](folder); b = go()
+    assert a.content == again.content != b.content and a.artefact == again.artefact != b.artefact and a.settings == again.settings != b.settings
+    assert [r.content for r in read_rows(tmp_path/'r.csv')] == [a.content, a.content, b.content]
+
+def test_an_artefact_of_a_row_that_was_moved_is_refused(folder, tmp_path):
+    "A folder without its content in the name is one that was made before; its card is compared."
+    go = lambda: run_row(small_row(), quiet=True, root=tmp_path, home=tmp_path/'rows')[0]
+    go(); made, = (tmp_path/'rows'/'rows').iterdir(); made.rename(made.with_name(made.name.rpartition('-')[0]))
+    go(); assert len(list((tmp_path/'rows'/'rows').iterdir())) == 1
+    FOLDERS['inverted'](folder); refused('made from other data.*content', go)
+
+# --- what was made before content was recorded
+def forget(file):
+    "A card, checkpoint or artefact as it was written before."
+    if file.suffix == '.json': file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != 'content'})); return
+    t, m = load_tensors(file); m.pop('decides', None); m.pop('content', None)
+    if 'init' in m: m['init']['source'].pop('key', None); m['init']['info'].get('settings', {}).pop('content', None)
+    if 'run' in m: m['settings'] = '0'*12
+    save_tensors(file, t, m)
+
+def test_old_experts_are_used_and_not_added_to(real, tmp_path, capsys):
+    b = experts(real, tmp_path); key = b.key
+    forget(b.path/'buffer.json'); forget(b.files[0])
+    old = experts(real, tmp_path); Buffer(b.path)
+    assert capsys.readouterr().out.count('content not recorded') == 1
+    refused('content not recorded', experts, real, tmp_path, 2)
+    refused('lr: ', train_experts, NET, real, b.path, 1, 2, lr=.3, batch=25, aug='', quiet=True)
+    assert [torch.equal(old.snapshot(0, e), b.snapshot(0, e)) for e in range(3)] == [True]*3 and old.key != key
+    distill_mtt(real, None, NET, old, S8, tmp_path/'run', 1, 2, quiet=True)
+    assert old.settings()['n_experts'] == 1 and Buffer(b.path).key == old.key # hashed from the path itself
+
+def test_old_teachers_are_used_and_not_added_to(real, tmp_path, capsys):
+    teachers(real, tmp_path); forget(tmp_path/'teachers'/'teacher_000.safetensors')
+    teachers(real, tmp_path); assert capsys.readouterr().out.count('content not recorded') == 1
+    refused('content not recorded', train_teachers, TEACHER, real, tmp_path/'teachers', 2, ONCE, '', quiet=True)
+
+@pytest.mark.parametrize('stage', [run_mtt, run_d3, run_dm, run_dc, run_codes])
+def test_an_old_checkpoint_is_refused(stage, real, tmp_path):
+    stage(real, tmp_path); forget(tmp_path/'run'/'checkpoint.safetensors')
+    refused('content not recorded', stage, real, tmp_path)
+
+def test_old_images_of_d3s_are_not_gone_on_with(real, tmp_path):
+    run_d3s(real, tmp_path); forget(tmp_path/'run'/'distilled.safetensors')
+    assert len(Distilled.load(tmp_path/'run'/'distilled.safetensors')) == 10
+    refused('not recorded', run_d3s, real, tmp_path)
+
+def test_an_old_artefact_is_evaluated_and_says_so(tmp_path, capsys):
+    real = load('digits')[0]; d, _ = run_dm(real, tmp_path); file = tmp_path/'run'/'distilled.safetensors'
+    go = lambda: dd_eval(str(file), n_eval=1, epochs=1, record_to=str(tmp_path/'r.csv'))
+    go(); assert 'content not recorded' not in capsys.readouterr().out
+    forget(file); go(); assert capsys.readouterr().out.count('content not recorded') == 1
+    assert [r.content for r in read_rows(tmp_path/'r.csv')] == [real.key, '']
+
+def test_published_artefacts_load_and_say_so(root, tmp_path, capsys):
+    for f in sorted((root/'docs'/'artefacts').glob('*.safetensors')):
+        d = Distilled.load(f); assert len(d) and 'key' not in d.source
+    f = root/'docs'/'artefacts'/'cifar10-d3s-ipc10-k600'
+    assert len(Relabelled(Distilled.load(f.with_suffix('.safetensors')), f.with_suffix('.labels.zip'))) == 100
+
+# --- results files
+def test_old_results_are_read_and_added_to(root, tmp_path):
+    for f in sorted((root/'docs'/'results').glob('*.csv')):
+        g = tmp_path/f.name; shutil.copy(f, g); was, old = read_rows(g), g.read_bytes()
+        assert was and {r.content for r in was} == {''}
+        record(Row('x/ü', mean=1., content='abc'), g); record(Row('y', mean=2.), g)
+        now = read_rows(g)
+        assert [repr(r) for r in now[:-2]] == [repr(r) for r in was] and [r.content for r in now[-2:]] == ['abc', ''] and now[-2].row == 'x/ü'
+        assert g.read_bytes().partition(b'\n')[2].startswith(old.partition(b'\n')[2])
+
+def test_pandas_reads_both_kinds_of_lines(root, tmp_path):
+    import pandas as pd
+    g = tmp_path/'r.csv'; shutil.copy(root/'docs'/'results'/'mtt.csv', g); record(Row('x', mean=1., content='abc'), g)
+    df = pd.read_csv(g); assert df.content.isna().sum() == len(df) - 1 and df.content.iloc[-1] == 'abc' and df.hash.notna().all()
+
+@pytest.mark.parametrize('edit', [lambda s: s.replace('abc', 'abd'), lambda s: s.replace(',abc', ''), lambda s: s.replace('abc', ''), lambda s: s.replace(',abc\n', ',abc,\n'), lambda s: s.replace('old', 'older'),
+    lambda s: '\n'.join(l + ',abc' if l.startswith('old') else l for l in s.split('\n'))])
+def test_edits_of_either_kind_of_line_are_found(edit, tmp_path):
+    f = tmp_path/'r.csv'; record([Row('old', mean=1.), Row('new', mean=2., content='abc')], f)
+    head, old, new = f.read_text().splitlines()
+    from dd_repro.core import _cells, _FIELDS, _row_hash
+    cells = {k: _cells(read_rows(f)[0])[k] for k in _FIELDS if k != 'content'} # as it was written before there was a content
+    f.write_text('\n'.join([head, ','.join([*cells.values(), _row_hash(cells)]), new, ''])); assert [r.content for r in read_rows(f)] == ['', 'abc']
+    f.write_text(edit(f.read_text())); refused('its hash does not fit', read_rows, f); refused('its hash does not fit', record, Row('z'), f)
+
+@pytest.mark.parametrize('text', ['row,hash\nx,y\n', 'row,protocol\n', 'notes'])
+def test_other_files_are_no_results(text, tmp_path):
+    f = tmp_path/'r.csv'; f.write_text(text); refused('not a file of results', read_rows, f)
+
+def test_differences_are_named():
+    assert what_differs(dict(a=1, b=dict(c=2)), dict(a=1, b=dict(c=3), d='x')) == "b.c: 2, here 3; d: not recorded, here 'x'"
+    assert what_differs(dict(a=(1, 2)), dict(a=[1, 2])) == '' and 'and 2 more' in what_differs({}, {k: 0 for k in 'abcde'})
