@@ -200,7 +200,7 @@ def scan(
 # %% ../nbs/01_data.ipynb #e11aa9c9
 def _annotated(folder, classes):
     "Tiny ImageNet's own val folder: images/ and val_annotations.txt."
-    rows = [l.split('\t')[:2] for l in (Path(folder)/'val_annotations.txt').read_text().splitlines() if l.strip()]
+    rows = [l.split('\t')[:2] for l in (Path(folder)/'val_annotations.txt').read_text(encoding='utf-8').splitlines() if l.strip()]
     label = {c: i for i, c in enumerate(classes)}
     return Files(sorted(((Path(folder)/'images'/f, label[c]) for f, c in rows if c in label), key=lambda s: (s[1], s[0])))
 
@@ -372,7 +372,7 @@ def _words(folder, classes):
     "Class names of Tiny ImageNet, where a table of words is there."
     for f in ('words200.tsv', 'words.txt'):
         if (folder/f).is_file():
-            table = dict(l.rstrip('\n').split('\t')[:2] for l in (folder/f).read_text().splitlines() if '\t' in l)
+            table = dict(l.rstrip('\n').split('\t')[:2] for l in (folder/f).read_text(encoding='utf-8').splitlines() if '\t' in l)
             return [table.get(c, c).split(',')[0] for c in classes]
     return classes
 
