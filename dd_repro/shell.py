@@ -17,8 +17,16 @@ def _broken(f):
     "Whether nobody reads what is written to a stream any more."
     try: f.flush()
     except BrokenPipeError: return True
-    except (OSError, ValueError, AttributeError): pass
-    return False
+    except (OSError, ValueError, AttributeError): return False
+    return _no_reader(f)
+
+def _no_reader(f):
+    "Whether the other end of a pipe is closed, as the system sees it; True where it cannot be asked."
+    try: import select; ask = select.poll()
+    except (ImportError, AttributeError): return True
+    try: ask.register(f.fileno(), 0)
+    except (OSError, ValueError): return False
+    return any(e & (select.POLLERR | select.POLLHUP) for _, e in ask.poll(0))
 
 @contextmanager
 def manners():

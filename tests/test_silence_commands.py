@@ -1,6 +1,7 @@
 "Commands: every flag acts or is refused, text needs no torch, and no terminal, alphabet, pipe or platform makes a command fail."
 import importlib, json, os, subprocess, sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -66,7 +67,9 @@ def test_the_counts_of_arithmetic_are_in_step():
     held = json.loads(asset('gmacs.json').read_text(encoding='utf-8'))
     wanted = {results._shape_key(*s): s for r in results._runnable() for w in ('train', 'eval') for s in [results._net_of(results.recipe(r.row), w)]}
     assert held['nets'] == list(NETS) and set(held['gmacs']) == set(wanted), 'run make assets'
-    for k in [k for k in wanted if k.split()[0] in ('convnet', 'alexnet', 'vgg11')]: assert results._count_gmacs(*wanted[k]) == held['gmacs'][k], k
+    small = [k for k in sorted(wanted) if k.split()[:2] in (['convnet', '16'], ['convnet', '32'], ['resnet18', '32'])]
+    assert len(small) > 3
+    for k in small[::2]: assert results._count_gmacs(*wanted[k]) == held['gmacs'][k], k
 
 def test_the_installed_commands_are_those_of_the_entry():
     import tomllib
@@ -105,7 +108,7 @@ def test_every_flag_is_declared():
 def test_a_flag_that_may_be_refused_has_no_default_that_somebody_could_mean():
     assert [(n, f) for n, _, f in pairs(True) if options(n)[f].get('default', None) not in (None, '')] == []
 
-@pytest.mark.parametrize('name, subject, flag', list(pairs(False)), ids='-'.join)
+@pytest.mark.parametrize('name, subject, flag', list(pairs(False)))
 def test_a_flag_that_does_nothing_is_refused(capsys, name, subject, flag):
     err = refused(capsys, COMMAND[name], *words_of(name, subject, flag))
     who = [s for s, own in SUBJECTS[name].items() if flag in (own.split() if isinstance(own, str) else own)]
@@ -122,8 +125,8 @@ def deep(monkeypatch, tmp_path):
         def f(*a, **kw): raise Reached(name, a, kw)
         return f
     class Card(dict): __missing__ = lambda self, k: None
-    buffer = lambda path: type('B', (), dict(path=Path(path), card=Card()))()
-    for k, v in dict(_real=lambda *a, **kw: (real, real), Buffer=buffer, check_data=lambda *a: None, open_autoencoder=lambda *a: type('A', (), dict(name='tiny', f=a[1], asked=a))(),
+    buffer = lambda path: SimpleNamespace(path=Path(path), card=Card())
+    for k, v in dict(_real=lambda *a, **kw: (real, real), Buffer=buffer, check_data=lambda *a: None, open_autoencoder=lambda *a: SimpleNamespace(name=a[0], f=a[1], code_shape=lambda s: s),
                      load_teachers=lambda p, r: p, encode_set=lambda *a, **kw: real).items(): monkeypatch.setattr(cli, k, v)
     for k in ('distill_d3', 'distill_d3s', 'distill_match', 'distill_latent', 'distill_mtt', 'train_experts', 'train_teachers', 'latent_experts', 'evaluate'): monkeypatch.setattr(cli, k, seen(k))
     return real
@@ -144,7 +147,7 @@ BESIDE = dict(eval_epochs=['--eval_every', '1'], n_eval=['--eval_every', '1'])
 NEEDED = dict(mtt='--syn_steps 2 --expert_epochs 1 --max_start_epoch 1 --lr_img 1 --lr_lr 1 --lr_teacher 1', d3s='--ipc 1 --batch 10', initial='--ae tiny --f 2')
 ELSEWHERE = {'every', 'minutes'} | {('dd_experts', 'record_to')} # the loop's own, in o; the cost is recorded after the work
 
-@pytest.mark.parametrize('name, subject, flag', [p for p in pairs(True) if p[0] in ('dd_experts', 'dd_distill') and (p[0], p[2]) not in ELSEWHERE], ids='-'.join)
+@pytest.mark.parametrize('name, subject, flag', [p for p in pairs(True) if p[0] in ('dd_experts', 'dd_distill') and (p[0], p[2]) not in ELSEWHERE])
 def test_a_flag_that_acts_reaches_the_work(capsys, deep, name, subject, flag):
     o = options(name)[flag]
     value = WHOLE.get(flag, ODD.get(o.get('kind')))
@@ -153,10 +156,8 @@ def test_a_flag_that_acts_reaches_the_work(capsys, deep, name, subject, flag):
     with pytest.raises(Reached) as e: COMMAND[name].main(words)
     got = list(everything(e.value.args))
     if o['form'] == 'switch': value = flag[:3] != 'no_'
-    if flag == 'teachers': assert any(str(g) == value for g in got)
+    if flag in ('teachers', 'buffer', 'ae', 'f') or (subject, flag) == ('d3s', 'width'): assert any(str(value) in str(g) for g in got), 'they name a folder or a file'
     elif isinstance(value, bool): assert value in got
-    elif flag == 'buffer': assert any(str(g) == value for g in got)
-    elif (name, subject, flag) == ('dd_distill', 'd3s', 'width'): assert any(f'w{value}' in str(g) for g in got), 'it names the folder of the teachers'
     elif flag == 'aug': assert any(g == value or getattr(g, 'strategy', '') == value for g in got)
     else: assert value in got, (value, got)
 
@@ -255,7 +256,7 @@ def test_home_in_flags(capsys, monkeypatch, tmp_path, command, words, says):
 @pytest.mark.parametrize('gone', ['resource', 'fcntl', 'pwd', 'grp', 'termios'])
 def test_modules_import_where_unix_has_not(gone):
     code = f'''import sys; sys.modules["{gone}"] = None
-import dd_repro.core, dd_repro.sets, dd_repro.shell, dd_repro.results, dd_repro.tables, dd_repro.entry
+import dd_repro.core, dd_repro.shell, dd_repro.results, dd_repro.tables, dd_repro.entry
 dd_repro.entry.dd_table(["mtt/table1"])'''
     r = python(code)
     assert r.returncode == 0, r.stderr
@@ -264,7 +265,9 @@ def test_all_imports_on_a_machine_that_is_not_linux(tmp_path):
     code = '''import sys, os, torch
 for m in ("resource", "fcntl", "pwd", "grp"): sys.modules[m] = None
 for n in ("sysconf", "sched_getaffinity", "fork", "getuid"): hasattr(os, n) and delattr(os, n)
-import ctypes; ctypes.CDLL = None
+import ctypes
+def no_library(*a, **kw): raise OSError('no such library')
+ctypes.CDLL = no_library
 import dd_repro.all, dd_repro.cli, dd_repro.rows, dd_repro.bench, dd_repro.side
 from dd_repro.core import *
 assert tune_allocator() is False
