@@ -313,7 +313,7 @@ def _from_hub(name, known, put):
 
 def _config(folder):
     "The network's settings in config.json, without diffusers' own entries; None where there is no such file."
-    try: return {k: v for k, v in json.loads((folder/'config.json').read_text()).items() if k[0] != '_'}
+    try: return {k: v for k, v in json.loads((folder/'config.json').read_text(encoding='utf-8')).items() if k[0] != '_'}
     except FileNotFoundError: return None
     except ValueError: raise ValueError(f'{folder/"config.json"}: not JSON') from None
 

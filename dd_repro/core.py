@@ -70,13 +70,20 @@ def steady(
     return run
 
 # %% ../nbs/00_core.ipynb #2397c8f4
+def _named(variable, default=''):
+    "The absolute path in an environment variable, with ~ as the home folder; of the default where it is empty; None where both are."
+    text = os.environ.get(variable, '').strip() or default
+    path = os.path.expanduser(text)
+    if path[:1] == '~': raise ValueError(f'{variable} is {text!r}, and no home folder of that name is known; give DD_HOME a whole path')
+    return Path(os.path.abspath(path)) if path else None
+
 def dd_home()->Path: # `DD_HOME`, or `~/.dd_repro`
     "Where buffers, artefacts and caches are kept."
-    return Path(os.environ.get('DD_HOME') or Path.home()/'.dd_repro')
+    return _named('DD_HOME', '~/.dd_repro')
 
 def dd_data()->Path: # `DD_DATA`, or `DD_HOME/data`
     "Where data sets are kept."
-    return Path(os.environ.get('DD_DATA') or dd_home()/'data')
+    return _named('DD_DATA') or dd_home()/'data'
 
 def asset(
     *name # of a file that ships with the package
@@ -276,7 +283,7 @@ def device_name(device=None)->str:
     "The processor's name as results carry it."
     import torch
     if torch.device(device or 'cpu').type == 'cuda': return torch.cuda.get_device_name()
-    try: name = next(l.split(':')[1].strip() for l in open(Path('/proc', 'cpuinfo')) if l.startswith('model name'))
+    try: name = next(l.split(':')[1].strip() for l in open(Path('/proc', 'cpuinfo'), encoding='utf-8', errors='replace') if l.startswith('model name'))
     except (OSError, StopIteration): name = platform.processor() or platform.machine()
     return f'{name} x{torch.get_num_threads()}'
 

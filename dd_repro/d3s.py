@@ -527,7 +527,7 @@ def open(self:Synthesis):
 @patch
 def read_history(self:Synthesis):
     "What is noted of the batches that are done, by this process or another."
-    self.history = [json.loads(self.marker(b).read_text()) for b in range(self.n_batches) if self.marker(b).is_file() and self.done(b)]
+    self.history = [json.loads(self.marker(b).read_text(encoding='utf-8')) for b in range(self.n_batches) if self.marker(b).is_file() and self.done(b)]
 
 @patch
 def found(self:Synthesis):

@@ -24,7 +24,7 @@ def _expert_file(folder, i): return Path(folder)/f'expert_{i:04}.safetensors'
 
 def _read_card(folder):
     file = Path(folder)/'buffer.json'
-    try: card = json.loads(file.read_text()); card['epochs'], card['size']
+    try: card = json.loads(file.read_text(encoding='utf-8')); card['epochs'], card['size']
     except (ValueError, KeyError, TypeError): raise ValueError(f'{file}: damaged; put it back, or remove the folder and train again') from None
     return card
 

@@ -186,7 +186,7 @@ def table6(
     f:int, # how many times a side shrinks
 )->dict: # stated settings by our names
     "What LatentDD states for one of its settings; ValueError naming the known ones."
-    with open(asset('stated.csv'), newline='') as h: rows = [r for r in csv.DictReader(h) if r['paper'] == 'latentdd' and r['variant'].startswith(_PAPER[method])]
+    with open(asset('stated.csv'), newline='', encoding='utf-8') as h: rows = [r for r in csv.DictReader(h) if r['paper'] == 'latentdd' and r['variant'].startswith(_PAPER[method])]
     here = {_NAMES[r['name']]: r['value'] for r in rows if (r['resolution'], r['budget'], r['variant']) == (str(size), str(ipc), f'{_PAPER[method]} f={f}') and r['name'] in _NAMES}
     if not here: raise ValueError(f'no stated settings for {method} at {size} px, ipc {ipc}, f = {f}; stated are 256 px (ipc 1: f 4, 8; ipc 10: f 4) and 512 px (ipc 1: f 4, 8)')
     common = {_NAMES[r['name']]: r['value'] for r in rows if not r['resolution'] and r['name'] in _NAMES}

@@ -245,7 +245,7 @@ _INDEX, LABEL_FORMAT = 'index.json', 1
 def _file(path, e): return Path(path)/f'labels-{e:05d}.safetensors'
 
 def _read_index(path):
-    try: m = json.loads((Path(path)/_INDEX).read_text()); m['settings']['n'], m['epochs'], m['format']; return m
+    try: m = json.loads((Path(path)/_INDEX).read_text(encoding='utf-8')); m['settings']['n'], m['epochs'], m['format']; return m
     except FileNotFoundError: raise ValueError(f'{path}: no label store there (no {_INDEX})') from None
     except (ValueError, KeyError, TypeError): raise ValueError(f'{Path(path)/_INDEX}: damaged; relabel with the same settings writes it again') from None
 

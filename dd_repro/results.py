@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PAPERS', 'OWN_METHOD', 'SHOWN', 'HOUSE', 'STAGES', 'COLUMNS', 'Value', 'NEEDS', 'COSTLY', 'TRAIN_SIZE', 'N_CLASSES',
-           'PASS_COST', 'Line', 'family', 'row_id', 'cell_id', 'printed', 'matching', 'find_row', 'contradictions',
-           'conflicts', 'results_dir', 'Runs', 'measured', 'differs', 'distance', 'record_id', 'Compared', 'compare',
-           'can_run', 'shade', 'variants_of', 'records_of', 'table', 'Beside', 'points', 'study', 'others', 'stated',
-           'unstated', 'Recipe', 'recipe', 'shrink', 'stage_settings', 'gmacs', 'count_gmacs', 'net_name', 'work_space',
-           'n_images', 'passes', 'make_counts', 'work', 'rates', 'planned_seconds', 'todo', 'smoke_cases', 'coverage']
+           'PASS_COST', 'family', 'row_id', 'cell_id', 'printed', 'matching', 'find_row', 'contradictions', 'conflicts',
+           'results_dir', 'measured', 'differs', 'distance', 'record_id', 'compare', 'can_run', 'shade', 'variants_of',
+           'records_of', 'table', 'Beside', 'points', 'study', 'others', 'stated', 'unstated', 'Recipe', 'recipe',
+           'shrink', 'stage_settings', 'gmacs', 'net_name', 'work_space', 'n_images', 'passes', 'work', 'rates',
+           'planned_seconds', 'todo', 'smoke_cases', 'coverage']
 
 # %% ../nbs/21_results.ipynb #34c811f7
 import csv, dataclasses, difflib, html, json, math, os, re, sys, warnings
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from fastcore.basics import patch
 from .core import *
+from .core import _named
 from .settings import *
 from .settings import _asset_lines
 
@@ -26,7 +27,7 @@ from .settings import _asset_lines
 PAPERS = ('mtt', 'd3', 'd3s', 'latentdd')
 OWN_METHOD = {'mtt': 'MTT', 'd3': 'D3', 'd3s': 'D3S'}
 
-class Line(dict):
+class _Line(dict):
     "A line of a table, by column; `line.row` reads as `line['row']`."
     def __getattr__(self, k):
         try: return self[k]
@@ -104,7 +105,7 @@ def _float(s):
 
 def _printed_line(r):
     more = dict(own=r['own'] == '1', cell=cell_id(r), number=_float(r['value']), spread=_float(r['std']))
-    return Line(dict(row=row_id(r)) | r | more)
+    return _Line(dict(row=row_id(r)) | r | more)
 
 @cache
 def _printed():
@@ -205,7 +206,7 @@ def _contradictions(paper=None):
         if r.value: cells.setdefault((r.paper, r.cell), []).append(r)
     for _, g in sorted(cells.items()):
         if len({r.number for r in g if r.number == r.number}) < 2: continue
-        out += [Line(row=r.row, printed=text(r), others='; '.join(f'{o.table} {text(o)}' for o in g if o.table != r.table)) for r in g]
+        out += [_Line(row=r.row, printed=text(r), others='; '.join(f'{o.table} {text(o)}' for o in g if o.table != r.table)) for r in g]
     return out
 
 def contradictions(
@@ -221,7 +222,7 @@ def conflicts(paper:str|None=None)->'pd.DataFrame':
 # %% ../nbs/21_results.ipynb #6e7c94d9
 def results_dir()->Path: # DD_RESULTS, else docs/results of the checkout
     "Where results files lie."
-    here = [Path(p) for p in (os.path.expanduser(os.environ.get('DD_RESULTS') or ''), asset().parent.parent/'docs'/'results', 'docs/results', '../docs/results') if p]
+    here = [Path(p) for p in (_named('DD_RESULTS'), asset().parent.parent/'docs'/'results', 'docs/results', '../docs/results') if p]
     return next((p for p in here if p.is_dir()), here[0])
 
 _FACTOR = {('s', 'min'): 1/60, ('h', 'min'): 60., ('MB', 'GB'): 1e-3, ('MB', 'MiB'): 1/1.048576}
@@ -237,9 +238,9 @@ def _match(r):
 def _measured_line(r, file, line):
     "A measured row with its printed one; a cell's name where it has one."
     hit = _match(r)
-    return Line(vars(r) | dict(printed=hit, file=file, line=line, cell=_by_name()[hit.lower()].cell if hit else ''))
+    return _Line(vars(r) | dict(printed=hit, file=file, line=line, cell=_by_name()[hit.lower()].cell if hit else ''))
 
-class Runs(list):
+class _Runs(list):
     "Measured lines, with what was wrong in their files, and by printed cell and by name."
     def __init__(self, lines=(), faults=()):
         super().__init__(lines)
@@ -255,12 +256,12 @@ def _measured(folder=None, quiet=False):
         try: lines += [_measured_line(r, f.name, i) for i, r in enumerate(read_rows(f), 2)]
         except ValueError as e: faults.append(f'{f.name} is not used: {str(e).replace(str(f), f.name)}')
     for w in () if quiet else faults: warnings.warn(w, stacklevel=3)
-    return Runs(lines, faults)
+    return _Runs(lines, faults)
 
 def _runs(runs):
     "Measured lines from what a caller has: nothing, a data frame of `measured`, or lines."
     if runs is None: return _measured()
-    return runs if isinstance(runs, Runs) else Runs(map(Line, runs.to_dict('records')), runs.attrs.get('faults', ()))
+    return runs if isinstance(runs, _Runs) else _Runs(map(_Line, runs.to_dict('records')), runs.attrs.get('faults', ()))
 
 def measured(
     folder=None, # of results files; `results_dir()` when None
@@ -330,18 +331,18 @@ def _compared(r, also, runs):
     return out | dict(z=z, cost=cost, deviations='' if best is None else best.deviations, record='' if best is None else record_id(best), shown=shown, own=r.own,
                       command=f'dd_row {r.row}' if can_run(r) else 'cited', note=r.note)
 
-class Compared(list):
+class _Compared(list):
     "The lines of `compare`, and the measured lines that they were made from."
     def __init__(self, lines, runs): super().__init__(lines); self.runs = runs
 
 def _compare(paper, table, runs):
     if table and table not in _tables(paper): raise ValueError(f'{paper} has no {table!r}; it has {", ".join(_tables(paper))}')
     also = {c.row: c.others for c in _contradictions(paper)}
-    return Compared([Line(_compared(r, also, runs)) for r in _lines(paper) if not table or r.table == table], runs)
+    return _Compared([_Line(_compared(r, also, runs)) for r in _lines(paper) if not table or r.table == table], runs)
 
 def _compared_lines(df):
     "The lines of `compare`, as they are or from its data frame."
-    return df if isinstance(df, Compared) else Compared(map(Line, df.to_dict('records')), _runs(df.attrs['runs']))
+    return df if isinstance(df, _Compared) else _Compared(map(_Line, df.to_dict('records')), _runs(df.attrs['runs']))
 
 def compare(
     paper:str, # mtt, d3, d3s or latentdd
@@ -447,7 +448,7 @@ def _picked(df, name):
     try: rows = {_find(name).row}
     except ValueError:
         if not (rows := set(matching(name))): raise
-    return Compared([c for c in df if c.row in rows], df.runs)
+    return _Compared([c for c in df if c.row in rows], df.runs)
 
 def table(
     paper:str, # mtt, d3, d3s or latentdd
@@ -462,7 +463,7 @@ def table(
     name, _, parts = table.partition('/')
     df = _compare(paper, name, _runs(runs))
     if parts: df = _picked(df, f'{paper}/{table}')
-    if own: df = Compared([c for c in df if c.command != 'cited'], df.runs)
+    if own: df = _Compared([c for c in df if c.command != 'cited'], df.runs)
     notes = [f'not used: {f}' for f in df.runs.faults]
     return faces[fmt](df) + ''.join(f'\n{html.escape(n) if fmt == "html" else n}' for n in notes)
 
@@ -736,9 +737,9 @@ def gmacs(
 )->float: # 1e9 multiply-adds of one image's forward pass
     "Multiply-adds of a network: as counted before, or counted now, without running it."
     known = _counted()['gmacs'].get(_shape_key(net, size, classes, n_in, depth, width))
-    return count_gmacs(net, size, classes, n_in, depth, width) if known is None else known
+    return _count_gmacs(net, size, classes, n_in, depth, width) if known is None else known
 
-def count_gmacs(net:str, size:int, classes=10, n_in=3, depth=None, width=None)->float:
+def _count_gmacs(net:str, size:int, classes=10, n_in=3, depth=None, width=None)->float:
     "Multiply-adds of a network, counted now; arguments as for `gmacs`."
     import torch
     from dd_repro.zoo import make_net
@@ -801,12 +802,12 @@ def _net_of(r, which):
     if which == 'eval' and r.method != 'full': chan, side = 3, r.size
     return net_name(getattr(r, f'{which}_net')), side, c, chan, r.get(f'depth_{which}'), r.get('width')
 
-def make_counts()->dict: # what assets/gmacs.json holds
+def _make_counts()->dict: # what assets/gmacs.json holds
     "The names of all networks, and the multiply-adds of those in rows that can be run, counted now."
     from dd_repro.zoo import NETS
     _counted().update(nets=list(NETS))
     shapes = {_shape_key(*s): s for r in _runnable() for w in ('train', 'eval') for s in [_net_of(recipe(r.row), w)]}
-    return dict(nets=list(NETS), gmacs={k: count_gmacs(*s) for k, s in sorted(shapes.items())})
+    return dict(nets=list(NETS), gmacs={k: _count_gmacs(*s) for k, s in sorted(shapes.items())})
 
 def work(
     r:Recipe # a recipe
@@ -846,7 +847,7 @@ def _todo(paper, own, runs):
     for p in _runnable(paper):
         if p.cell in done or own and not p.own: continue
         r = recipe(p.row)
-        out.append(Line(row=p.row, kind=r.kind, hours=planned_seconds(r)/3600, reduced=p.cell in some, command=f'dd_row {p.row}'))
+        out.append(_Line(row=p.row, kind=r.kind, hours=planned_seconds(r)/3600, reduced=p.cell in some, command=f'dd_row {p.row}'))
     return sorted(out, key=lambda l: l.hours)
 
 def todo(
@@ -862,7 +863,7 @@ def _smoke_cases(paper=None):
     "The first row of each combination, in the order of the papers."
     found = {}
     for r in _runnable(paper): found.setdefault((r.method, family(r.eval_arch), int(r.resolution)), r)
-    return [Line(method=m, net=n, size=s, paper=r.paper, row=r.row) for (m, n, s), r in found.items()]
+    return [_Line(method=m, net=n, size=s, paper=r.paper, row=r.row) for (m, n, s), r in found.items()]
 
 def smoke_cases(
     paper:str|None=None
@@ -887,13 +888,13 @@ def _covered(runs, paper):
     own = [r for r in _lines(paper) if r.own]
     acc = [r for r in own if r.metric == 'test_acc']
     cases, done = _smoke_cases(paper), _stepped(runs)
-    out = Line(paper=paper, own=len(acc), cells=len({r.cell for r in acc}), reachable=_reachable(r.row for r in acc),
+    out = _Line(paper=paper, own=len(acc), cells=len({r.cell for r in acc}), reachable=_reachable(r.row for r in acc),
                other=_reachable(r.row for r in own if r.metric != 'test_acc'), smoke=sum((c.method, c.net, c.size) in done for c in cases), smoke_of=len(cases))
     for k, kinds in (('reduced', SHOWN), ('full', SHOWN[:2])):
         done_at = _cells_at(runs, kinds)
         have = [r.cell for r in acc if r.cell in done_at]
         out |= {k: len(have), f'{k}_cells': len(set(have))}
-    return Line(out, records=sum(m.row.split('/')[0] == paper for m in runs))
+    return _Line(out, records=sum(m.row.split('/')[0] == paper for m in runs))
 
 def coverage(
     runs=None, # measured rows; read when None

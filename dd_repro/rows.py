@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SYNTHESIS', 'RUNS', 'SMOKE_SETTINGS', 'generated', 'few', 'row_data', 'Job', 'row_net', 'row_protocol',
-           'smoke_recipe', 'run_row', 'smoke_all', 'Plan', 'plan', 'dd_row', 'dd_plan', 'dd_smoke']
+           'smoke_recipe', 'check_time_box', 'run_row', 'smoke_all', 'Plan', 'plan', 'dd_row', 'dd_plan', 'dd_smoke']
 
 # %% ../nbs/25_rows.ipynb #cffb418c
 import dataclasses, json, math, sys, tempfile, time
@@ -363,6 +363,15 @@ def smoke_recipe(
     return dataclasses.replace(small, row=f'smoke/{r.row}', budget=1 if r.budget else None)
 
 # %% ../nbs/25_rows.ipynb #154c1e5a
+def check_time_box(
+    r:Recipe # a recipe, perhaps with minutes
+):
+    "ValueError for a time box where there is no distillation that could end early."
+    if not r.minutes: return
+    if r.method in SYNTHESIS: raise ValueError(f'{r.row}: minutes is {r.minutes:g}, and {r.method} has no set before all of its batches are done; take scale= for fewer iterations (dd_plan says how long)')
+    if 'iterations' not in r.settings or r.stage not in ('row', 'distill') or r.metric == 'comp_rate':
+        raise ValueError(f'{r.row}: minutes is {r.minutes:g}, and there is no distillation in it; take scale= for a smaller copy')
+
 def run_row(
     row, # a printed row's name, or a Recipe
     scale=None, minutes=None, # as in `recipe`
@@ -377,7 +386,7 @@ def run_row(
     r = row if isinstance(row, Recipe) else recipe(row, scale, minutes)
     if values: r = shrink(r, **values)
     if record_to: read_rows(record_to)
-    if r.minutes and r.method in SYNTHESIS and not smoke: raise ValueError(f'{r.row}: minutes is {r.minutes:g}, and {r.method} has no set before all of its batches are done; take scale= for fewer iterations (dd_plan says how long)')
+    if not smoke: check_time_box(r)
     if compiled and r.method not in ('MTT', 'D3'): raise ValueError(f'{r.row}: compiled is for rows of MTT and D3; with {r.method} it is not offered')
     if r.metric == 'comp_rate':
         rows = _rate_row(r)
@@ -501,7 +510,7 @@ def _plans_file(): return dd_home()/'plans.json'
 def _plan_key(r): return settings_hash(dict(row=r.row, dataset=r.dataset, size=r.size, minutes=r.minutes) | {n: v.value for n, v in r.settings.items()})
 
 def _read_json(path):
-    try: return json.loads(Path(path).read_text())
+    try: return json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError): return {}
 
 def _remember(r, p, device):
@@ -526,11 +535,21 @@ def _recorded(row, record_to, smoke):
     home = results_dir() if results_dir().is_dir() else dd_home()/'results'
     return home/f'{find_row(row).paper}.csv'
 
+_ROWS_OWN = {'a row': 'smoke plan_first compiled seed root device', 'a rate, which is counted and not run': ''}
+
+def _asked(row, scale, minutes, own):
+    "The recipe that a command asks for; ValueError for a flag that does nothing for it."
+    beside(flags(dict(scale=scale, minutes=minutes) | own), {}, dict(scale='smoke', minutes='smoke', plan_first='smoke'))
+    r = recipe(row, scale, minutes)
+    given('a row' if r.metric != 'comp_rate' else list(_ROWS_OWN)[1], own, _ROWS_OWN)
+    check_time_box(r)
+    return r
+
 @command
 def dd_row(
     row:str, # a printed row, for example mtt/table1/cifar10/ipc1; parts may be left out
-    scale:float=0., # below 1: a smaller copy
-    minutes:float=0., # time box of the distillation
+    scale:float=None, # below 1: a smaller copy
+    minutes:float=None, # time box of the distillation
     smoke:bool=False, # one step, on generated images where the set is not there
     seed:int=0, # of everything
     compiled:bool=False, # MTT and D3: compile the student's steps first
@@ -540,9 +559,9 @@ def dd_row(
 ):
     "Run one row of one table: what is missing is made, what is there is used, what comes out is recorded."
     with manners():
+        r = _asked(row, scale, minutes, dict(smoke=smoke, plan_first=plan_first, compiled=compiled, seed=seed or None, root=root or None, device=device or None))
         record_to = _recorded(row, record_to, smoke)
         if record_to: read_rows(record_to)
-        r = recipe(row, scale or None, minutes or None)
         say(f'{r.row}: {r.kind}' + (f'; {len(r.decided)} settings are ours: {", ".join(r.decided)}' if r.decided else ''))
         if plan_first: say(plan(r, device=device or None))
         run_row(r, smoke=smoke, record_to=record_to, seed=seed, root=root or None, device=device or None, compiled=compiled)
@@ -560,6 +579,7 @@ def dd_plan(
         beside(flags(dict(device=device or None, settings=settings)), {}, dict(device='settings'))
         return show_settings(row, scale, minutes)
     r = recipe(row, scale, minutes)
+    check_time_box(r)
     say(plan(r, device=device or None))
     for line in told_errors(plan_errors(), r.row): say(line)
 
@@ -573,6 +593,7 @@ def dd_smoke(
 ):
     "One step of every distinct (method, network, resolution); exit status 1 when one fails."
     with manners():
+        least(dict(limit=limit), 0)
         have = {r.row.removeprefix('smoke/') for r in read_rows(record_to)} if record_to else ()
         rows, bad = smoke_all(limit or None, paper or None, record_to, have, root=root or None, device=device or None)
         say(f'{len(rows)} combinations took their first step, {len(bad)} failed')

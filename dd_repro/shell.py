@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PLACES', 'manners', 'say', 'program', 'Word', 'spec', 'parse', 'at_home', 'command', 'flags', 'given', 'beside',
-           'least']
+           'least', 'one_of']
 
 # %% ../nbs/00_shell.ipynb #78a11710
-import argparse, functools, inspect, os, sys
+import argparse, functools, inspect, math, os, sys
 from contextlib import contextmanager
 
 from .core import *
@@ -17,8 +17,16 @@ def _broken(f):
     "Whether nobody reads what is written to a stream any more."
     try: f.flush()
     except BrokenPipeError: return True
-    except (OSError, ValueError, AttributeError): pass
-    return False
+    except (OSError, ValueError, AttributeError): return False
+    return _no_reader(f)
+
+def _no_reader(f):
+    "Whether the other end of a pipe is closed, as the system sees it; True where it cannot be asked."
+    try: import select; ask = select.poll()
+    except (ImportError, AttributeError): return True
+    try: ask.register(f.fileno(), 0)
+    except (OSError, ValueError): return False
+    return any(e & (select.POLLERR | select.POLLHUP) for _, e in ask.poll(0))
 
 @contextmanager
 def manners():
@@ -147,13 +155,14 @@ def flags(
 def given(
     subject:str, # what the command is about now: a method, say
     values:dict, # flags by name, as somebody may have given them
-    takes:dict, # subject -> names of the flags that act for it, in one text
+    takes:dict, # subject -> names of the flags that act for it, a list or one text
 )->dict: # those that were given
     "The flags that were given; ValueError for one that does not act for this subject, with the subjects that it is for."
     got = flags(values)
+    names = {s: t.split() if isinstance(t, str) else t for s, t in takes.items()}
     for k in got:
-        if k in takes[subject].split(): continue
-        who = ', '.join(s for s, names in takes.items() if k in names.split()) or 'nothing here'
+        if k in names[subject]: continue
+        who = ', '.join(s for s in names if k in names[s]) or 'nothing here'
         raise ValueError(f'--{k} has no meaning for {subject}; it is for {who}')
     return got
 
@@ -172,7 +181,15 @@ def least(
     values:dict, # numbers by name; None is left alone
     low=1, # the smallest that makes sense
 ):
-    "ValueError for a number below what makes sense: at least `low`, or above 0 where `low` is 'above 0'."
+    "ValueError for a number that is not finite or below what makes sense: at least `low`, or above 0 where `low` is 'above 0'."
     for k, v in values.items():
-        if v is None or (v > 0 if low == 'above 0' else v >= low): continue
+        if v is None or math.isfinite(v) and (v > 0 if low == 'above 0' else v >= low): continue
         raise ValueError(f'{k} is {v}; it must be {low if low == "above 0" else f"at least {low}"}')
+
+def one_of(
+    values:dict, # words by name; None is left alone
+    known:dict, # name -> the words that there are
+):
+    "ValueError for a word that is none of those that there are."
+    for k, v in values.items():
+        if v is not None and k in known and v not in known[k]: raise ValueError(f'{k}={v!r} is not one of {", ".join(known[k])}')

@@ -11,7 +11,7 @@ from statistics import median
 from .core import *
 from .shell import *
 from .results import *
-from .results import _compare, _coverage, _frame, _lines, _measured, _runs, _tables, _todo, Line
+from .results import _compare, _coverage, _frame, _lines, _measured, _runs, _tables, _todo, _Line
 
 # %% ../nbs/21_tables.ipynb #2b025065
 def human_time(
@@ -28,7 +28,7 @@ def _plan_errors(runs):
     for m in runs:
         if m.row.startswith('plan/'): found.setdefault((m.row, m.settings, m.device), {})[m.method] = m['mean']
     both = [(k, s) for k, s in sorted(found.items()) if {'planned', 'measured'} <= set(s)]
-    return [Line(row=k[0], settings=k[1], device=k[2], measured=s['measured'], planned=s['planned'], ratio=s['measured']/s['planned']) for k, s in both]
+    return [_Line(row=k[0], settings=k[1], device=k[2], measured=s['measured'], planned=s['planned'], ratio=s['measured']/s['planned']) for k, s in both]
 
 def plan_errors(
     runs=None # measured rows; read when None
@@ -41,7 +41,7 @@ def told_errors(
     row='', # the row that is asked for
 )->list: # of lines, empty where nothing that was planned has been run
     "The errors of earlier plans, those of one row first."
-    e = e if isinstance(e, list) else [Line(x) for x in e.to_dict('records')]
+    e = e if isinstance(e, list) else [_Line(x) for x in e.to_dict('records')]
     one = [f'planned before, and run: {human_time(x.planned)} became {human_time(x.measured)} ({x.ratio:.2f} times) on {x.device}' for x in e if x.row == f'plan/{row}']
     ratios = [x.ratio for x in e]
     return one + ([f'earlier plans: measured/planned {min(ratios):.2f} to {max(ratios):.2f}, median {median(ratios):.2f}, over {len(e)} runs'] if e else [])

@@ -1,0 +1,278 @@
+"Commands: every flag acts or is refused, text needs no torch, and no terminal, alphabet, pipe or platform makes a command fail."
+import importlib, json, os, subprocess, sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from dd_repro import cli, entry, results, rows, shell, tables
+from dd_repro.bench import BENCH_OWN, dd_bench
+from dd_repro.cli import EVAL_OWN, EXPERTS_OWN, METHODS_OWN, dd_distill, dd_eval, dd_experts, dd_relabel
+from dd_repro.core import asset, dd_data, dd_home
+from dd_repro.rows import dd_plan, dd_row, dd_smoke
+from dd_repro.tables import dd_table
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ('torch', 'torchvision', 'pandas', 'matplotlib', 'sklearn', 'kornia', 'numpy')
+
+def python(code, *words, stdout=subprocess.PIPE, **env):
+    "A program in a process of its own: the finished process."
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', **env}
+    return subprocess.run([sys.executable, '-c', code, *words], stdout=stdout, stderr=subprocess.PIPE, text=True, encoding='utf-8', errors='replace', env=env, cwd=ROOT, timeout=300)
+
+def refused(capsys, command, *words):
+    "The one line with which a command line is refused."
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as e: command.main(list(map(str, words)))
+    out, err = capsys.readouterr()
+    assert e.value.code == 2 and err.count('\n') == 1 and err.startswith('dd_repro: ') and out == '', (out, err)
+    return err
+
+# --- what only reads needs no torch
+LIGHT = '''import sys
+from dd_repro.entry import *
+name, *words = sys.argv[1:]
+try: globals()[name](words)
+except SystemExit as e: status = e.code or 0
+else: status = 0
+print(status, [m for m in {heavy} if m in sys.modules], file=sys.stderr)'''
+
+@pytest.mark.parametrize('words', ['dd_table mtt/table1', 'dd_table d3 --format md --own', 'dd_table --coverage', 'dd_table mtt --todo', 'dd_table latentdd/table7 --format html',
+    'dd_plan d3/table1/cifar10/ppc1 --settings --scale .1', *(f'{n} --help' for n in entry.COMMANDS)])
+def test_text_is_answered_without_torch(words):
+    r = python(LIGHT.format(heavy=HEAVY), *words.split())
+    assert r.stderr.splitlines()[-1:] == ['0 []'] and len(r.stdout) > 100, r.stderr
+
+@pytest.mark.parametrize('words, says', [('dd_distill --lr_imgs 1', 'lr_imgs'), ('dd_bench', 'subject'), ('dd_eval x --n_eval five', 'five'), ('dd_table mtt/table77', 'table77'), ('dd_table nobody/table1', 'nobody')])
+def test_a_word_that_is_wrong_is_refused_without_torch(words, says):
+    r = python(LIGHT.format(heavy=HEAVY), *words.split())
+    *said, last = r.stderr.splitlines()
+    assert last == '2 []' and len(said) == 1 and said[0].startswith('dd_repro: ') and says in said[0]
+
+def test_importing_all_brings_nothing_that_is_used_seldom():
+    r = python('import sys, dd_repro.all; print([m for m in "torchvision sklearn kornia matplotlib fastai diffusers pandas".split() if m in sys.modules])')
+    assert (r.returncode, r.stdout) == (0, '[]\n'), r.stderr
+
+@pytest.mark.parametrize('code', ['from dd_repro.results import recipe; r = recipe("mtt/table1/cifar10/ipc10"); assert r["lr_img"] == 100.', 'from dd_repro.settings import d3s_settings; assert d3s_settings("imagenet1k")["batch"] == 200',
+    'import dd_repro.shell, dd_repro.tables, dd_repro.entry'])
+def test_recipes_and_settings_need_no_torch(code):
+    r = python(f'{code}\nimport sys; print([m for m in {HEAVY} if m in sys.modules])')
+    assert (r.returncode, r.stdout) == (0, '[]\n'), r.stderr
+
+def test_the_words_of_commands_are_in_step():
+    assert json.loads(asset('commands.json').read_text(encoding='utf-8')) == json.loads(json.dumps(entry.make_words())), 'run make assets'
+
+def test_the_counts_of_arithmetic_are_in_step():
+    from dd_repro.zoo import NETS
+    held = json.loads(asset('gmacs.json').read_text(encoding='utf-8'))
+    wanted = {results._shape_key(*s): s for r in results._runnable() for w in ('train', 'eval') for s in [results._net_of(results.recipe(r.row), w)]}
+    assert held['nets'] == list(NETS) and set(held['gmacs']) == set(wanted), 'run make assets'
+    small = [k for k in sorted(wanted) if k.split()[:2] in (['convnet', '16'], ['convnet', '32'], ['resnet18', '32'])]
+    assert len(small) > 3
+    for k in small[::2]: assert results._count_gmacs(*wanted[k]) == held['gmacs'][k], k
+
+def test_the_installed_commands_are_those_of_the_entry():
+    import tomllib
+    scripts = tomllib.loads((ROOT/'pyproject.toml').read_text(encoding='utf-8'))['project']['scripts']
+    assert scripts == {n: f'dd_repro.entry:{n}' for n in entry.COMMANDS}
+    for name, module in entry.COMMANDS.items(): assert callable(getattr(importlib.import_module(f'dd_repro.{module}'), name).main)
+
+# --- flags: each acts, or is refused in a line that names it
+ALWAYS = dict(dd_experts='data method zca size n epochs path seed root device skip_bad', dd_distill='method data zca size out seed root device skip_bad',
+    dd_eval='path nets n_eval protocol epochs aug lr full random data seed root device row kind deviations record_to skip_bad', dd_bench='subject threads quick record_to', dd_table='what todo coverage')
+SUBJECTS = dict(dd_experts=EXPERTS_OWN, dd_distill=METHODS_OWN, dd_eval=EVAL_OWN, dd_bench=BENCH_OWN, dd_table=tables._TAKES)
+COMMAND = dict(dd_experts=dd_experts, dd_distill=dd_distill, dd_eval=dd_eval, dd_bench=dd_bench, dd_table=dd_table)
+VALUES = dict(init='noise', grad='bptt', losses='all', snapshot='last', kind='kl-diag', crop='full', ens='iter', aug='flip', net='convnet', form='bptt', alloc='default', batch='4', N='2', format='md')
+
+def options(name): return {o['name']: o for o in shell.spec(COMMAND[name])['options']}
+
+def words_of(name, subject, flag):
+    "A command line about a subject, with one flag."
+    start = dict(dd_experts=['--method', subject], dd_distill=['--method', subject], dd_bench=[subject],
+                 dd_eval=[subject] if subject[0] == '-' else ['none.safetensors'], dd_table=[subject, 'mtt'] if subject[0] == '-' else ['mtt/table1'])[name]
+    o = options(name)[flag]
+    return [*start, f'--{flag}', *([] if o['form'] == 'switch' else [VALUES.get(flag, '2')])]
+
+def pairs(acts):
+    "(command, subject, flag) for all flags that are declared to act, or all others."
+    for name, subjects in SUBJECTS.items():
+        for subject, own in subjects.items():
+            own = own.split() if isinstance(own, str) else own
+            yield from ((name, subject, f) for f in options(name) if f not in ALWAYS[name].split() and (f in own) == acts)
+
+def test_every_flag_is_declared():
+    for name, subjects in SUBJECTS.items():
+        known = {f for own in subjects.values() for f in (own.split() if isinstance(own, str) else own)} | set(ALWAYS[name].split())
+        assert set(options(name)) == known, name
+
+def test_a_flag_that_may_be_refused_has_no_default_that_somebody_could_mean():
+    assert [(n, f) for n, _, f in pairs(True) if options(n)[f].get('default', None) not in (None, '')] == []
+
+@pytest.mark.parametrize('name, subject, flag', list(pairs(False)))
+def test_a_flag_that_does_nothing_is_refused(capsys, name, subject, flag):
+    err = refused(capsys, COMMAND[name], *words_of(name, subject, flag))
+    who = [s for s, own in SUBJECTS[name].items() if flag in (own.split() if isinstance(own, str) else own)]
+    assert f'--{flag} has no meaning for {subject}; it is for {", ".join(who)}' in err
+
+class Reached(Exception): "A deep function was called."
+
+@pytest.fixture
+def deep(monkeypatch, tmp_path):
+    "Every function that does the work says what it was given instead; data, experts and teachers are pretended."
+    monkeypatch.setenv('DD_HOME', str(tmp_path))
+    real = type('Real', (), dict(name='digits', shape=(1, 8, 8), n_classes=10, device='cpu', norm='', renorm=lambda self, n: self, __len__=lambda self: 100))()
+    def seen(name):
+        def f(*a, **kw): raise Reached(name, a, kw)
+        return f
+    class Card(dict): __missing__ = lambda self, k: None
+    buffer = lambda path: SimpleNamespace(path=Path(path), card=Card())
+    for k, v in dict(_real=lambda *a, **kw: (real, real), Buffer=buffer, check_data=lambda *a: None, open_autoencoder=lambda *a: SimpleNamespace(name=a[0], f=a[1], code_shape=lambda s: s),
+                     load_teachers=lambda p, r: p, encode_set=lambda *a, **kw: real).items(): monkeypatch.setattr(cli, k, v)
+    for k in ('distill_d3', 'distill_d3s', 'distill_match', 'distill_latent', 'distill_mtt', 'train_experts', 'train_teachers', 'latent_experts', 'evaluate'): monkeypatch.setattr(cli, k, seen(k))
+    return real
+
+def everything(x, depth=0):
+    "All values in nested arguments, functions with their bound arguments and objects with their attributes."
+    if depth > 6: return
+    if isinstance(x, dict): items = x.values()
+    elif isinstance(x, (list, tuple)): items = x
+    elif hasattr(x, 'keywords'): items = (*x.args, *x.keywords.values())
+    elif hasattr(x, '__dict__') and not isinstance(x, type): items = vars(x).values()
+    else: yield x; return
+    for i in items: yield from everything(i, depth + 1)
+
+ODD = dict(str='odd', int=1237, float=.1237)
+WHOLE = {'init': 'noise', 'grad': 'bptt', 'losses': 'MTT', 'snapshot': 'expert', 'kind': 'kl-diag', 'crop': 'cosine', 'ens': 'iter', 'aug': 'rotate', 'net': 'vgg11', 'depth': 2}
+BESIDE = dict(eval_epochs=['--eval_every', '1'], n_eval=['--eval_every', '1'])
+NEEDED = dict(mtt='--syn_steps 2 --expert_epochs 1 --max_start_epoch 1 --lr_img 1 --lr_lr 1 --lr_teacher 1', d3s='--ipc 1 --batch 10', initial='--ae tiny --f 2')
+ELSEWHERE = {'every', 'minutes'} | {('dd_experts', 'record_to')} # the loop's own, in o; the cost is recorded after the work
+
+@pytest.mark.parametrize('name, subject, flag', [p for p in pairs(True) if p[0] in ('dd_experts', 'dd_distill') and (p[0], p[2]) not in ELSEWHERE])
+def test_a_flag_that_acts_reaches_the_work(capsys, deep, name, subject, flag):
+    o = options(name)[flag]
+    value = WHOLE.get(flag, ODD.get(o.get('kind')))
+    needed = [w for k, v in zip(*[iter(NEEDED.get(subject, '').split())]*2) if k != f'--{flag}' for w in (k, v)] if name == 'dd_distill' else []
+    words = ['--method', subject, *needed, *BESIDE.get(flag, []), f'--{flag}', *([] if o['form'] == 'switch' else [str(value)])]
+    with pytest.raises(Reached) as e: COMMAND[name].main(words)
+    got = list(everything(e.value.args))
+    if o['form'] == 'switch': value = flag[:3] != 'no_'
+    if flag in ('teachers', 'buffer', 'ae', 'f') or (subject, flag) == ('d3s', 'width'): assert any(str(value) in str(g) for g in got), 'they name a folder or a file'
+    elif isinstance(value, bool): assert value in got
+    elif flag == 'aug': assert any(g == value or getattr(g, 'strategy', '') == value for g in got)
+    else: assert value in got, (value, got)
+
+@pytest.mark.parametrize('words, flag', [('--random --labels x', '--labels'), ('--full --ipc 3', '--ipc'), ('a.safetensors --zca', '--zca'), ('a.safetensors --size 8', '--size'), ('a.safetensors --width 8', '--width'),
+    ('a.safetensors --labels x --aug flip', '--aug'), ('--full --row mine', '--row'), ('--random --deviations none', '--deviations')])
+def test_eval_refuses_what_would_be_dropped(capsys, words, flag): assert flag in refused(capsys, dd_eval, *words.split())
+
+@pytest.mark.parametrize('command, words, flag', [(dd_distill, '--method d3s --ipc 1 --teachers x --width 8', '--width'), (dd_distill, '--method d3 --losses MTT --gamma2 1', '--gamma2'), (dd_distill, '--method mtt --n_eval 3', '--n_eval'),
+    (dd_distill, '--method mtt --grad bptt --keep 3', '--keep'), (dd_distill, '--method dm --outer 2', '--outer'), (dd_experts, '--method d3s --net vgg11 --width 8', '--width'), (dd_relabel, 'a.safetensors --teachers x --width 8', '--width'),
+    (dd_row, 'mtt/table1/cifar10/ipc1 --smoke --scale .1', '--scale'), (dd_row, 'd3/table3/cifar10/ppc10/rate --compiled', '--compiled'), (dd_row, 'd3/table3/cifar10/ppc10/rate --minutes 3', 'minutes'),
+    (dd_row, 'mtt/table1/cifar10/random/ipc1 --minutes 3', 'minutes'), (dd_plan, 'mtt/table1/cifar10/ipc1 --settings --device cpu', '--device'), (dd_plan, 'd3s/table6/cifar10/ipc10 --minutes 3', 'minutes'),
+    (dd_table, 'mtt/table1 --todo', '--todo'), (dd_table, '--todo --coverage', '--coverage'), (dd_bench, 'unroll --quick --width 9', '--width'), (dd_bench, 'd3s-memory --repeats 2', '--repeats')])
+def test_a_flag_that_does_nothing_beside_another_is_refused(capsys, command, words, flag): assert flag in refused(capsys, command, *words.split())
+
+@pytest.mark.parametrize('command, words, says', [(dd_distill, '--lr_img nan --syn_steps 2', 'lr_img is nan'), (dd_distill, '--minutes 0', 'minutes is 0'), (dd_distill, '--method d3 --gamma1 -1', 'gamma1 is -1'), (dd_distill, '--method dm --every 0', 'every is 0'),
+    (dd_distill, '--method d3 --losses ALL', "losses='ALL'"), (dd_distill, '--method dc --aug blur', "'blur'"), (dd_experts, '--lr inf', 'lr is inf'), (dd_experts, '--method d3s --batch 0', 'batch is 0'), (dd_experts, '--method latent-mtt --f 0', 'f is 0'),
+    (dd_experts, '--method d3s --net resnet99', 'resnet99'), (dd_eval, '--full --epochs 0', 'epochs is 0'), (dd_eval, '--random --ipc 0', 'ipc is 0'), (dd_eval, '--full --lr nan', 'rate is nan'), (dd_relabel, 'x --scale 2', 'scale is 2'), (dd_relabel, 'x --epochs 0', 'epochs is 0'),
+    (dd_row, 'mtt/table1/cifar10/ipc1 --scale 0', 'scale is 0'), (dd_plan, 'mtt/table1/cifar10/ipc1 --minutes 0', 'minutes is 0'), (dd_smoke, '--limit -1', 'limit is -1'), (dd_bench, 'unroll --budget_s 0', 'budget_s is 0')])
+def test_a_value_out_of_range_is_refused_before_data_are_loaded(capsys, monkeypatch, command, words, says):
+    def load(*a, **kw): raise AssertionError('data were loaded')
+    for m in (cli, rows): monkeypatch.setattr(m, 'load', load)
+    monkeypatch.setattr(cli.Distilled, 'load', load)
+    assert says in refused(capsys, command, *words.split())
+
+@pytest.mark.parametrize('command, words', [(dd_experts, ['--method', 'mtt']), (dd_distill, ['--method', 'mtt', *NEEDED['mtt'].split()]), (dd_distill, ['--method', 'dm']), (dd_eval, ['--random']), (dd_eval, ['--full'])])
+def test_bad_pictures_are_left_out_by_every_command_that_loads_some(deep, monkeypatch, command, words):
+    seen = []
+    def real(*a, **kw): seen.append(kw.get('skip_bad')); raise Reached
+    monkeypatch.setattr(cli, '_real', real)
+    with pytest.raises(Reached): command.main([*words, '--skip_bad'])
+    assert seen == [True]
+
+def test_fewer_iterations_than_were_done_are_refused(tmp_path):
+    run = type('R', (), dict(it=4, steps=2, history=[dict(loss=1.)], stopped='done', seconds=1.))()
+    with pytest.raises(ValueError, match='--iterations: the run in .* is at iteration 4 already, and 2 were asked for'): cli.how_it_went(None, run, None, tmp_path)
+
+# --- pipes, Ctrl-C
+PRINTS = "from dd_repro.entry import dd_table; dd_table(sys.argv[1:])"
+
+@pytest.mark.parametrize('words', [['mtt'], ['--todo'], ['--help'], ['d3', '--format', 'html']], ids=' '.join)
+@pytest.mark.parametrize('lines', [0, 1])
+def test_a_reader_that_stops_is_no_error(words, lines):
+    p = subprocess.Popen([sys.executable, '-c', f'import sys; {PRINTS}', *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    for _ in range(lines): assert p.stdout.readline()
+    p.stdout.close()
+    err = p.stderr.read()
+    assert p.wait(60) in (0, 141) and err == b''
+
+@pytest.mark.parametrize('what', ['print("x")', 'sys.stdout.write("x"*99999)', 'say("x"); raise SystemExit(0)'])
+def test_output_that_was_closed_before_is_no_error(what):
+    code = f'import sys\nfrom dd_repro.shell import *\nsys.stdin.read()\nwith program(), manners():\n    {what}'
+    p = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    p.stdout.close(); p.stdin.close()
+    assert p.stderr.read() == b'' and p.wait(60) == 141
+
+@pytest.mark.parametrize('error, status, says', [('KeyboardInterrupt', 130, 'dd_repro: interrupted'), ('BrokenPipeError(32, "a worker died")', 2, 'a worker died'), ('ValueError("x is 0")', 2, 'dd_repro: x is 0'), ('OSError(28, "No space")', 2, 'No space')])
+def test_what_ends_a_command_is_one_line_and_a_status(error, status, says):
+    r = python(f'from dd_repro.shell import *\nwith program(), manners(): raise {error}')
+    assert r.returncode == status and says in r.stderr and r.stderr.count('\n') == 1
+
+# --- alphabets
+@pytest.mark.parametrize('env', [dict(PYTHONIOENCODING='latin-1'), dict(PYTHONIOENCODING='ascii'), dict(LC_ALL='C', PYTHONUTF8='0', PYTHONCOERCECLOCALE='0', PYTHONIOENCODING='latin-1')])
+@pytest.mark.parametrize('words', [['mtt/table1', '--format', 'md'], ['d3s/table6'], ['--help']], ids=' '.join)
+def test_characters_that_a_terminal_lacks_stop_no_command(env, words):
+    r = python(f'import sys; {PRINTS}', *words, **env)
+    assert (r.returncode, r.stderr) == (0, '') and len(r.stdout) > 100
+
+def test_no_text_file_is_opened_in_the_alphabet_of_the_machine():
+    import re
+    bad = [f'{p.name}:{i}' for p in sorted((ROOT/'dd_repro').glob('*.py')) if p.name != 'core.py' for i, l in enumerate(p.read_text(encoding='utf-8').splitlines(), 1)
+           if re.search(r'\.(read_text|write_text)\((?!.*encoding)|(?<![\w.])open\((?!.*(encoding|[\'"][rwa+]*b))', l) and 'def open' not in l and not re.search(r'self\.open\(', l)]
+    assert bad == []
+
+# --- home
+@pytest.mark.parametrize('variable, of', [('DD_HOME', dd_home), ('DD_DATA', dd_data), ('DD_RESULTS', results.results_dir)])
+def test_home_in_variables(monkeypatch, tmp_path, variable, of):
+    (tmp_path/'x').mkdir(); monkeypatch.setenv('HOME', str(tmp_path)); monkeypatch.setenv('USERPROFILE', str(tmp_path))
+    for text in ('~/x', f'{tmp_path}/x', f' {tmp_path}/x/../x '): monkeypatch.setenv(variable, text); assert of() == tmp_path/'x'
+    monkeypatch.chdir(tmp_path); monkeypatch.setenv(variable, 'x'); assert of() == tmp_path/'x' and of().is_absolute()
+
+def test_an_empty_variable_is_none(monkeypatch, tmp_path):
+    for k, v in dict(HOME=str(tmp_path), USERPROFILE=str(tmp_path), DD_HOME='', DD_DATA=' ').items(): monkeypatch.setenv(k, v)
+    assert (dd_home(), dd_data()) == (tmp_path/'.dd_repro', tmp_path/'.dd_repro'/'data')
+    monkeypatch.setenv('DD_HOME', '~nobody-of-this-name/x')
+    with pytest.raises(ValueError, match='DD_HOME'): dd_home()
+
+@pytest.mark.parametrize('command, words, says', [(dd_eval, ['~/none.safetensors'], 'no such file'), (dd_experts, ['--data=~/none'], 'no such folder'), (dd_experts, ['--record_to', '~/bad.csv'], 'not a file of results'),
+    (dd_distill, ['--method', 'd3', '--buffer=~/none'], 'no buffer here'), (dd_distill, ['--method', 'd3s', '--ipc', '1', '--teachers=~/none'], '0 teachers there'), (dd_relabel, ['~/none.safetensors'], 'no such file')])
+def test_home_in_flags(capsys, monkeypatch, tmp_path, command, words, says):
+    (tmp_path/'bad.csv').write_text('a,b\n', encoding='utf-8')
+    for k, v in dict(HOME=tmp_path, USERPROFILE=tmp_path, DD_HOME=tmp_path/'dd', DD_DEVICE='cpu').items(): monkeypatch.setenv(k, str(v))
+    err = refused(capsys, command, *words)
+    assert says in err and str(tmp_path) in err and '~' not in err
+
+# --- platforms
+@pytest.mark.parametrize('gone', ['resource', 'fcntl', 'pwd', 'grp', 'termios'])
+def test_modules_import_where_unix_has_not(gone):
+    code = f'''import sys; sys.modules["{gone}"] = None
+import dd_repro.core, dd_repro.shell, dd_repro.results, dd_repro.tables, dd_repro.entry
+dd_repro.entry.dd_table(["mtt/table1"])'''
+    r = python(code)
+    assert r.returncode == 0, r.stderr
+
+def test_all_imports_on_a_machine_that_is_not_linux(tmp_path):
+    code = '''import sys, os, torch
+for m in ("resource", "fcntl", "pwd", "grp"): sys.modules[m] = None
+for n in ("sysconf", "sched_getaffinity", "fork", "getuid"): hasattr(os, n) and delattr(os, n)
+import ctypes
+def no_library(*a, **kw): raise OSError('no such library')
+ctypes.CDLL = no_library
+import dd_repro.all, dd_repro.cli, dd_repro.rows, dd_repro.bench, dd_repro.side
+from dd_repro.core import *
+assert tune_allocator() is False
+with Cost() as c: pass
+record(Row("x", mean=1.), sys.argv[1] + "/r.csv"); assert len(read_rows(sys.argv[1] + "/r.csv")) == 1
+print(load_digits := dd_repro.all.load("digits")[0])'''
+    r = python(code, str(tmp_path))
+    assert r.returncode == 0, r.stderr
