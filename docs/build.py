@@ -98,6 +98,7 @@ def module_docs(path, name):
     from fastcore.docments import MarkdownRenderer
     from nbdev.showdoc import show_doc
     mod = importlib.import_module(f'dd_repro.{name}')
+    for heavy in ('torch', 'numpy'): vars(mod).setdefault(heavy, importlib.import_module(heavy)) # named in annotations of modules that import them late
     names = [n for n in getattr(mod, '__all__', []) if getattr(getattr(mod, n), '__module__', '') == mod.__name__]
     docs = [f'### {n}\n\n' + show_doc(getattr(mod, n), renderer=MarkdownRenderer)._repr_markdown_() for n in names if callable(getattr(mod, n))]
     return [f'## {name}\n\nFrom [{path.stem}](page:{path.stem}.html).', *docs] if docs else []
