@@ -80,7 +80,8 @@ def test_a_capture_does_not_meet_the_host(bad):
 
 # captured steps
 
-NET = ConvNet(n_in=1, n_out=3, size=8, width=4, depth=2).double()
+def small(): return ConvNet(n_in=1, n_out=3, size=8, width=4, depth=1).double() # each test traces it, which is what they cost
+NET = small()
 START, IMAGES = to_vector(NET), torch.randn(6, 1, 8, 8, dtype=torch.double, generator=rng_for('gpu'))
 LABELS = dict(hard=torch.arange(6) % 3, soft=torch.rand(6, 3, dtype=torch.double, generator=rng_for('soft')).softmax(1))
 
@@ -96,7 +97,7 @@ def gradients(device, f, grad, keep=0, labels='hard', N=5):
 def test_captured_steps_give_the_same(grad, keep, labels):
     want = gradients('cpu', NET, grad, keep, labels)
     with pretend_gpu():
-        f = Functional(ConvNet(n_in=1, n_out=3, size=8, width=4, depth=2).double().to('meta'))
+        f = Functional(small().to('meta'))
         for _ in range(2): same(gradients('meta', f, grad, keep, labels), want, 1e-12) # captured, then replayed
         assert [len(r.graphs) for r in getattr(f, 'captured', ())] == ([] if grad == 'bptt' else [2, 2])
 
@@ -106,7 +107,7 @@ def test_steps_are_compiled_before_they_are_captured(monkeypatch):
     monkeypatch.setattr(U, '_need_compiler', lambda: pytest.fail('asked for a C++ compiler on a GPU'))
     want = gradients('cpu', NET, 'adjoint')
     with pretend_gpu():
-        f = Functional(ConvNet(n_in=1, n_out=3, size=8, width=4, depth=2).double().to('meta'), compiled=True)
+        f = Functional(small().to('meta'), compiled=True)
         same(gradients('meta', f, 'adjoint'), want, 1e-12); assert len(made) == 4 and len(called) == 4*5 # each when it is compiled, three times to warm up, and captured
 
 def test_what_is_prepared_is_kept_apart():

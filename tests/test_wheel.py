@@ -17,7 +17,7 @@ for m in pkgutil.iter_modules(dd_repro.__path__): importlib.import_module(f'dd_r
 
 def run(*cmd, **kw):
     "A process that must end well; its output."
-    r = subprocess.run([str(c) for c in cmd], capture_output=True, text=True, timeout=600, **kw)
+    r = subprocess.run([str(c) for c in cmd], capture_output=True, text=True, timeout=1800, **kw)
     assert r.returncode == 0, f'{cmd}\n{r.stdout[-2000:]}\n{r.stderr[-4000:]}'
     return r.stdout
 
@@ -42,7 +42,7 @@ def wheel(tmp_path_factory):
     for name in ('dd_repro', 'README.md', 'LICENSE', 'pyproject.toml', 'settings.ini'):
         whole = (ROOT/name).is_dir()
         (shutil.copytree if whole else shutil.copy)(ROOT/name, src/name, **({'ignore': shutil.ignore_patterns('__pycache__')} if whole else {}))
-    r = subprocess.run([uv(), 'build', '-q', '--wheel', '--out-dir', str(out), str(src)], capture_output=True, text=True, timeout=600)
+    r = subprocess.run([uv(), 'build', '-q', '--wheel', '--out-dir', str(out), str(src)], capture_output=True, text=True, timeout=1800)
     if r.returncode and re.search(r'[Ff]ailed to fetch|error sending request|dns error', r.stderr): pytest.skip('the index with setuptools cannot be reached')
     assert r.returncode == 0, r.stderr
     return next(out.glob('*.whl'))
@@ -76,7 +76,7 @@ def test_the_wheel_alone(version, wheel, tmp_path):
     py, env = python(version), {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'VIRTUAL_ENV', 'PYTHONDONTWRITEBYTECODE')}
     run(uv(), 'venv', '-q', '--no-python-downloads', '--python', py, tmp_path/'env', env=env)
     env |= dict(VIRTUAL_ENV=str(tmp_path/'env'), DD_HOME=str(tmp_path/'home'), MPLBACKEND='agg', OMP_NUM_THREADS='1')
-    r = subprocess.run([uv(), 'pip', 'install', '-q', str(wheel)], capture_output=True, text=True, env=env, timeout=1200)
+    r = subprocess.run([uv(), 'pip', 'install', '-q', str(wheel)], capture_output=True, text=True, env=env, timeout=1800)
     if r.returncode and re.search(r'[Ff]ailed to fetch|error sending request|dns error', r.stderr): pytest.skip('the index cannot be reached')
     assert r.returncode == 0, r.stderr
     use(tmp_path, wheel, tmp_path/'env'/'bin'/'python', env)

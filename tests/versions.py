@@ -13,7 +13,7 @@ from run import BIN, ENV, ROOT, finish
 
 LOWEST = ('--resolution', 'lowest-direct') # every requirement of the package at its lower bound
 VERSIONS = {'2.6': ('torch==2.6.*', 'torchvision==0.21.*', *LOWEST), '2.11': ('torch==2.11.*', 'torchvision==0.26.*'), 'newest': ()}
-TOOLS = ('pytest', 'pytest-randomly', 'nbdev==2.4.14', 'execnb<0.2', 'fastai>=2.8,<2.8.8', 'diffusers', 'nbconvert', 'uv', 'setuptools')
+TOOLS = ('pytest', 'pytest-randomly', 'nbdev==2.4.14', 'execnb<0.2', 'fastcore<2', 'fastai>=2.8,<2.8.8', 'diffusers', 'nbconvert', 'uv', 'setuptools')
 NOT_OF_TORCH = ('test_house.py', 'test_docs.py', 'test_wheel.py') # the tree, the site and the wheel: the same for all
 SHOWN = ('torch', 'torchvision', 'numpy', 'pandas', 'fastcore', 'kornia', 'scikit-learn', 'pillow')
 ASK = f'''import json, platform; from importlib.metadata import version
