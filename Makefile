@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 CONSTRAINTS := .ci/constraints.txt
 
-.PHONY: help venv demo test smoke docs readme lab clean
+.PHONY: help venv demo test versions smoke docs readme lab clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -20,6 +20,7 @@ $(STAMP): pyproject.toml settings.ini $(CONSTRAINTS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) uv
 	@VIRTUAL_ENV="$(CURDIR)/.venv" $(BIN)/uv pip install -q -c $(CONSTRAINTS) -e '.[dev]'
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import dd_repro.all'
 	@touch $@
 
 demo: $(STAMP)   ## digits, one image a class: random real, MTT, the whole set
@@ -27,6 +28,9 @@ demo: $(STAMP)   ## digits, one image a class: random real, MTT, the whole set
 
 test: $(STAMP)   ## notebooks, tests and the site, closed by one line of counts
 	@$(BIN)/python tests/run.py
+
+versions: $(STAMP) ## the tests on PyTorch 2.6, 2.11 and the newest, each in an environment of its own (6 GB); a table
+	@$(BIN)/python tests/versions.py
 
 smoke: $(STAMP)  ## one step of the main job, then of every distinct method, network and resolution in the tables
 	@$(BIN)/dd_demo --smoke

@@ -18,6 +18,7 @@ from pages import Site, as_python, dress, lead, machine_paths, md_cell, raw_cell
 GROUPS = [('The library', 0, 30), ('The papers, told on a CPU', 30, 40),
           ('Tables: ours beside the printed one', 40, 50), ('Side by side', 50, 100)]
 LEGEND = 'In each notebook, a cell with a blue edge is exported to the library; one with a green edge is an example, and checks itself.'
+NAMED = dict(torch='torch', np='numpy', pd='pandas') # in annotations of modules that import them late
 MATHJAX, MATHJAX_FILES = 'mathjax@3.2.2', ('LICENSE', 'es5/tex-svg-full.js')
 
 
@@ -98,6 +99,7 @@ def module_docs(path, name):
     from fastcore.docments import MarkdownRenderer
     from nbdev.showdoc import show_doc
     mod = importlib.import_module(f'dd_repro.{name}')
+    for name_, heavy in NAMED.items(): vars(mod).setdefault(name_, importlib.import_module(heavy))
     names = [n for n in getattr(mod, '__all__', []) if getattr(getattr(mod, n), '__module__', '') == mod.__name__]
     docs = [f'### {n}\n\n' + show_doc(getattr(mod, n), renderer=MarkdownRenderer)._repr_markdown_() for n in names if callable(getattr(mod, n))]
     return [f'## {name}\n\nFrom [{path.stem}](page:{path.stem}.html).', *docs] if docs else []

@@ -1,11 +1,22 @@
-"""What all tests share: the top of the tree, and skips with a reason where real data is not at hand."""
-import os
+"""What all tests share: the top of the tree, skips with a reason where real data is not at hand, and a state that no other test left."""
+import os, sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+
+@pytest.fixture(autouse=True)
+def alone():
+    "Every test draws from the same place of torch's generator and leaves threads and types as it found them, whatever ran before it."
+    torch = sys.modules.get('torch')
+    if torch is None: yield; return
+    threads, kind = torch.get_num_threads(), torch.get_default_dtype()
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(kind)
+    if torch.get_num_threads() != threads: torch.set_num_threads(threads)
 
 @pytest.fixture(scope='session')
 def root():

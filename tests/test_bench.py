@@ -78,6 +78,8 @@ def test_bad_input_is_one_line_and_status_2(kw, text, capsys):
     err = capsys.readouterr().err
     assert e.value.code == 2 and text in err and err.count('\n') == 1
 
-def test_bad_input_to_the_command():
-    r = command('unroll', '--batch', 'ten')
-    assert r.returncode == 2 and r.stderr.splitlines()[-1] == "dd_repro: batch 'ten' is not a whole number of 1 or more" and r.stdout == ''
+def test_bad_input_to_the_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['dd_bench', 'unroll', '--batch', 'ten'])
+    with pytest.raises(SystemExit) as e: dd_bench.main()
+    out, err = capsys.readouterr()
+    assert e.value.code == 2 and err.splitlines()[-1] == "dd_repro: batch 'ten' is not a whole number of 1 or more" and out == ''

@@ -11,7 +11,7 @@ from dd_repro.augment import DSA, OPS
 from dd_repro.bench import unroll_iteration
 from dd_repro.cli import dd_demo, dd_distill, dd_eval, dd_experts, dd_relabel
 from dd_repro.convnet import ConvNet
-from dd_repro.core import load_tensors, rng_for, seeded
+from dd_repro.core import load_tensors, read_rows, rng_for, seeded
 from dd_repro.sets import ImageTensors
 from dd_repro.d3s import Teachers, distill_d3s, teacher_stats
 from dd_repro.data import load
@@ -36,6 +36,12 @@ def same_set(got, want, adam=False):
     got, want = ([t[k].double() for k in want] for t in (got, want))
     if not adam: return same(got, want, 1e-4)
     a, b = (torch.cat([t.flatten() for t in ts]) for ts in (got, want)); assert (a - b).norm() <= 5e-4*b.norm(), (a - b).norm()/b.norm()
+
+def same_rows(got, want, points=5.):
+    "The same rows, accuracies to `points`: rounding differs from device to device, and an image on the border of two classes falls to either side."
+    def name(r): return r.row, r.method, r.net, r.n
+    assert [name(r) for r in got] == [name(r) for r in want]
+    for a, b in zip(got, want): assert (a.mean != a.mean and b.mean != b.mean) or abs(a.mean - b.mean) <= points, (a, b)
 
 # the pretend GPU itself
 
@@ -74,7 +80,8 @@ def test_a_capture_does_not_meet_the_host(bad):
 
 # captured steps
 
-NET = ConvNet(n_in=1, n_out=3, size=8, width=4, depth=2).double()
+def small(): return ConvNet(n_in=1, n_out=3, size=8, width=4, depth=1).double() # each test traces it, which is what they cost
+NET = small()
 START, IMAGES = to_vector(NET), torch.randn(6, 1, 8, 8, dtype=torch.double, generator=rng_for('gpu'))
 LABELS = dict(hard=torch.arange(6) % 3, soft=torch.rand(6, 3, dtype=torch.double, generator=rng_for('soft')).softmax(1))
 
@@ -90,7 +97,7 @@ def gradients(device, f, grad, keep=0, labels='hard', N=5):
 def test_captured_steps_give_the_same(grad, keep, labels):
     want = gradients('cpu', NET, grad, keep, labels)
     with pretend_gpu():
-        f = Functional(ConvNet(n_in=1, n_out=3, size=8, width=4, depth=2).double().to('meta'))
+        f = Functional(small().to('meta'))
         for _ in range(2): same(gradients('meta', f, grad, keep, labels), want, 1e-12) # captured, then replayed
         assert [len(r.graphs) for r in getattr(f, 'captured', ())] == ([] if grad == 'bptt' else [2, 2])
 
@@ -100,7 +107,7 @@ def test_steps_are_compiled_before_they_are_captured(monkeypatch):
     monkeypatch.setattr(U, '_need_compiler', lambda: pytest.fail('asked for a C++ compiler on a GPU'))
     want = gradients('cpu', NET, 'adjoint')
     with pretend_gpu():
-        f = Functional(ConvNet(n_in=1, n_out=3, size=8, width=4, depth=2).double().to('meta'), compiled=True)
+        f = Functional(small().to('meta'), compiled=True)
         same(gradients('meta', f, 'adjoint'), want, 1e-12); assert len(made) == 4 and len(called) == 4*5 # each when it is compiled, three times to warm up, and captured
 
 def test_what_is_prepared_is_kept_apart():
@@ -169,10 +176,10 @@ def test_methods_take_their_first_step_there(row, tmp_path):
     small = dict(resnet_width=4) if 'resnet_width' in r.settings else {}
     def run(device):
         rows = run_row(r, smoke=True, quiet=True, root=tmp_path, home=tmp_path/device, device=device, **small)
-        return [(x.method, x.net, x.mean) for x in rows], [load_tensors(p)[0] for p in (tmp_path/device).rglob('distilled.safetensors')]
+        return rows, [load_tensors(p)[0] for p in (tmp_path/device).rglob('distilled.safetensors')]
     rows, sets = run('cpu')
     with pretend_gpu() as gpu: far_rows, far_sets = run('meta'); assert gpu.launches > 20
-    assert far_rows == rows and len(far_sets) == len(sets)
+    same_rows(far_rows, rows, 10.); assert len(far_sets) == len(sets) # 20 test images
     for a, b in zip(far_sets, sets): same_set(a, b, row.startswith('d3/'))
 
 @pytest.fixture
@@ -196,16 +203,19 @@ def test_a_run_goes_on_on_another_machine(method, home):
     for out in ('home', 'away'):
         got = load_tensors(home/out/'distilled.safetensors')[0]; same_set(got, want, method == 'd3')
 
-def test_d3s_by_the_commands(home, capsys):
-    "Teachers, images, stored labels, students: the same row as on a CPU."
+def test_d3s_by_the_commands(home):
+    "Teachers, images, stored labels, students: those of a CPU, to rounding."
     net = dict(data='digits', size=32, width=4)
-    def line(out):
-        art = str(home/out/'distilled.safetensors')
+    def made(out):
+        art, rows = home/out/'distilled.safetensors', str(home/f'{out}.csv')
         dd_experts(method='d3s', n=1, epochs=1, net='resnet18', **net); dd_distill('d3s', ipc=2, iterations=2, batch=10, out=str(home/out), **net)
-        dd_relabel(art, epochs=2, batch=10, no_flip=True, **net); dd_eval(art, labels=art.replace('safetensors', 'labels'), n_eval=1, epochs=2)
-        return capsys.readouterr().out.splitlines()[-1]
-    here = line('near')
-    with pretend_gpu() as gpu: assert line('far') == here and gpu.launches > 500
+        dd_relabel(str(art), epochs=2, batch=10, no_flip=True, **net); dd_eval(str(art), labels=str(art.with_suffix('.labels')), n_eval=1, epochs=2, record_to=rows)
+        labels = [LabelStore(art.with_suffix('.labels')).epoch(e) for e in range(2)]
+        return load_tensors(art)[0]['d.images'].int(), [e.logits(i) for e in labels for i in range(2)], read_rows(rows)
+    images, labels, rows = made('near')
+    with pretend_gpu() as gpu: far_images, far_labels, far_rows = made('far'); assert gpu.launches > 500
+    assert (far_images - images).abs().max() <= 1 # bytes
+    same(far_labels, labels, .02); same_rows(far_rows, rows)
 
 def test_published_labels_fit_their_images_there(root, home):
     art = root/'docs'/'artefacts'/'cifar10-d3s-ipc10-k600.safetensors'
@@ -227,10 +237,11 @@ def test_running_statistics_go_on_there(tmp_path, monkeypatch):
     got, want = (load_tensors(tmp_path/n/'distilled.safetensors')[0] for n in ('there', 'here'))
     assert (got['d.images'].int() - want['d.images'].int()).abs().max() <= 1 # bytes
 
-def test_the_demo_runs_there(home, capsys):
-    dd_demo(str(home/'near'), smoke=True); here = capsys.readouterr().out.splitlines()[:3]
-    with pretend_gpu() as gpu: dd_demo(str(home/'far'), smoke=True); assert gpu.launches > 500
-    assert capsys.readouterr().out.splitlines()[:3] == here
+def test_the_demo_runs_there(home):
+    def made(out): dd_demo(str(home/out), smoke=True, record_to=str(home/f'{out}.csv')); return read_rows(home/f'{out}.csv')
+    rows = made('near')
+    with pretend_gpu() as gpu: far_rows = made('far'); assert gpu.launches > 500
+    same_rows(far_rows, rows)
 
 EVERYDAY = dict(
     save=lambda d, tmp: Distilled.load(d.save(tmp/'a.safetensors'), d.device).images, picture=lambda d, tmp: torch.tensor(d.png(tmp/'a.png').stat().st_size), tensors=lambda d, tmp: d.tensors()[0],
