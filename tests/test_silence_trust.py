@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.nn.utils import spectral_norm as old_spectral_norm
 from torch.nn.utils.parametrizations import spectral_norm
 
+from dd_repro.cli import dd_eval
 from dd_repro.convnet import ConvNet
 from dd_repro.core import Row, load_tensors, record, rng_for, save_tensors, seeded, what_file
 from dd_repro.coreset import coreset, correct, herding
@@ -492,3 +493,9 @@ def test_fewer_iterations_than_done_are_refused(done, asked, tmp_path):
 def test_a_branch_on_values_is_never_traced_as_if_it_were_none(branch):
     with pytest.raises(ValueError, match='depends on the values that it sees') as e: _trace(lambda x: (branch(x),), [torch.ones(3, 2)])
     assert '\n' not in str(e.value)
+
+@pytest.mark.parametrize('lr', ['1e30', 'inf', '-1', 'nan'])
+def test_the_command_says_that_students_died(lr, capsys):
+    with pytest.raises(SystemExit) as e: dd_eval.main(['--random', '--data', 'digits', '--width', '8', '--depth', '1', '--epochs', '5', '--n_eval', '1', '--lr', lr])
+    err = capsys.readouterr().err
+    assert e.value.code == 2 and err.startswith('dd_repro: ') and err.count('\n') == 1 and ('not finite' in err or 'learning rate is' in err)
