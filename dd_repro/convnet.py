@@ -94,10 +94,11 @@ def random_state(
 _OWN = frozenset(vars(nn.Module())) - {'training'}
 
 def _plain(v):
-    "A plain value as something that can be compared and hashed; None for an object."
+    "A value as something that can be compared and hashed: objects by identity, tensors not at all."
     if isinstance(v, (list, tuple)): return tuple(map(_plain, v))
     if isinstance(v, dict): return tuple((str(k), _plain(w)) for k, w in v.items())
-    return v if isinstance(v, (bool, int, float, str)) else None
+    if v is None or isinstance(v, Tensor): return None
+    return v if isinstance(v, (bool, int, float, str)) else id(v)
 
 def _version(t): return -1 if t.is_inference() else t._version
 

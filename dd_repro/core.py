@@ -133,14 +133,14 @@ def what_file(
     if Path(path).is_dir(): return 'a folder, not a file' + _inside(Path(path))
     if not Path(path).is_file(): return 'no such file'
     with open(path, 'rb') as f: head = f.read(200)
-    if not head: return 'an empty file'
+    if not head: return 'an empty file (truncated, damaged or not yet downloaded)'
     if head[3:9] == b'\0\0\0\0\0{': return '' # a safetensors header, whatever its length spells
-    if head[:4] == b'PK\3\4': return _zipped(path) + ', not a file of dd_repro'
+    if head[:4] == b'PK\3\4': return _zipped(path) + ', not a safetensors file of dd_repro'
     start = head.lstrip(b'\xef\xbb\xbf \t\r\n').lower()
     what = next((w for m, w in _MAGIC if head.startswith(m)), '')
     if start.startswith((b'<!doctype', b'<html', b'<?xml')): what = 'a web page (a download that failed?)'
     if head[:1] == b'\x80' and head[1:2] in b'\2\3\4\5': what = _PICKLE
-    return what and what + ', not a file of dd_repro'
+    return what and what + ', not a safetensors file of dd_repro'
 
 def _inside(folder):
     "A hint where a folder holds what was meant."

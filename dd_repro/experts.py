@@ -79,6 +79,7 @@ def fits(self:Buffer, real):
 
 # %% ../nbs/06_experts.ipynb #e8f88043
 @patch
+@steady
 def snapshot(self:Buffer,
     expert:int, # which one
     epoch:int, # after which epoch; 0 is untrained, -1 the last

@@ -352,11 +352,12 @@ def _looked(net, test, bs):
     "What a network says of a test set: hits, images, and on the device least and greatest label, least and greatest answer, all finite?"
     n, hit, seen, device = 0, 0, [], device_of(net)
     for x, y in test.batches(bs):
+        if not len(x): continue
         z = net(x.to(device))
         hit, n = hit + hits(z, y).sum(), n + len(y)
         ends = [*y.to(device).flatten().aminmax(), *z.argmax(1).aminmax()]
         seen.append(torch.stack([t.long() for t in (*ends, z.isfinite().all())]))
-    if not n: raise ValueError('the test set is empty')
+    if not seen: raise ValueError('the test set is empty')
     s = torch.stack(seen)
     return hit, n, z.shape[1], torch.stack([s[:, 0].amin(), s[:, 1].amax(), s[:, 2].amin(), s[:, 3].amax(), s[:, 4].amin()]).tolist()
 

@@ -117,7 +117,11 @@ def _prune(gm):
 def _trace(fn, ts):
     "A pure function as one flat list of operations, for the shapes of these tensors."
     from torch.fx.experimental.proxy_tensor import make_fx
-    with torch.enable_grad(), torch.autograd.set_multithreading_enabled(False): return _prune(make_fx(fn)(*ts))
+    try:
+        with torch.enable_grad(), torch.autograd.set_multithreading_enabled(False): return _prune(make_fx(fn)(*ts))
+    except RuntimeError as e:
+        if 'data-dependent' not in str(e): raise
+        raise ValueError('a step of this network depends on the values that it sees (an `if` in its forward pass, say), and cannot be traced; leave compiled off, or run it on a CPU') from None
 
 def _values(ts): return [t.detach().contiguous() for t in ts]
 
@@ -255,6 +259,8 @@ class _Unroll(torch.autograd.Function):
 
 GRADS = ('adjoint', 'bptt', 'detached')
 
+def _usable(t): return t.clone() if t.is_inference() else t
+
 def unroll(
     net, # a network, or a `Functional` of one (kept, it keeps its prepared steps; `Functional(net, compiled=True)` compiles them)
     theta:Tensor, # starting point [P]
@@ -270,8 +276,11 @@ def unroll(
     if theta.shape != (f.size,): raise ValueError(f'the starting point has {theta.numel()} parameters, the network {f.size}')
     if keep < 0: raise ValueError(f'keep is {keep}; it must be at least 0')
     with plain_torch(grad=False):
-        batches, lr = list(batches), torch.as_tensor(lr, dtype=theta.dtype, device=theta.device)
-        if grad == 'bptt': return unroll_plain(f, theta, batches, lr)
+        theta, batches = _usable(theta), [b if callable(b) else tuple(map(_usable, b)) for b in batches]
+        lr = torch.as_tensor(lr, dtype=theta.dtype, device=theta.device)
+        if grad == 'bptt':
+            with torch.enable_grad(): end = unroll_plain(f, theta, batches, lr)
+            return end if torch.is_grad_enabled() else end.detach()
         path = _Path(f, theta, batches, lr, grad == 'adjoint', keep)
         return _Unroll.apply(path, theta, lr, *path.leaves)
 
