@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 CONSTRAINTS := .ci/constraints.txt
 
-.PHONY: help venv demo test versions smoke docs readme lab clean
+.PHONY: help venv demo test versions smoke docs readme assets lab clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -41,6 +41,9 @@ docs: $(STAMP)   ## the site with outputs and pictures: _docs/index.html
 
 readme: $(STAMP) ## README.md from nbs/index.ipynb
 	@$(BIN)/python docs/build.py --readme
+
+assets: $(STAMP) ## text that ships and is made by the library: words of commands, counts of arithmetic
+	@$(BIN)/python -c 'from dd_repro.entry import write_assets; write_assets()'
 
 lab: $(STAMP)    ## the notebooks in JupyterLab
 	@$(BIN)/jupyter lab nbs

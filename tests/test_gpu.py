@@ -195,7 +195,7 @@ RUNS = dict(mtt=dict(ipc=1, lr_img=10., **_EXPERTS), d3=dict(ppc=1, mmd_samples=
 def test_a_run_goes_on_on_another_machine(method, home):
     "One iteration there and the others here, or the other way round: what one processor does alone, to rounding."
     net = dict(data='digits', size=16, width=4, depth=2)
-    def distil(out, minutes=0.): dd_distill(method, iterations=3, out=str(home/out), every=1, minutes=minutes, **RUNS[method], **net); return next((home/out).glob('*.csv')).read_text().splitlines()[1:]
+    def distil(out, minutes=None): dd_distill(method, iterations=3, out=str(home/out), every=1, minutes=minutes, **RUNS[method], **net); return next((home/out).glob('*.csv')).read_text().splitlines()[1:]
     if 'syn_steps' in RUNS[method]: dd_experts(n=2, epochs=2, **net)
     alone = distil('alone'); assert len(distil('home', 1e-9)) == 1
     with pretend_gpu() as gpu: distil('away', 1e-9); assert len(distil('home')) == len(alone) and gpu.launches > 100
