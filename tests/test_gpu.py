@@ -212,7 +212,7 @@ def test_d3s_by_the_commands(home):
         dd_experts(method='d3s', n=1, epochs=1, net='resnet18', **net); dd_distill('d3s', ipc=2, iterations=2, batch=10, out=str(home/out), **net)
         dd_relabel(str(art), epochs=2, batch=10, no_flip=True, **net); dd_eval(str(art), labels=str(art.with_suffix('.labels')), n_eval=1, epochs=2, record_to=rows)
         labels = [LabelStore(art.with_suffix('.labels')).epoch(e) for e in range(2)]
-        return load_tensors(art)[0]['d.images'].int(), [e.logits(i) for e in labels for i in range(2)], read_rows(rows)
+        return load_tensors(art)[0]['d.images'].int(), [e.soft(i) for e in labels for i in range(2)], read_rows(rows)
     images, labels, rows = made('near')
     with pretend_gpu() as gpu: far_images, far_labels, far_rows = made('far'); assert gpu.launches > 500
     assert (far_images - images).abs().max() <= 1 # bytes

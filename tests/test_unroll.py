@@ -235,10 +235,10 @@ def test_replay_is_transparent_on_a_cpu():
 
 needs_compiler = pytest.mark.skipif(not shutil.which(os.environ.get('CXX') or ('clang++' if sys.platform == 'darwin' else 'g++')), reason='compiling needs a C++ compiler')
 
-# The one real compilation of these tests: of a small network, and as quickly as PyTorch can make it. Vectors, optimisation and
-# precompiled headers are left out; what is compiled, and how it is called, are the same.
+# The one real compilation of these tests: of a small network, and as quickly as PyTorch can make it. Vectors (and the ten
+# trial compilations for them) and optimisation are left out; what is compiled, and how it is called, are the same.
 SMALL = make(width=2, depth=1)
-QUICK = {'compile_threads': 1, 'cpp.simdlen': 1, 'aot_inductor.debug_compile': True, 'cpp_cache_precompile_headers': False}
+QUICK = {'compile_threads': 1, 'cpp.simdlen': 1, 'cpp.vec_isa_ok': False, 'aot_inductor.debug_compile': True}
 
 @pytest.fixture(scope='module')
 def compiled(tmp_path_factory):
