@@ -230,7 +230,7 @@ def expert_rows(
     s = torch.tensor([load_tensors(f, [])[1]['seconds']/buffer.epochs for f in buffer.files])
     c = buffer.card
     kw = dict(protocol='reduced', method='experts', net=str((c['arch'] or {}).get('name', '')), n=len(buffer), device=device_name(device), settings=settings_hash(c), unit='s',
-              deviations=f'{len(buffer)} experts; {buffer.epochs} epochs kept; width {(c["arch"] or {}).get("width")}', memory_mb=cost.memory_mb if cost else float('nan'))
+              deviations=f'{len(buffer)} experts; {buffer.epochs} epochs kept; width {(c["arch"] or {}).get("width")}' + (f'; data: {c["name"]}' if ' (' in c['name'] else ''), memory_mb=cost.memory_mb if cost else float('nan'))
     seconds = Row(f'mtt/section5/{c["name"]}/seconds_an_epoch', metric='seconds', mean=float(s.mean()), std=float(s.std(correction=0)), seconds=float(s.sum()*buffer.epochs), **kw)
     return [seconds, dataclasses.replace(seconds, row=f'mtt/section5/{c["name"]}/mb_an_expert', metric='storage', unit='MB', mean=buffer.nbytes/len(buffer)/1e6, std=0.)]
 
@@ -435,19 +435,16 @@ def _subject(path, data, zca, size, root, device, width, depth, full, random, ip
     "What is evaluated: (the set, test images, method's name)."
     if not (full or random):
         d = Distilled.load(path, _device(device))
-        if labels: return _labelled(d, labels, data, root, device)
-        test = load(data or d.name.split(' ')[0], size=d.shape[-1], root=root or None, device=str(d.device))[1]
-        return d, test.renorm(d.norm), d.info.get('settings', {}).get('method', type(d).__name__)
+        test = real_for(d, data, root or None, str(d.device))[1]
+        if not d.source: say(f'the artefact does not say how its data were loaded; tested on {test.name} as it is loaded by default')
+        if labels: return Relabelled(d, labels), test, d.info.get('settings', {}).get('method', 'd3s')
+        return d, test, d.info.get('settings', {}).get('method', type(d).__name__)
     real, test = _real(data or 'digits', zca, size, root, device)
     arch = _net_fn(real, width, depth)().arch
     if full: real.arch = arch; return real, test, 'whole set'
     return Pixels.from_real(real, ipc, seed, lr=.01 if lr is None else lr, arch=arch).to(real.device), test, 'random'
 
 # %% ../nbs/22_cli.ipynb #e12c6235
-def _labelled(d, labels, data, root, device):
-    test = load(data or d.name.split(' ')[0], size=d.shape[-1], root=root or None, device=str(d.device))[1]
-    return Relabelled(d, labels), test.renorm(d.norm), d.info.get('settings', {}).get('method', 'd3s')
-
 def _protocol(protocol, full, d):
     "The protocol by name, or the set's own; with stored labels their batch, too."
     if not isinstance(d, Relabelled): return as_protocol(protocol or ('full' if full else getattr(d, 'protocol', 'mtt')))
@@ -473,9 +470,9 @@ def dd_relabel(
     "Store soft labels for a distilled set: the mean of the teachers' logits under recorded views."
     with manners():
         d = Distilled.load(path, _device(device))
-        name = data or d.name.split(' ')[0]
-        real, _ = _real(name, False, d.shape[-1] if size is None else size, root, device)
-        t = load_teachers(teachers or dd_home()/'teachers'/buffer_path(name, False, size, width, None).name, real.renorm(d.norm))
+        name = data or d.source.get('name') or d.name.split(' (')[0]
+        real, _ = real_for(d, data, root or None, str(d.device), size)
+        t = load_teachers(teachers or dd_home()/'teachers'/buffer_path(name, False, size, width, None).name, real)
         d, store = relabel_artefact(path, t, epochs, out or None, batch=batch, cutmix=cutmix, scale=(scale, 1.), flip=not no_flip, seed=seed, names=t.names)
         if pack: say(f'packed: {store.pack(f"{store.path}.zip")}')
         say(f'{store}; evaluate it: dd_eval {path} --labels {store.path}')

@@ -341,8 +341,7 @@ class StoredPixels(Distilled):
     ):
         super().__init__(n_classes, images.shape[1:], **kw)
         if images.dtype != torch.uint8: raise ValueError(f'images are {images.dtype}; the store holds uint8')
-        if len(images) != len(y): raise ValueError(f'{len(images)} images but {len(y)} labels')
-        self.register_buffer('images', images); self.register_buffer('y', y)
+        self.register_buffer('images', images); self.register_buffer('y', check_labels(y, len(images), n_classes))
     def __len__(self): return len(self.images)
     def __repr__(self): return f'StoredPixels({self.name or "?"}: {len(self)} images {list(self.shape)}, {self.n_classes} classes)'
     @property
@@ -373,7 +372,7 @@ def epoch(self:StoredPixels, e:int, bs:int, rng=None):
 @patch
 def part(self:StoredPixels, idx:slice)->Pixels:
     "Consecutive images as pixels that can be learned; `put` writes them back."
-    kw = dict(classes=self.classes, norm=self.norm, arch=self.arch, aug=self.aug, protocol=self.protocol, name=self.name)
+    kw = dict(classes=self.classes, norm=self.norm, arch=self.arch, aug=self.aug, protocol=self.protocol, name=self.name, source=self.source)
     return Pixels(self._pictures(idx), self.y[idx].to(self.device), self.n_classes, **kw).to(self.device)
 
 @patch
@@ -496,7 +495,7 @@ class Synthesis:
         "The artefact before there are images: shape, labels and card."
         y, name = torch.arange(self.n) % self.real.n_classes, self.real.name.split(' ')[0]
         return StoredPixels(torch.empty(self.n, *self.real.shape, dtype=torch.uint8, device='meta'), y, self.real.n_classes, classes=self.real.classes, norm=self.real.norm,
-            arch=getattr(self.teachers[0], 'arch', None), aug='', protocol=_STUDENTS.get(name, 'mtt'), name=self.real.name, info=dict(settings=self.full, stats=stats_hash(self.stats)))
+            arch=getattr(self.teachers[0], 'arch', None), aug='', protocol=_STUDENTS.get(name, 'mtt'), name=self.real.name, source=getattr(self.real, 'source', {}), info=dict(settings=self.full, stats=stats_hash(self.stats)))
 
 # %% ../nbs/17_d3s.ipynb #7dadef29
 def _same_run(d, full, path):

@@ -330,8 +330,8 @@ def noted(
     n_classes, train, test = full
     few = f'{len(src.classes)} of {n_classes} classes' if len(src.classes) < n_classes else ''
     a, b = (f'{v} a class' if (v := _missing_of(part, len(src.classes), n)) else '' for part, n in ((src.train, train), (src.test, test)))
-    note = '; '.join(filter(None, (few, a)))
-    return dataclasses.replace(src, name=f'{src.name} ({note})' if note else src.name, test_note='; '.join(filter(None, (note, b and f'test {b}'))))
+    note = ', '.join(filter(None, (few, a)))
+    return dataclasses.replace(src, name=f'{src.name} ({note})' if note else src.name, test_note=', '.join(filter(None, (note, b and f'test {b}'))))
 
 # %% ../nbs/01_data.ipynb #6108af84
 def _digits(name, root, download):

@@ -67,7 +67,7 @@ def encode_set(
         zs, ys = zip(*((ae.encode(x, real.norm), y) for x, y in real.batches(64)))
         z, y = torch.cat(zs), torch.cat(ys)
         if file: save_tensors(file, dict(z=z, y=y), ae.card())
-    codes = ImageTensors(z.to(real.device), y.to(real.device), real.n_classes, real.classes, ae, real.name)
+    codes = ImageTensors(z.to(real.device), y.to(real.device), real.n_classes, real.classes, ae, real.name, source=getattr(real, 'source', {}))
     if not quiet: print(f'{len(real)} pictures, {math.prod(real.shape)*4*len(real)/1e6:.1f} MB -> codes {list(codes.shape)}, {codes.nbytes/1e6:.1f} MB as float32')
     return codes
 
@@ -86,7 +86,7 @@ class LatentCodes(Distilled):
         super().__init__(n_classes, (card['n_in'], latents.shape[2]*card['f'], latents.shape[3]*card['f']), **(dict(aug=LATENTDD.aug, protocol='latentdd') | kw))
         if len(latents) != len(y): raise ValueError(f'{len(latents)} codes but {len(y)} labels')
         self.latents, self.ae_card, self._ae, self._seen = nn.Parameter(latents.clone()), card, None, None
-        self.register_buffer('y', y.clone()); self.to(latents.device)
+        self.register_buffer('y', check_labels(y, len(latents), n_classes).clone()); self.to(latents.device)
         if isinstance(ae, AutoEncoder): self.attach(ae)
     __len__, hard, sample = (lambda self: len(self.latents)), Pixels.hard, Pixels.sample
     @property
@@ -170,7 +170,7 @@ def from_real(cls:LatentCodes,
     pick = lambda c: (real if codes is None else codes).of_class(c, lpc, rng_for(seed, 'from_real', c))
     z = torch.cat([ae.encode(pick(c), real.norm) if codes is None else pick(c) for c in range(real.n_classes)])
     y = torch.arange(real.n_classes, device=z.device).repeat_interleave(lpc)
-    return cls(z, y, real.n_classes, ae, **(dict(classes=real.classes, norm=real.norm, name=real.name) | kw)).to(z.device)
+    return cls(z, y, real.n_classes, ae, **(dict(classes=real.classes, norm=real.norm, name=real.name, source=getattr(real, 'source', {})) | kw)).to(z.device)
 
 # %% ../nbs/20_latent.ipynb #98dda632
 LATENT_METHODS = ('initial', 'latent-dc', 'latent-dm', 'latent-mtt')

@@ -236,7 +236,7 @@ def distill_d3(
     "D3 from settings to a checkpointed run; the artefact is in out/distilled.safetensors."
     check_d3(settings, ppc, iterations, losses, eval_every)
     s, out, net = D3 | settings, Path(out), net_fn().to(real.device)
-    d = LatentPriors(real.n_classes, ppc, z_dim, real.shape[1], real.shape[0], width, scale, seed, classes=real.classes, norm=real.norm, lr=s['lr_teacher'], arch=net.arch, aug=aug, name=real.name).to(real.device)
+    d = LatentPriors(real.n_classes, ppc, z_dim, real.shape[1], real.shape[0], width, scale, seed, classes=real.classes, norm=real.norm, lr=s['lr_teacher'], arch=net.arch, aug=aug, name=real.name, source=getattr(real, 'source', {})).to(real.device)
     full = dict(s, method='d3', data=real.name, norm=repr(real.norm), losses=losses, inner_aug=inner_aug, feature_blocks=feature_blocks, seed=seed, arch=d.arch, buffer=buffer.card, **d.init_args(), **(dict(snapshot=snapshot) if snapshot != 'last' else {}))
     mtt = MTT(net, buffer, s['syn_steps'], s['expert_epochs'], s['max_start_epoch'], s['batch_syn'], DSA(inner_aug) if inner_aug else noop, keep=keep, compiled=compiled, seed=seed)
     view = ExpertView(buffer, s['mmd_samples'], snapshot, s['expert_epochs'], s['max_start_epoch'], depth=feature_blocks, seed=seed)

@@ -443,21 +443,28 @@ def held(self:ImageStream, bs=256):
     return ImageTensors(torch.cat(xs), torch.cat(ys), self.n_classes, self.classes, self.norm, self.name, source=self.source)
 
 # %% ../nbs/00_sets.ipynb #c4a5b6d8
-def _names(classes, others):
-    "Class names that can be compared with others: neither their own numbers, nor ids where the others are words."
-    ids = [all(len(c) == 9 and c[0] == 'n' and c[1:].isdigit() for c in cs) for cs in (classes, others)]
-    return None if classes == [str(i) for i in range(len(classes))] or ids == [True, False] else classes
+def _named(classes, source):
+    "Are these names, or only the numbers that a set without names is given?"
+    return bool(source) or classes != [str(i) for i in range(len(classes))]
+
+def _are_ids(classes): return all(len(c) == 9 and c[0] == 'n' and c[1:].isdigit() for c in classes)
 
 def fit_classes(
     test, # `ImageTensors` or `ImageStream`
-    classes, # names in the order that is wanted; None: any
+    to, # a set whose order of classes is wanted, or a list of names
 ):
-    "The same images with labels in this order of classes; ValueError naming the first that one side lacks."
-    have, want = list(map(str, test.classes)), list(map(str, classes or test.classes))
-    if have == want or not (_names(have, want) and _names(want, have)): return test
+    "The same images with labels in the order of other classes; ValueError naming the first that one side lacks."
+    want = to if isinstance(to, (list, tuple)) else getattr(to, 'classes', None)
+    if not (want and getattr(test, 'classes', None)): return test
+    have, want = list(map(str, test.classes)), list(map(str, want))
+    named = _named(have, getattr(test, 'source', {})) and _named(want, getattr(to, 'source', {}))
+    if have == want or not named or _are_ids(have) != _are_ids(want): return test
     for c in (*want, *have):
         if (c in want) != (c in have): raise ValueError(f'class {c!r} is in {"the distilled set" if c in want else test.name or "the test set"} only; the classes must be the same')
     if len(set(want)) < len(want) or len(have) != len(want): raise ValueError('two classes have the same name and another order on either side')
-    to = torch.tensor([want.index(c) for c in have])
-    if hasattr(test, 'x'): return test.new(test.x, to.to(test.device)[_hard(test.y)], classes=want)
-    return test.new(ds=_Renamed(test.ds, to.tolist()), y=to[test.y], classes=want)
+    return _reordered(test, torch.tensor([want.index(c) for c in have]), want)
+
+def _reordered(test, to, classes):
+    "A set whose class c is called to[c]."
+    if hasattr(test, 'x'): return test.new(test.x, to.to(test.device)[_hard(test.y)], classes=classes)
+    return test.new(ds=_Renamed(test.ds, to.tolist()), y=to[test.y], classes=classes)

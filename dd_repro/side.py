@@ -44,7 +44,7 @@ def opinions(
     "The same images with the mean opinion of some networks as soft labels."
     x = torch.cat([x for x, _ in d.epoch(0, 256)])
     z = sum(net(x) for net in nets)/len(nets)
-    return type(d)(d.images.detach(), z.softmax(1), d.n_classes, lr=d.lr.item(), arch=d.arch, aug=d.aug, norm=d.norm, name=d.name)
+    return type(d)(d.images.detach(), z.softmax(1), d.n_classes, lr=d.lr.item(), arch=d.arch, aug=d.aug, norm=d.norm, name=d.name, source=d.source)
 
 # %% ../nbs/50_side_by_side.ipynb #6df53cb3
 def last_nets(
@@ -136,7 +136,7 @@ def whitened(
     norm # a norm, for example ZCA
 )->Pixels:
     "The same pictures under another norm."
-    return Pixels(norm(d.norm.inverse(d.images.detach())), d.y, d.n_classes, norm=norm, name=d.name, lr=d.lr.item(), arch=d.arch)
+    return Pixels(norm(d.norm.inverse(d.images.detach())), d.y, d.n_classes, norm=norm, name=d.name, lr=d.lr.item(), arch=d.arch, source=d.source)
 
 def _called(stem):
     "cifar10-mtt-ipc1 -> MTT, ipc 1"
