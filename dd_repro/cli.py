@@ -436,9 +436,9 @@ def _subject(path, data, zca, size, root, device, width, depth, full, random, ip
     if not (full or random):
         d = Distilled.load(path, _device(device))
         test = real_for(d, data, root or None, str(d.device))[1]
-        if not d.source: say(f'the artefact does not say how its data were loaded; tested on {test.name} as it is loaded by default')
-        if labels: return Relabelled(d, labels), test, d.info.get('settings', {}).get('method', 'd3s')
-        return d, test, d.info.get('settings', {}).get('method', type(d).__name__)
+        if not d.source: say(f'the artefact does not say how its data were loaded; tested on {test.name}')
+        method = d.info.get('settings', {}).get('method', 'd3s' if labels else type(d).__name__)
+        return Relabelled(d, labels) if labels else d, test, method
     real, test = _real(data or 'digits', zca, size, root, device)
     arch = _net_fn(real, width, depth)().arch
     if full: real.arch = arch; return real, test, 'whole set'
@@ -472,7 +472,8 @@ def dd_relabel(
         d = Distilled.load(path, _device(device))
         name = data or d.source.get('name') or d.name.split(' (')[0]
         real, _ = real_for(d, data, root or None, str(d.device), size)
-        t = load_teachers(teachers or dd_home()/'teachers'/buffer_path(name, False, size, width, None).name, real)
+        stem = buffer_path(name, False, size, width, None).name
+        t = load_teachers(teachers or dd_home()/'teachers'/stem, real)
         d, store = relabel_artefact(path, t, epochs, out or None, batch=batch, cutmix=cutmix, scale=(scale, 1.), flip=not no_flip, seed=seed, names=t.names)
         if pack: say(f'packed: {store.pack(f"{store.path}.zip")}')
         say(f'{store}; evaluate it: dd_eval {path} --labels {store.path}')

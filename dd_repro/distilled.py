@@ -191,13 +191,14 @@ def example(cls:Distilled):
 
 # %% ../nbs/07_distilled.ipynb #a7b8c9d1
 def _folder_for(d, root):
-    "The folder that a set was made from: by its name where the data are, or here, with the same classes."
+    "The folder that a set was made from: where the data are, or here, with the same classes."
     name = d.source['name']
     for f in (Path(root or dd_data()).expanduser()/name, Path(name)):
         try: classes = scan(f/'val')[0]
         except (ValueError, OSError): continue
         if sorted(classes) == sorted(d.classes): return f.resolve()
-    raise ValueError(f'{name}: this set was made from a folder of its own, and {root or dd_data()} has none of that name with the classes {", ".join(d.classes[:3])}...; say where it is: data= (--data)')
+    none = f'no {name} with the classes {", ".join(d.classes[:3])}, ... is in {root or dd_data()}'
+    raise ValueError(f'{name}: made from a folder of its own, and {none}; say where: data= (--data)')
 
 def real_for(
     d:Distilled, # whose real data
@@ -206,11 +207,13 @@ def real_for(
     device=None, # where images go
     size=None, # side in px; the set's own when None
 )->tuple: # (train, test), under the norm of d, labels in its order of classes
-    "The real images that a distilled set belongs to, loaded as its card says; ValueError when they do not fit."
-    s = d.source
+    "The real images that belong to a distilled set, loaded as its card says, if they fit."
+    s, size = d.source, size or d.shape[-1]
     if s.get('kind') == 'folder' and data in ('', s['name']): data = _folder_for(d, root)
-    how = {k: s[k] for k in ('crop', 'stats', 'background') if k in s} | ({'stream': True} if s.get('stream') else {})
-    sets = load(data or s.get('name') or d.name.split(' (')[0], size or d.shape[-1], root=root, device=device, **how)
+    how = {k: s[k] for k in ('crop', 'stats', 'background') if k in s}
+    if s.get('stream'): how['stream'] = True
+    name = data or s.get('name') or d.name.split(' (')[0]
+    sets = load(name, size, root=root, device=device, **how)
     return tuple(fit_classes(x, d).renorm(d.norm) for x in sets)
 
 # %% ../nbs/07_distilled.ipynb #b4ccda67

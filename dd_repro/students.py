@@ -315,7 +315,8 @@ def _weaker(*kinds): return max(kinds, key=PROTOCOL_KINDS.index)
 def _parts(d, test):
     "What a row says where either set is a part of a whole, by their names."
     names = dict.fromkeys((getattr(d, 'name', ''), getattr(test, 'name', '')))
-    return [f'data: {n}' for n in names if ' of ' in n.partition(' (')[2] and not any(m != n and m.startswith(n[:-1]) for m in names)]
+    part = [n for n in names if ' of ' in n.partition(' (')[2]]
+    return [f'data: {n}' for n in part if not any(m != n and m.startswith(n[:-1]) for m in part)]
 
 def evaluate(
     d, # what students learn from: `.epoch`, `.n_classes`; optionally `.student_lr` and `.arch`
@@ -336,7 +337,8 @@ def evaluate(
     archs = [_arch(n, d, test) for n in ([nets] if isinstance(nets, (str, dict)) else nets)]
     _check_eval(d, test, archs, n_eval); _one_of('kind', kind, PROTOCOL_KINDS)
     if lr is not None: deviations = '; '.join(filter(None, (deviations, f'lr {lr:g} (given)')))
-    if parts := _parts(d, test): kind, deviations = _weaker(kind, 'reduced'), '; '.join(filter(None, (deviations, *parts)))
+    if parts := _parts(d, test):
+        kind, deviations = _weaker(kind, 'reduced'), '; '.join(filter(None, (deviations, *parts)))
     rows, lr = [], _pick_lr(p, d, lr)
     for a in archs:
         accs, cost = _evaluate_one(d, test, a, p, lr, n_eval, seed, together)
