@@ -172,7 +172,7 @@ def latent_buffer_path(stem:str, ae)->Path:
 
 # %% ../nbs/22_cli.ipynb #104377d2
 def _teachers(real, net, width, path, n, epochs, seed, on):
-    known = TEACHERS.get(real.name.split(' ')[0], {})
+    known = TEACHERS.get(known_name(real), {})
     p = as_protocol(known.get('protocol') or Protocol('teacher', epochs=30, batch=64, lr=.05, schedule='onecycle', aug=''))
     kw = dict(width=width) if width != 128 and net.startswith('resnet') else {}
     new = partial(make_net, net, real.shape[0], real.n_classes, real.shape[1], **kw)
@@ -340,7 +340,7 @@ def _d3_run(real, test, net_fn, stem, g, o, out):
     return distill_d3(real, net_fn, b, out, width=g.pop('decoder_width', 256), **g, **look, **o)
 
 def _d3s_run(real, test, net_fn, stem, g, o, out):
-    stated = {} if real.name.split(' ')[0] not in TEACHERS else d3s_settings(real.name.split(' ')[0])
+    stated = {} if known_name(real) not in TEACHERS else d3s_settings(known_name(real))
     if stated: say(f'settings from: {stated.pop("source")}'); stated.pop('teachers')
     if 'ipc' not in g: raise ValueError('d3s needs --ipc')
     t = load_teachers(g.pop('teachers', '') or dd_home()/'teachers'/stem, real)
@@ -448,7 +448,7 @@ def _subject(path, data, zca, size, root, device, width, depth, full, random, ip
 def _protocol(protocol, full, d):
     "The protocol by name, or the set's own; with stored labels their batch, too."
     if not isinstance(d, Relabelled): return as_protocol(protocol or ('full' if full else getattr(d, 'protocol', 'mtt')))
-    name = 'd3s-' + dict(tinyimagenet='tiny', imagenet1k='in1k', imagenet21k='in21k', cifar100='cifar100').get(d.d.name.split(' ')[0], 'cifar10')
+    name = 'd3s-' + dict(tinyimagenet='tiny', imagenet1k='in1k', imagenet21k='in21k', cifar100='cifar100').get(known_name(d.d), 'cifar10')
     p = as_protocol(protocol or name)
     return p if p.batch == d.store.batch else p.scaled(batch=d.store.batch)
 

@@ -493,7 +493,7 @@ class Synthesis:
     def seconds(self): return sum(h['seconds'] for h in self.history)
     def blank(self):
         "The artefact before there are images: shape, labels and card."
-        y, name = torch.arange(self.n) % self.real.n_classes, self.real.name.split(' ')[0]
+        y, name = torch.arange(self.n) % self.real.n_classes, known_name(self.real)
         return StoredPixels(torch.empty(self.n, *self.real.shape, dtype=torch.uint8, device='meta'), y, self.real.n_classes, classes=self.real.classes, norm=self.real.norm,
             arch=getattr(self.teachers[0], 'arch', None), aug='', protocol=_STUDENTS.get(name, 'mtt'), name=self.real.name, source=getattr(self.real, 'source', {}), info=dict(settings=self.full, stats=stats_hash(self.stats)))
 

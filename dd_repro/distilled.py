@@ -194,7 +194,7 @@ def _folder_for(d, root):
     "The folder that a set was made from: where the data are, or here, with the same classes."
     name = d.source['name']
     for f in (Path(root or dd_data()).expanduser()/name, Path(name)):
-        try: classes = scan(f/'val')[0]
+        try: classes = scan(f/'train')[0]
         except (ValueError, OSError): continue
         if sorted(classes) == sorted(d.classes): return f.resolve()
     none = f'no {name} with the classes {", ".join(d.classes[:3])}, ... is in {root or dd_data()}'

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NoNorm', 'content_key', 'check_labels', 'ImageTensors', 'held_out', 'BadImage', 'picture_mode', 'as_picture',
-           'to_uint8', 'image_and_label', 'read_labels', 'ImageStream', 'fit_classes']
+           'to_uint8', 'image_and_label', 'read_labels', 'ImageStream', 'known_name', 'fit_classes']
 
 # %% ../nbs/00_sets.ipynb #9c726912
 import hashlib
@@ -497,6 +497,12 @@ def _named(classes, source):
     return bool(source) or classes != [str(i) for i in range(len(classes))]
 
 def _are_ids(classes): return all(len(c) == 9 and c[0] == 'n' and c[1:].isdigit() for c in classes)
+
+def known_name(
+    s # a set, real or distilled
+)->str: # '' for a folder of somebody's own, whatever it is called
+    "The name of the known set that this is."
+    return '' if getattr(s, 'source', {}).get('kind') == 'folder' else s.name.split(' (')[0]
 
 def fit_classes(
     test, # `ImageTensors` or `ImageStream`

@@ -2,6 +2,7 @@
 import io, json, struct
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np, pytest, torch
 from PIL import Image
@@ -13,7 +14,9 @@ from dd_repro.core import dd_data, load_tensors, read_rows, rng_for
 from dd_repro.coreset import coreset
 from dd_repro.data import *
 from dd_repro.distilled import Distilled, Pixels, real_for
-from dd_repro.d3s import StoredPixels
+from dd_repro.d3s import StoredPixels, Synthesis
+from dd_repro.experts import train_experts
+from dd_repro.priors import distill_d3
 from dd_repro.autoenc import AutoEncoder, TinyAE
 from dd_repro.convnet import ConvNet
 from dd_repro.latent import LatentCodes, encode_set
@@ -242,6 +245,22 @@ def test_the_source_is_in_the_card_of_every_kind(tmp_path):
         assert back.source == json.loads(json.dumps(d.source)) and str(tmp_path) not in json.dumps(load_tensors(tmp_path/'d.safetensors')[1])
     stream = load(tmp_path/'pets', stream=True, workers=0, val=.5)[0]
     assert stream.source['stream'] and stream.held().source == stream.map(lambda x: x).source == stream.source
+
+def test_the_source_is_in_what_experts_and_teachers_make(tmp_path):
+    "LatentPriors of D3 and the store of D3S, whose makers need more than a set."
+    real, net_fn = load(folder(tmp_path/'pets'), workers=1)[0], partial(ConvNet, 3, 2, 8, 8, 1)
+    b = train_experts(net_fn, real, tmp_path/'b', 1, 2, .01, 4, '', quiet=True)
+    d3, _ = distill_d3(real, net_fn, b, tmp_path/'d3', 1, 1, z_dim=4, width=8, syn_steps=1, expert_epochs=1, max_start_epoch=1, mmd_samples=2, quiet=True)
+    half = SimpleNamespace(n=2, real=real, teachers=[net_fn()], full={}, stats=[])
+    assert d3.source == real.source == Distilled.load(tmp_path/'d3'/'distilled.safetensors').source
+    with pytest.MonkeyPatch.context() as m: m.setattr('dd_repro.d3s.stats_hash', lambda s: ''); assert Synthesis.blank(half).source == real.source
+
+@pytest.mark.parametrize('name', ['cifar10', 'tinyimagenet', 'digits'])
+def test_settings_of_a_known_set_are_not_for_a_folder_of_that_name(tmp_path, name):
+    own = load(folder(tmp_path/name), workers=1)[0]
+    assert known_name(own) == known_name(made(own)) == '' and known_name(ImageTensors(own.x, own.y, 2, name=f'{name} (2 of 500 a class)')) == name
+    half = SimpleNamespace(n=2, real=own, teachers=[None], full={}, stats=[])
+    with pytest.MonkeyPatch.context() as m: m.setattr('dd_repro.d3s.stats_hash', lambda s: ''); assert Synthesis.blank(half).protocol == 'mtt'
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
