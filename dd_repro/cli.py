@@ -125,7 +125,7 @@ def latent_buffer_path(stem:str, ae)->Path:
 _DSA = 'color_crop_cutout_flip_scale_rotate'
 
 def _teachers(real, net, width, path, n, changes, seed, on):
-    known = TEACHERS.get(real.name.split(' ')[0], {})
+    known = TEACHERS.get(known_name(real), {})
     p = as_protocol(known.get('protocol') or Protocol('teacher', epochs=30, batch=64, lr=.05, schedule='onecycle', aug=''))
     kw = {} if width is None else dict(width=width)
     new = partial(make_net, net, real.shape[0], real.n_classes, real.shape[1], **kw)
@@ -204,7 +204,7 @@ def expert_rows(
     s = torch.tensor([load_tensors(f, [])[1]['seconds']/buffer.epochs for f in buffer.files])
     c = buffer.card
     kw = dict(protocol='reduced', method='experts', net=str((c['arch'] or {}).get('name', '')), n=len(buffer), device=device_name(device), settings=settings_hash(c), unit='s', content=c.get('content', ''),
-              deviations=f'{len(buffer)} experts; {buffer.epochs} epochs kept; width {(c["arch"] or {}).get("width")}', memory_mb=cost.memory_mb if cost else float('nan'))
+              deviations=f'{len(buffer)} experts; {buffer.epochs} epochs kept; width {(c["arch"] or {}).get("width")}' + (f'; data: {c["name"]}' if ' (' in c['name'] else ''), memory_mb=cost.memory_mb if cost else float('nan'))
     seconds = Row(f'mtt/section5/{c["name"]}/seconds_an_epoch', metric='seconds', mean=float(s.mean()), std=float(s.std(correction=0)), seconds=float(s.sum()*buffer.epochs), **kw)
     return [seconds, dataclasses.replace(seconds, row=f'mtt/section5/{c["name"]}/mb_an_expert', metric='storage', unit='MB', mean=buffer.nbytes/len(buffer)/1e6, std=0.)]
 
@@ -327,7 +327,7 @@ def _d3_run(real, test, net_fn, stem, g, o, out):
     return distill_d3(real, net_fn, b, out, width=g.pop('decoder_width', 256), **g, **look, **o)
 
 def _d3s_run(real, test, net_fn, stem, g, o, out):
-    stated = {} if real.name.split(' ')[0] not in TEACHERS else d3s_settings(real.name.split(' ')[0])
+    stated = {} if known_name(real) not in TEACHERS else d3s_settings(known_name(real))
     if stated: say(f'settings from: {stated.pop("source")}'); stated.pop('teachers')
     if 'ipc' not in g: raise ValueError('d3s needs --ipc')
     t = load_teachers(g.pop('teachers', '') or dd_home()/'teachers'/stem, real)
@@ -421,23 +421,20 @@ def _subject(path, data, zca, size, root, device, width, depth, full, random, ip
     "What is evaluated: (the set, test images, method's name)."
     if not (full or random):
         d = Distilled.load(path, _device(device))
-        if labels: return _labelled(d, labels, data, root, device, skip_bad)
-        test = load(data or d.name.split(' ')[0], size=d.shape[-1], root=root or None, device=str(d.device), skip_bad=skip_bad)[1]
-        return d, test.renorm(d.norm), d.info.get('settings', {}).get('method', type(d).__name__)
+        test = real_for(d, data, root or None, str(d.device), skip_bad=skip_bad)[1]
+        if not d.source: say(f'the artefact does not say how its data were loaded; tested on {test.name}')
+        method = d.info.get('settings', {}).get('method', 'd3s' if labels else type(d).__name__)
+        return Relabelled(d, labels) if labels else d, test, method
     real, test = _real(data or 'digits', zca, size, root, device, skip_bad=skip_bad)
     arch = _net_fn(real, width, depth)().arch
     if full: real.arch = arch; return real, test, 'whole set'
     return Pixels.from_real(real, ipc, seed, lr=.01 if lr is None else lr, arch=arch).to(real.device), test, 'random'
 
 # %% ../nbs/22_cli.ipynb #e12c6235
-def _labelled(d, labels, data, root, device, skip_bad=False):
-    test = load(data or d.name.split(' ')[0], size=d.shape[-1], root=root or None, device=str(d.device), skip_bad=skip_bad)[1]
-    return Relabelled(d, labels), test.renorm(d.norm), d.info.get('settings', {}).get('method', 'd3s')
-
 def _protocol(protocol, full, d):
     "The protocol by name, or the set's own; with stored labels their batch, too."
     if not isinstance(d, Relabelled): return as_protocol(protocol or ('full' if full else getattr(d, 'protocol', 'mtt')))
-    name = 'd3s-' + dict(tinyimagenet='tiny', imagenet1k='in1k', imagenet21k='in21k', cifar100='cifar100').get(d.d.name.split(' ')[0], 'cifar10')
+    name = 'd3s-' + dict(tinyimagenet='tiny', imagenet1k='in1k', imagenet21k='in21k', cifar100='cifar100').get(known_name(d.d), 'cifar10')
     p = as_protocol(protocol or name)
     return p if p.batch == d.store.batch else p.scaled(batch=d.store.batch)
 
@@ -463,10 +460,11 @@ def dd_relabel(
         least(dict(epochs=epochs, batch=batch, width=width, size=size))
         if not 0 < scale <= 1: raise ValueError(f'scale is {scale}; it must be above 0 and at most 1')
         d = Distilled.load(path, _device(device))
-        name = data or d.name.split(' ')[0]
-        real, _ = _real(name, False, d.shape[-1] if size is None else size, root, device, skip_bad=skip_bad)
-        if size is None: same_content(d.source.get('key'), real, path)
-        t = load_teachers(teachers or dd_home()/'teachers'/buffer_path(name, False, size, 128 if width is None else width, None).name, real.renorm(d.norm))
+        name = data or d.source.get('name') or d.name.split(' (')[0]
+        real, _ = real_for(d, data, root or None, str(d.device), size, skip_bad)
+        if size is None and not d.source.get('val'): same_content(d.source.get('key'), real, path)
+        stem = buffer_path(name, False, size, 128 if width is None else width, None).name
+        t = load_teachers(teachers or dd_home()/'teachers'/stem, real)
         d, store = relabel_artefact(path, t, epochs, out or None, batch=batch, cutmix=cutmix, scale=(scale, 1.), flip=not no_flip, seed=seed, names=t.names)
         if pack: say(f'packed: {store.pack(f"{store.path}.zip")}')
         say(f'{store}; evaluate it: dd_eval {path} --labels {store.path}')

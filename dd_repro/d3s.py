@@ -362,8 +362,7 @@ class StoredPixels(Distilled):
     ):
         super().__init__(n_classes, images.shape[1:], **kw)
         if images.dtype != torch.uint8: raise ValueError(f'images are {images.dtype}; the store holds uint8')
-        if len(images) != len(y): raise ValueError(f'{len(images)} images but {len(y)} labels')
-        self.register_buffer('images', images); self.register_buffer('y', y)
+        self.register_buffer('images', images); self.register_buffer('y', check_labels(y, len(images), n_classes))
     def __len__(self): return len(self.images)
     def __repr__(self): return f'StoredPixels({self.name or "?"}: {len(self)} images {list(self.shape)}, {self.n_classes} classes)'
     @property
@@ -394,7 +393,7 @@ def epoch(self:StoredPixels, e:int, bs:int, rng=None):
 @patch
 def part(self:StoredPixels, idx:slice)->Pixels:
     "Consecutive images as pixels that can be learned; `put` writes them back."
-    kw = dict(classes=self.classes, norm=self.norm, arch=self.arch, aug=self.aug, protocol=self.protocol, name=self.name)
+    kw = dict(classes=self.classes, norm=self.norm, arch=self.arch, aug=self.aug, protocol=self.protocol, name=self.name, source=self.source)
     return Pixels(self._pictures(idx), self.y[idx].to(self.device), self.n_classes, **kw).to(self.device)
 
 @patch
@@ -503,7 +502,7 @@ class Synthesis:
     def seconds(self): return sum(h['seconds'] for h in self.history)
     def blank(self):
         "The artefact before there are images: shape, labels and card."
-        y, name = torch.arange(self.n) % self.real.n_classes, self.real.name.split(' ')[0]
+        y, name = torch.arange(self.n) % self.real.n_classes, known_name(self.real)
         return StoredPixels(torch.empty(self.n, *self.real.shape, dtype=torch.uint8, device='meta'), y, self.real.n_classes, classes=self.real.classes, norm=self.real.norm,
             arch=getattr(self.teachers[0], 'arch', None), aug='', protocol=_STUDENTS.get(name, 'mtt'), name=self.real.name, source=source_of(self.real), info=dict(settings=self.full, stats=stats_hash(self.stats)))
 

@@ -156,6 +156,10 @@ def cached_zca(
     return zca
 
 # %% ../nbs/01_data.ipynb #d98133f4
+def _bad(path, e):
+    "What is wrong with a file, in one line."
+    return BadImage(f'{path}: not a readable image ({" ".join(str(e).split())[:100]})')
+
 class Files:
     "Image files with labels, read one by one: what `ImageStream` and torch's loaders take."
     def __init__(self,
@@ -163,7 +167,9 @@ class Files:
         squash=None, # side of a square to squeeze pictures into (MTT's way for ImageNet); None leaves them
         background='white', # behind transparency
         left=(), # files beside them that are not read as images
-    ): self.samples, self.squash, self.background, self.left = samples, squash, background, list(left)
+    ):
+        self.samples, self.squash, self.background = samples, squash, background
+        self.left = list(left)
     @property
     def targets(self): return [y for _, y in self.samples]
     @property
@@ -174,23 +180,27 @@ class Files:
         path, y = self.samples[i]
         try:
             with Image.open(path) as img: img = as_picture(img, None, self.background)
-        except Exception as e: raise BadImage(f'{path}: not a readable image ({" ".join(str(e).split())[:100]})') from None
+        except Exception as e: raise _bad(path, e) from None
         if self.squash: img = img.resize((self.squash,)*2, Image.BILINEAR)
         return img, y
-    def with_(self, **kw): return Files(**(dict(samples=self.samples, squash=self.squash, background=self.background, left=self.left) | kw))
+    def with_(self, **kw):
+        own = {k: getattr(self, k) for k in ('samples', 'squash', 'background', 'left')}
+        return Files(**(own | kw))
     def subset(self, idx): return self.with_(samples=[self.samples[i] for i in idx])
 
 # %% ../nbs/01_data.ipynb #3d22dcd9
 _EXT = {'.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp'}
-_MORE = ('.gif', '.jfif', '.jpe', '.pbm', '.pnm', '.dib', '.jp2', '.avif', '.heic', '.heif') # where Pillow reads them here
-_TEXT = {'.txt', '.csv', '.tsv', '.json', '.jsonl', '.xml', '.yaml', '.yml', '.md', '.html', '.log', '.ini', '.db', '.py', '.ipynb'}
-_LITTER = {'@eadir', '__macosx', '#recycle', '#snapshot', '$recycle.bin', 'system volume information', 'lost+found', '__pycache__'}
+_MORE = '.gif .jfif .jpe .pbm .pnm .dib .jp2 .avif .heic .heif'.split() # where Pillow reads them
+_TEXT = set('.txt .csv .tsv .json .jsonl .xml .yaml .yml .md .html .log .ini .db .py .ipynb'.split())
+_LITTER = {'@eadir', '__macosx', '#recycle', '#snapshot', '$recycle.bin', 'lost+found',
+           'system volume information', '__pycache__'}
 _THUMBS = {'thumbnails', '_thumbnails', '_thumbs', '@thumb'}
 
 def _endings():
     "Endings of files that are images."
     known = Image.registered_extensions()
-    return _EXT | {e for e in _MORE if known.get(e) in Image.OPEN and (e != '.avif' or features.check('avif'))}
+    more = {e for e in _MORE if known.get(e) in Image.OPEN}
+    return _EXT | (more if '.avif' not in more or features.check('avif') else more - {'.avif'})
 
 def _hidden(name): return name.startswith('.') or name.lower() in _LITTER
 
@@ -203,7 +213,9 @@ def _files_in(folder, endings):
     images = sorted(f for f in found if f.suffix.lower() in endings)
     return images, sorted(f for f in found if f.suffix.lower() not in endings | _TEXT)
 
-def _dirs_in(folder): return sorted(d.name for d in os.scandir(folder) if d.is_dir() and not _hidden(d.name))
+def _dirs_in(folder):
+    "Names of the class folders."
+    return sorted(d.name for d in os.scandir(folder) if d.is_dir() and not _hidden(d.name))
 
 def left_out(
     files, # paths
@@ -211,7 +223,8 @@ def left_out(
     "How many files of which endings are left out, in one line."
     if not files: return ''
     counts = Counter(f.suffix.lower() or 'without ending' for f in files)
-    return f'left out: {len(files)} files that are not read as images ({", ".join(f"{k} {n}" for k, n in counts.most_common())}), the first {files[0]}'
+    kinds = ', '.join(f'{k} {n}' for k, n in counts.most_common())
+    return f'left out: {len(files)} files that are not read as images ({kinds}), the first {files[0]}'
 
 # %% ../nbs/01_data.ipynb #a00027c8
 def scan(
@@ -225,13 +238,15 @@ def scan(
     endings = _endings()
     found, left = zip(*(_files_in(Path(folder)/c, endings) for c in classes))
     for c, f, other in zip(classes, found, left):
-        if not f: raise ValueError(f'{Path(folder)/c}: no image there' + (f'; {left_out(other)}' if other else ''))
-    return classes, Files([(p, y) for y, f in enumerate(found) for p in f], left=[p for f in left for p in f])
+        if not f: raise ValueError('; '.join(filter(None, (f'{Path(folder)/c}: no image there', left_out(other)))))
+    samples = [(p, y) for y, f in enumerate(found) for p in f]
+    return classes, Files(samples, left=[p for f in left for p in f])
 
 # %% ../nbs/01_data.ipynb #e11aa9c9
 def _annotated(folder, classes):
     "Tiny ImageNet's own val folder: images/ and val_annotations.txt."
-    rows = [l.split('\t')[:2] for l in (Path(folder)/'val_annotations.txt').read_text(encoding='utf-8').splitlines() if l.strip()]
+    lines = (Path(folder)/'val_annotations.txt').read_text(encoding='utf-8').splitlines()
+    rows = [l.split('\t')[:2] for l in lines if l.strip()]
     label = {c: i for i, c in enumerate(classes)}
     return Files(sorted(((Path(folder)/'images'/f, label[c]) for f, c in rows if c in label), key=lambda s: (s[1], s[0])))
 
@@ -243,7 +258,8 @@ def scan_halves(
     folder = Path(folder)
     classes, train = scan(folder/'train', only)
     annotated = (folder/'val'/'val_annotations.txt').is_file() and not only
-    others, test = (classes, _annotated(folder/'val', classes)) if annotated else scan(folder/'val', only)
+    if annotated: others, test = classes, _annotated(folder/'val', classes)
+    else: others, test = scan(folder/'val', only)
     if line := left_out(train.left + test.left): print(line)
     for c in sorted(set(classes) ^ set(others)):
         raise ValueError(f'{folder}: class {c!r} is in {"train/" if c in classes else "val/"} only; train/ and val/ must have the same classes')
@@ -257,12 +273,13 @@ def _threads(f, n, workers):
 def headers(
     files:Files,
     workers=None, # threads; None: one a core, at most 8
-)->tuple: # (mode, sizes): 'L' when every image is grey, else 'RGB'; the set of (width, height) as stored
+)->tuple: # (mode, sizes): 'L' when every image is grey, else 'RGB'; stored (width, height)
     "What the files' headers say, without decoding them."
     def look(i):
+        path = files.samples[i][0]
         try:
-            with Image.open(files.samples[i][0]) as img: return picture_mode(img, files.background), img.size
-        except Exception as e: raise BadImage(f'{files.samples[i][0]}: not a readable image ({" ".join(str(e).split())[:100]})') from None
+            with Image.open(path) as img: return picture_mode(img, files.background), img.size
+        except Exception as e: raise _bad(path, e) from None
     modes, sizes = map(set, zip(*_threads(look, len(files), workers)))
     return 'L' if modes == {'L'} else 'RGB', sizes
 
@@ -312,28 +329,32 @@ def _missing(name, root, folder, why, url=None):
     get = f'; get it from {url} and unpack it there' if url else '; put it there'
     return ValueError(f'{name}: no folder {folder} in {root} (root= or DD_DATA), and {why}{get}')
 
-FULL = dict(cifar10=(10, 5000, 1000), cifar100=(100, 500, 100), tinyimagenet=(200, 500, 50), imagenet1k=(1000, 1300, 50)) # classes, train and test images of each
+# %% ../nbs/01_data.ipynb #e5f6a7b8
+FULL = dict(cifar10=(10, 5000, 1000), cifar100=(100, 500, 100), tinyimagenet=(200, 500, 50),
+            imagenet1k=(1000, 1300, 50)) # classes, train images and test images of each
 _LEAST = {1300: 732} # where classes differ in size: the smallest that is whole
-
-def _labels_of(part): return torch.as_tensor(part.targets if isinstance(part, Files) else part[1])
 
 def _missing_of(part, n_classes, full):
     "What is missing of the classes of a part, as in 250 of 1300; '' for nothing."
-    counts = _labels_of(part).bincount(minlength=n_classes)
-    lo, hi, least = int(counts.min()), int(counts.max()), _LEAST.get(full, full)
+    y = torch.as_tensor(part.targets if isinstance(part, Files) else part[1])
+    counts, least = y.bincount(minlength=n_classes), _LEAST.get(full, full)
+    lo, hi = int(counts.min()), int(counts.max())
     if lo >= least and hi >= full: return ''
-    return f'{hi if lo*full >= hi*least and hi < full else f"{lo} to {hi}"} of {full}'
+    even = lo*full >= hi*least and hi < full
+    return f'{hi} of {full} a class' if even else f'{lo} to {hi} of {full} a class'
 
 def noted(
     src:Source, # of a known set
     full # (classes, train images of each, test images of each)
 )->Source:
     "The source with what is missing in its name."
-    n_classes, train, test = full
-    few = f'{len(src.classes)} of {n_classes} classes' if len(src.classes) < n_classes else ''
-    a, b = (f'{v} a class' if (v := _missing_of(part, len(src.classes), n)) else '' for part, n in ((src.train, train), (src.test, test)))
-    note = '; '.join(filter(None, (few, a)))
-    return dataclasses.replace(src, name=f'{src.name} ({note})' if note else src.name, test_note='; '.join(filter(None, (note, b and f'test {b}'))))
+    n = len(src.classes)
+    few = f'{n} of {full[0]} classes' if n < full[0] else ''
+    train, test = (_missing_of(*v) for v in ((src.train, n, full[1]), (src.test, n, full[2])))
+    note = ', '.join(filter(None, (few, train)))
+    of_test = ', '.join(filter(None, (note, test and f'test {test}')))
+    name = f'{src.name} ({note})' if note else src.name
+    return dataclasses.replace(src, name=name, test_note=of_test)
 
 # %% ../nbs/01_data.ipynb #6108af84
 def _digits(name, root, download):
@@ -424,7 +445,8 @@ def _words(folder, classes):
     "Class names of Tiny ImageNet, where a table of words is there."
     for f in ('words200.tsv', 'words.txt'):
         if (folder/f).is_file():
-            table = dict(l.rstrip('\n').split('\t')[:2] for l in (folder/f).read_text(encoding='utf-8').splitlines() if '\t' in l)
+            lines = (folder/f).read_text(encoding='utf-8').splitlines()
+            table = dict(l.split('\t')[:2] for l in lines if '\t' in l)
             return [table.get(c, c).split(',')[0] for c in classes]
     return classes
 
@@ -445,24 +467,36 @@ def _own(folder, workers=None, skip_bad=False, background='white'):
     if skip_bad: train, test = readable(train, workers), readable(test, workers)
     mode, sizes = headers(train, workers)
     w, h = next(iter(sizes))
-    return Source(Path(folder).resolve().name, classes, train, test, w if len(sizes) == 1 and w == h else None, mode, kind='folder')
+    side = w if len(sizes) == 1 and w == h else None
+    return Source(Path(folder).resolve().name, classes, train, test, side, mode, kind='folder')
 
 # %% ../nbs/01_data.ipynb #08cfb24b
 DATASETS = dict(digits=_digits, cifar10=_cifar, cifar100=_cifar, tinyimagenet=_tiny) | {k: _ten for k in SUBSETS} | dict(imagenet1k=_whole, imagenet21k=_whole)
 
-def _with_background(src, background): return src if not isinstance(src.train, Files) else dataclasses.replace(src, train=src.train.with_(background=background), test=src.test.with_(background=background))
+def _with_background(src, background):
+    "A source whose files lie over this colour."
+    if not isinstance(src.train, Files): return src
+    train, test = (p.with_(background=background) for p in (src.train, src.test))
+    return dataclasses.replace(src, train=train, test=test)
 
 def _whole_files(src, workers): return dataclasses.replace(src, train=readable(src.train, workers), test=readable(src.test, workers))
 
 def _made_by(name):
-    "The function of a known set; None for a path, as an object or by a separator, and for other words."
-    return None if isinstance(name, os.PathLike) else DATASETS.get(name) or (_imagenet_some if str(name).startswith('imagenet:') else None)
+    "The function of a known set; None for a path (an object, or by a separator) and other words."
+    if isinstance(name, os.PathLike): return None
+    return DATASETS.get(name) or (_imagenet_some if str(name).startswith('imagenet:') else None)
 
 def _root(root): return Path(root or dd_data()).expanduser()
 
-def _own_folder(name, root): return next((f for f in (Path(name).expanduser(), _root(root)/name) if str(name) and f.is_dir()), None)
+def _own_folder(name, root):
+    "A folder of that name, here or where the data are."
+    places = (Path(name).expanduser(), _root(root)/name) if str(name) else ()
+    return next((f for f in places if f.is_dir()), None)
 
-def _full(key): return (len(key.split(',')), 1300, 50) if key.startswith('imagenet:') else (10, 1300, 50) if key in SUBSETS else FULL.get(key)
+def _full(key):
+    "Classes, train and test images of each of a known set; None where nobody says."
+    if key.startswith('imagenet:') or key in SUBSETS: return len(SUBSETS.get(key) or key.split(',')), 1300, 50
+    return FULL.get(key)
 
 def check_name(
     name, # of a known set, imagenet:<indices>, or a folder
@@ -471,7 +505,8 @@ def check_name(
     "ValueError that names the known sets, unless there is such a name or folder; nothing is opened."
     key = str(name)
     if _made_by(name) or _own_folder(name, root): return
-    if '/' in key or os.sep in key or key.startswith('~') or isinstance(name, os.PathLike): raise ValueError(f'{key}: no such folder')
+    is_path = '/' in key or os.sep in key or key.startswith('~') or isinstance(name, os.PathLike)
+    if is_path: raise ValueError(f'{key}: no such folder')
     raise ValueError(f'data set {key!r} is not known; known: {", ".join(DATASETS)}, imagenet:<class indices>, or a folder with train/ and val/')
 
 def find_source(
@@ -484,7 +519,8 @@ def find_source(
 )->Source:
     "The data set of this name; ValueError that names the known ones."
     check_name(name, root)
-    if not (known := _made_by(name)): return _own(_own_folder(name, root), workers, skip_bad, background)
+    known = _made_by(name)
+    if not known: return _own(_own_folder(name, root), workers, skip_bad, background)
     src = _with_background(known(name, _root(root), download), background)
     if skip_bad: src = _whole_files(src, workers)
     return noted(src, _full(name)) if _full(name) else src
@@ -497,7 +533,8 @@ def _check(size, val, stats):
 
 def _float(part, size, crop, src, workers):
     "Images of a part in 0..1, at this size, labels, and the key of their content."
-    if isinstance(part, Files): part = pixels(part.with_(squash=None if crop else size), size, src.mode, workers)
+    if isinstance(part, Files):
+        part = pixels(part.with_(squash=None if crop else size), size, src.mode, workers)
     x, y = part
     key = key_of(content_key(x, y), len(src.classes), size, src.mode) # of pixels as they were read
     x = x.float().div_(255) if x.dtype == torch.uint8 else x.clone()
@@ -510,7 +547,10 @@ def _norm(src, stats, batches):
     if stats in src.stats: return Normalize(*src.stats[stats], stats)
     return Normalize(*channel_stats(batches), 'train')
 
-def _refuse_constant(name, n, v): raise ValueError(f'{name}: all {n} training images are one constant ({v:g} in every pixel); nothing can be learned from them, and the files may have been written or read wrongly')
+def _refuse_constant(name, n, v):
+    "ValueError for images that show nothing."
+    what = f'all {n} training images are one constant ({v:g} in every pixel)'
+    raise ValueError(f'{name}: {what}; the files may have been written or read wrongly')
 
 def _varied(stream):
     "ValueError unless two pixels of a stream differ; it reads on until they do."
@@ -535,16 +575,19 @@ def _held(src, size, crop, zca, stats, workers, device, parts, source):
         x, y = x.to(device), y.to(device)
         norm = norm or (cached_zca(x, src.name) if zca else _norm(src, stats, x.split(2048)))
         for b in x.split(2048): b.copy_(norm(b))
-        out.append(ImageTensors(x, y, len(src.classes), src.classes, norm, _name_of(src, len(out)), key, source))
+        name = _name_of(src, len(out))
+        out.append(ImageTensors(x, y, len(src.classes), src.classes, norm, name, key, source))
     return out
 
 def _streamed(src, size, crop, zca, stats, workers, device, parts, source):
     "The parts of a source as streams."
     if zca: raise ValueError('zca=True needs the images in memory; it does not go with a stream')
     if not isinstance(src.train, Files): raise ValueError(f'{src.name} is held in memory; stream=True is for folders of images')
-    kw = dict(n_classes=len(src.classes), size=size, classes=src.classes, device=device, mode=src.mode, source=source,
+    kw = dict(n_classes=len(src.classes), size=size, classes=src.classes, device=device, mode=src.mode,
+              background=src.train.background, source=source,
               workers=min(8, os.cpu_count() or 1) if workers is None else workers)
-    sets = [ImageStream(p.with_(squash=None if crop else size), name=_name_of(src, i), background=p.background, **kw) for i, p in enumerate(parts)]
+    parts = [p.with_(squash=None if crop else size) for p in parts]
+    sets = [ImageStream(p, name=_name_of(src, i), **kw) for i, p in enumerate(parts)]
     _varied(sets[0].read())
     norm = _norm(src, stats, (x for x, _ in sets[0].batches(256)))
     return [s.new(norm=norm) for s in sets]
@@ -559,11 +602,12 @@ def _too_big(src, size):
 # %% ../nbs/01_data.ipynb #6a70cce0
 def _source(src, name, size, crop, zca, stats, stream, val, seed, background):
     "How a set was loaded, as a card keeps it: no path in it."
-    own = src.kind == 'folder'
-    held = dict(val=val, seed=seed) if val else {}
-    stats = stats if isinstance(stats, str) else [[float(v) for v in torch.as_tensor(s).flatten()] for s in stats]
-    return dict(kind=src.kind, name=src.name if own else str(name), size=int(size), crop=bool(crop), zca=bool(zca), stats=stats,
-                stream=bool(stream), background=background if isinstance(background, str) else list(background)) | held
+    pair = lambda s: [float(v) for v in torch.as_tensor(s).flatten()]
+    return dict(kind=src.kind, name=src.name if src.kind == 'folder' else str(name), size=int(size),
+                crop=bool(crop), zca=bool(zca), stream=bool(stream),
+                stats=stats if isinstance(stats, str) else [pair(s) for s in stats],
+                background=background if isinstance(background, str) else list(background),
+                **(dict(val=val, seed=seed) if val else {}))
 
 # %% ../nbs/01_data.ipynb #547385a2
 @steady
@@ -590,5 +634,6 @@ def load(
     if size is None: raise ValueError(f'{src.name}: the images are not all squares of one size; say which side you want: size=')
     stream = _too_big(src, size) if stream is None else stream
     source = _source(src, name, size, crop, zca, stats, stream, val, seed, background)
-    sets = (_streamed if stream else _held)(src, int(size), crop, zca, stats, workers, device or 'cpu', [src.train] + [src.test]*(not val), source)
+    get, parts = _streamed if stream else _held, [src.train] + [src.test]*(not val)
+    sets = get(src, int(size), crop, zca, stats, workers, device or 'cpu', parts, source)
     return sets[0].split(val, seed) if val else tuple(sets)

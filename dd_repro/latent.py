@@ -85,7 +85,7 @@ class LatentCodes(Distilled):
         super().__init__(n_classes, (card['n_in'], latents.shape[2]*card['f'], latents.shape[3]*card['f']), **(dict(aug=LATENTDD.aug, protocol='latentdd') | kw))
         if len(latents) != len(y): raise ValueError(f'{len(latents)} codes but {len(y)} labels')
         self.latents, self.ae_card, self._ae, self._seen = nn.Parameter(latents.clone()), card, None, None
-        self.register_buffer('y', y.clone()); self.to(latents.device)
+        self.register_buffer('y', check_labels(y, len(latents), n_classes).clone()); self.to(latents.device)
         if isinstance(ae, AutoEncoder): self.attach(ae)
     __len__, hard, sample = (lambda self: len(self.latents)), Pixels.hard, Pixels.sample
     @property

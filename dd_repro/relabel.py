@@ -444,6 +444,7 @@ class Relabelled:
         self.epochs, self.temperature, self.trained = epochs or self.store.epochs, temperature, 0
         if self.epochs > self.store.epochs: raise ValueError(f'{self.epochs} label epochs asked for; {self.store.path} has {self.store.epochs}')
         self.store.check(d)
+        self.classes, self.name, self.source = getattr(d, 'classes', None), getattr(d, 'name', ''), getattr(d, 'source', {})
         self.n_classes, self.shape, self.arch, self.student_lr = d.n_classes, tuple(d.shape), getattr(d, 'arch', None), getattr(d, 'student_lr', None)
     def __len__(self): return len(self.d)
     def __repr__(self): return f'Relabelled({self.d}, {self.store})'

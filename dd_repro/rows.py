@@ -63,7 +63,8 @@ def few(
     "A few images of the first classes, in memory."
     x = torch.cat([real.of_class(c, min(per_class, int((real.y == c).sum()))) for c in range(min(classes, real.n_classes))])
     y = torch.cat([torch.full((min(per_class, int((real.y == c).sum())),), c) for c in range(min(classes, real.n_classes))])
-    how = dict(classes=real.classes[:classes], norm=real.norm, name=f'{real.name} (few)', key=key_of(real.key, 'few', classes, per_class))
+    how = dict(classes=real.classes[:classes], norm=real.norm, name=f'{real.name} (few)', key=key_of(real.key, 'few', classes, per_class),
+               source=getattr(real, 'source', {}))
     return ImageTensors(x, y.to(x.device), min(classes, real.n_classes), **how)
 
 # %% ../nbs/25_rows.ipynb #e9d8bb18
@@ -79,7 +80,7 @@ def row_data(
         if not smoke: raise ValueError(f'{e}; or --smoke, on generated images') from None
         return (*(s.to(device or 'cpu') for s in generated(r.dataset, r.size, per_class=n)), 'generated images')
     if smoke: return few(real, per_class=n), few(test, per_class=2), 'few images of ten classes'
-    part = real.name if ' (' in real.name else ''
+    part = test.name if ' (' in test.name else '' # the test set's name says what is missing on either side
     return real, test, f'data: {part}' if part else ''
 
 # %% ../nbs/25_rows.ipynb #5aa7a581

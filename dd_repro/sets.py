@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['WHOLE', 'BLOCK', 'SAMPLE', 'NoNorm', 'norm_words', 'content_key', 'check_labels', 'ImageTensors', 'held_out',
            'not_recorded', 'same_content', 'source_of', 'BadImage', 'picture_mode', 'as_picture', 'to_uint8',
-           'image_and_label', 'read_labels', 'ImageStream', 'file_sign', 'kept_key', 'files_key', 'fit_classes']
+           'image_and_label', 'read_labels', 'ImageStream', 'file_sign', 'kept_key', 'files_key', 'known_name',
+           'fit_classes']
 
 # %% ../nbs/00_sets.ipynb #9c726912
 import hashlib, os, weakref
@@ -62,33 +63,40 @@ def check_labels(
     n:int, # how many there must be
     n_classes:int, # C
 )->Tensor: # int64 [n], or floats [n, C]
-    "Labels as everything here takes them; ValueError in one line for what is neither classes nor probabilities."
+    "Labels as everything here takes them; ValueError in one line for anything else."
     try: y = torch.as_tensor(y)
-    except (TypeError, ValueError, RuntimeError): raise ValueError('labels are not numbers') from None
+    except (TypeError, ValueError, RuntimeError): raise ValueError('labels are no numbers') from None
     if y.ndim == 2 and y.shape[1] == 1 < n_classes: y = y[:, 0]
-    if y.ndim not in (1, 2) or y.is_complex(): raise ValueError(f'labels must be [n] or [n, {n_classes}], not {list(y.shape)} of {y.dtype}')
+    if y.ndim not in (1, 2) or y.is_complex():
+        raise ValueError(f'labels must be [n] or [n, {n_classes}], not {list(y.shape)} of {y.dtype}')
     if len(y) != n: raise ValueError(f'{n} images but {len(y)} labels')
     return _numbers(y, n_classes) if y.ndim == 1 else _chances(y, n_classes)
 
 def _numbers(y, n_classes):
     "Class numbers as int64."
     if y.is_floating_point() and not bool((y == y.round()).all()):
-        raise ValueError(f'labels such as {float(y[y != y.round()][0]):g} are no class numbers: [n] takes whole numbers')
+        odd = float(y[y != y.round()][0])
+        raise ValueError(f'labels such as {odd:g} are no class numbers: [n] takes whole ones')
     y = y.long()
-    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < n_classes:
-        raise ValueError(f'labels run from {int(y.min())} to {int(y.max())}; {n_classes} classes allow 0 to {n_classes-1}')
+    low, high = (int(y.min()), int(y.max())) if len(y) else (0, 0)
+    if not 0 <= low <= high < n_classes:
+        allowed = f'{n_classes} classes allow 0 to {n_classes-1}'
+        raise ValueError(f'labels run from {low} to {high}; {allowed}')
     return y
 
 def _chances(y, n_classes):
     "Probabilities, as they are."
-    if y.shape[1] != n_classes: raise ValueError(f'soft labels must be [n, {n_classes}], not {list(y.shape)}')
+    if y.shape[1] != n_classes:
+        raise ValueError(f'soft labels must be [n, {n_classes}], not {list(y.shape)}')
     y = y if y.is_floating_point() else y.float()
     v = y.detach().float()
     bad = ~((v >= -1e-6).all(1) & ((v.sum(1) - 1).abs() <= .01)) # NaN is bad, too
     if not bool(bad.any()): return y
-    i = int(bad.nonzero()[0]); low, high, total = float(v[i].min()), float(v[i].max()), float(v[i].sum())
+    i = int(bad.nonzero()[0])
+    low, high, total = float(v[i].min()), float(v[i].max()), float(v[i].sum())
     hint = '; these look like logits: pass softmax(...)' if low < 0 or high > 1 else ''
-    raise ValueError(f'soft labels: row {i} runs from {low:.3g} to {high:.3g} and sums to {total:.4g}; probabilities are at least 0 and sum to 1{hint}')
+    seen = f'row {i} runs from {low:.3g} to {high:.3g} and sums to {total:.4g}'
+    raise ValueError(f'soft labels: {seen}; probabilities are at least 0 and sum to 1{hint}')
 
 def _hard(y): return y if y.ndim == 1 else y.argmax(1)
 
@@ -109,7 +117,8 @@ class ImageTensors:
         source=None, # how it was loaded, for a card: size, crop, statistics, ...
     ):
         _check_images(x)
-        self.x, self.y, self.n_classes, self.name = x, check_labels(y, len(x), n_classes), n_classes, name
+        self.x, self.n_classes, self.name = x, n_classes, name
+        self.y = check_labels(y, len(x), n_classes)
         self.classes = list(classes or map(str, range(n_classes)))
         self.norm, self._key, self.source = norm or NoNorm(), key, dict(source or {})
         self._made, self._seen = None, _stamp(self.x, self.y)
@@ -170,19 +179,23 @@ def held_out(
     seed=0,
 )->tuple: # (indices of the rest, indices of what is held out), in order
     "Which images a split holds out, class by class."
-    if not 0 < frac < 1: raise ValueError(f'held-out fraction is {frac}; it must lie between 0 and 1')
+    if not 0 < frac < 1:
+        raise ValueError(f'held-out fraction is {frac}; it must lie between 0 and 1')
     y, mask = _hard(y).cpu(), torch.zeros(len(y), dtype=torch.bool)
     for c in range(n_classes):
         i = (y == c).nonzero()[:, 0]
         n = min(max(round(len(i)*frac), 1), len(i) - 1) if len(i) > 1 else 0
         mask[i[torch.randperm(len(i), generator=rng_for(seed, 'split', c))[:n]]] = True
-    if not mask.any(): raise ValueError(f'held-out fraction is {frac} and no class has two images: nothing can be held out')
+    if not mask.any():
+        why = 'no class has two images: nothing can be held out'
+        raise ValueError(f'held-out fraction is {frac} and {why}')
     return (~mask).nonzero()[:, 0], mask.nonzero()[:, 0]
 
 @patch
 def split(self:ImageTensors, frac:float, seed=0):
     "Two disjoint parts, (1-frac, frac) of each class: the second is for choices that must not see the test set."
-    return tuple(self.subset(i.to(self.device)) for i in held_out(self.y, self.n_classes, frac, seed))
+    parts = held_out(self.y, self.n_classes, frac, seed)
+    return tuple(self.subset(i.to(self.device)) for i in parts)
 
 # %% ../nbs/00_sets.ipynb #9700a8c5
 @patch
@@ -250,11 +263,26 @@ class BadImage(ValueError):
         super().__init__(last.split('BadImage: ')[-1])
 
 _GREY, _DEEP = ('1', 'L', 'LA', 'La'), ('I;16', 'I;16L', 'I;16B', 'I;16N')
+_ALPHA = ('LA', 'La', 'PA', 'RGBA', 'RGBa')
 
-def _is_deep(img): return img.mode in _DEEP or img.mode == 'I' and img.format in ('PNG', 'PPM') # 16 bits, by their formats
+def _is_deep(img):
+    "A grey picture of 16 bits? Mode I is one where the file's format has no more."
+    return img.mode in _DEEP or img.mode == 'I' and img.format in ('PNG', 'PPM')
 
 def _see_through(img):
-    return img.mode in ('LA', 'La', 'PA', 'RGBA', 'RGBa') or 'transparency' in img.info or img.mode == 'P' and img.palette.mode == 'RGBA'
+    "Is anything transparent, by a channel, a palette or one colour?"
+    palette = img.mode == 'P' and img.palette.mode == 'RGBA'
+    return img.mode in _ALPHA or 'transparency' in img.info or palette
+
+def _colour(background):
+    "Red, green, blue of a background's name."
+    try:
+        if isinstance(background, str): return ImageColor.getrgb(background)[:3]
+        r, g, b = map(int, background)
+        return r, g, b
+    except (ValueError, TypeError):
+        allowed = 'a colour such as white, #808080 or (128, 128, 128)'
+        raise ValueError(f'background {background!r} is not {allowed}') from None
 
 def picture_mode(
     img, # a PIL image; its header is enough
@@ -265,27 +293,26 @@ def picture_mode(
         kind = 'float' if img.mode == 'F' else '32-bit'
         raise ValueError(f'a {kind} picture: its range is not known; save it with 8 or 16 bits')
     grey = img.mode in _GREY or _is_deep(img)
-    return 'L' if grey and not (_see_through(img) and len(set(_colour(background))) > 1) else 'RGB'
-
-def _colour(background):
-    "Red, green, blue of a background's name."
-    try: return ImageColor.getrgb(background)[:3] if isinstance(background, str) else tuple(map(int, background))
-    except (ValueError, TypeError): raise ValueError(f'background {background!r} is not a colour such as white, #808080 or (128, 128, 128)') from None
+    tinted = _see_through(img) and len(set(_colour(background))) > 1
+    return 'L' if grey and not tinted else 'RGB'
 
 # %% ../nbs/00_sets.ipynb #01519d40
 def _eight_bits(img, tags):
-    "A grey picture of 16 bits (or of 12, in TIFF) with 8; what its tRNS makes transparent stays so."
+    "A grey picture of 16 bits (TIFF: or 12) with 8; what its tRNS makes transparent stays so."
     v = np.asarray(img).astype(np.int64)
-    top = 2**tags[258][0] - 1 if tags.get(258, (16,))[0] in (10, 12, 14) else 65535
-    grey = ((top - v if tags.get(262) == 0 else v)*255 + top//2)//top # 262 = 0: zero is white
-    out = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
-    if (hidden := img.info.get('transparency')) is not None: out.putalpha(Image.fromarray(np.where(v == hidden, 0, 255).astype(np.uint8)))
+    bits = tags.get(258, (16,))[0] # of a sample
+    top = 2**bits - 1 if bits in (10, 12, 14) else 65535
+    seen = top - v if tags.get(262) == 0 else v # 262 is 0 where zero is white
+    grey = ((seen*255 + top//2)//top).clip(0, 255).astype(np.uint8)
+    out, hidden = Image.fromarray(grey), img.info.get('transparency')
+    if hidden is not None: out.putalpha(Image.fromarray(np.where(v == hidden, 0, 255).astype(np.uint8)))
     return out
 
 def _over(img, background):
     "A picture with transparency over a colour."
     img = (img.convert('LA') if img.mode == 'La' else img).convert('RGBA')
-    return Image.alpha_composite(Image.new('RGBA', img.size, (*_colour(background), 255)), img).convert('RGB')
+    behind = Image.new('RGBA', img.size, (*_colour(background), 255))
+    return Image.alpha_composite(behind, img).convert('RGB')
 
 def _turned(img):
     "As the EXIF orientation says; a block that cannot be read says nothing."
@@ -300,7 +327,8 @@ def _from_array(a):
         a = a.transpose(1, 2, 0) if a.ndim == 3 else a
     if a.ndim == 3 and a.shape[2] == 1: a = a[..., 0]
     if a.ndim != 2 and (a.ndim != 3 or a.shape[2] not in (3, 4)):
-        raise ValueError(f'a picture of shape {shape}; tensors are [c, h, w], arrays [h, w] or [h, w, c], with 1, 3 or 4 channels')
+        allowed = 'tensors are [c, h, w], arrays [h, w] or [h, w, c], with 1, 3 or 4 channels'
+        raise ValueError(f'a picture of shape {shape}; {allowed}')
     return Image.fromarray(_as_bytes(a))
 
 def _as_bytes(a):
@@ -308,8 +336,11 @@ def _as_bytes(a):
     if a.dtype == np.uint8: return a
     if a.dtype == bool: return a.astype(np.uint8)*255
     if a.dtype == np.uint16: return ((a.astype(np.int64)*255 + 32767)//65535).astype(np.uint8)
-    if not np.issubdtype(a.dtype, np.floating): raise ValueError(f'a picture of {a.dtype}; uint8, uint16 and floats in 0..1 are pixels')
-    if a.size and not (a.min() >= -1e-6 and a.max() <= 1 + 1e-6): raise ValueError(f'a float picture from {a.min():.3g} to {a.max():.3g}; pixels are 0..1 (not normalised)')
+    if not np.issubdtype(a.dtype, np.floating):
+        raise ValueError(f'a picture of {a.dtype}; uint8, uint16 and floats in 0..1 are pixels')
+    if a.size and not (a.min() >= -1e-6 and a.max() <= 1 + 1e-6):
+        span = f'{a.min():.3g} to {a.max():.3g}'
+        raise ValueError(f'a float picture from {span}; pixels are 0..1 (not normalised)')
     return (a*255).round().clip(0, 255).astype(np.uint8)
 
 # %% ../nbs/00_sets.ipynb #da5cea78
@@ -320,7 +351,8 @@ def as_picture(
 ): # a PIL image of mode RGB or L
     "A picture in 8 bits; ValueError in one line for what has no such form."
     if not isinstance(img, Image.Image): img = _from_array(img)
-    if getattr(img, 'is_animated', False) and img.format != 'MPO': raise ValueError(f'{img.n_frames} frames or pages; a picture has one')
+    if getattr(img, 'is_animated', False) and img.format != 'MPO':
+        raise ValueError(f'{img.n_frames} frames or pages; a picture has one')
     own, tags = picture_mode(img, background), dict(getattr(img, 'tag_v2', {}))
     deep = _is_deep(img)
     img.load() # the file may be closed when we are done
@@ -344,14 +376,17 @@ def to_uint8(
     return F.center_crop(F.resize(t, [size], antialias=True), [size, size])
 
 # %% ../nbs/00_sets.ipynb #afbf6823
-_IMAGE_KEYS, _LABEL_KEYS = ('image', 'img', 'pixel_values', 'images'), ('label', 'labels', 'fine_label', 'target', 'targets', 'y')
+_IMAGE_KEYS = ('image', 'img', 'pixel_values', 'images')
+_LABEL_KEYS = ('label', 'labels', 'fine_label', 'target', 'targets', 'y')
 
 def _class_number(y):
     "A label as an int; ValueError unless it is one whole number."
     if type(y) is int: return y
-    try: t = torch.as_tensor(y).flatten(); v = t[0].item() if len(t) == 1 else None
-    except (TypeError, ValueError, RuntimeError): v = None
-    if v is None or v != v or int(v) != v: raise ValueError(f'a label {str(y)[:40]!r}; a stream takes one class number an image')
+    try: t = torch.as_tensor(y).flatten()
+    except (TypeError, ValueError, RuntimeError): t = ()
+    v = t[0].item() if len(t) == 1 else float('nan')
+    if v != v or v in (float('inf'), -float('inf')) or int(v) != v:
+        raise ValueError(f'a label {str(y)[:40]!r}; a stream takes one class number an image')
     return int(v)
 
 def image_and_label(
@@ -359,20 +394,24 @@ def image_and_label(
 )->tuple: # (image, class number)
     "Image and label of an item: a pair, or a dictionary with the usual names."
     if isinstance(item, Mapping):
-        got = [next((item[k] for k in keys if k in item), None) for keys in (_IMAGE_KEYS, _LABEL_KEYS)]
-        if any(v is None for v in got): raise ValueError(f'an item with {", ".join(map(str, item))}; an image is called {", ".join(_IMAGE_KEYS)} and a label {", ".join(_LABEL_KEYS)}')
-    else: got = list(item[:2]) if isinstance(item, (tuple, list)) and len(item) > 1 else None
-    if got is None: raise ValueError(f'an item of type {type(item).__name__}; an item is (image, label) or a dictionary of the two')
-    return got[0], _class_number(got[1])
+        x, y = (next((item[k] for k in ks if k in item), None) for ks in (_IMAGE_KEYS, _LABEL_KEYS))
+        if x is None or y is None:
+            names = f'an image is called {", ".join(_IMAGE_KEYS)} and a label {", ".join(_LABEL_KEYS)}'
+            raise ValueError(f'an item with {", ".join(map(str, item))}; {names}')
+    elif isinstance(item, (tuple, list)) and len(item) > 1: x, y = item[:2]
+    else: raise ValueError(f'an item of type {type(item).__name__}; it is (image, label) or a dictionary')
+    return x, _class_number(y)
 
 # %% ../nbs/00_sets.ipynb #49d86f2d
 def _told(ds):
-    "(labels that a dataset lists, or None; is the list what its items bring?)"
+    "(labels that a dataset lists, or None; is the list surely what its items bring?)"
     if hasattr(ds, 'label_at'): return [ds.label_at(i) for i in range(len(ds))], True
     if isinstance(ds, Subset):
         ys, sure = _told(ds.dataset)
         return None if ys is None else [ys[i] for i in ds.indices], sure
-    if hasattr(ds, 'column_names'): key = next((k for k in _LABEL_KEYS if k in ds.column_names), None); return key and ds[key], False
+    if hasattr(ds, 'column_names'):
+        key = next((k for k in _LABEL_KEYS if k in ds.column_names), None)
+        return key and ds[key], False
     ys, f = getattr(ds, 'targets', getattr(ds, 'labels', None)), getattr(ds, 'target_transform', None)
     return [f(y) for y in ys] if callable(f) and ys is not None else ys, False
 
@@ -385,32 +424,38 @@ def _agree(ds, ys):
 def read_labels(
     ds # a map-style dataset
 )->list: # of class numbers
-    "The class number of every item: as listed where items agree with the list, else read from every item once."
-    if not (hasattr(ds, '__len__') and hasattr(ds, '__getitem__')): raise ValueError(f'{type(ds).__name__} has no length or no items by index; a stream reads a map-style dataset')
+    "The class number of every item: as listed where items agree, else read from every item once."
+    if not (hasattr(ds, '__len__') and hasattr(ds, '__getitem__')):
+        raise ValueError(f'{type(ds).__name__} has no length or no items by index; a stream needs both')
     if not len(ds): raise ValueError(f'{type(ds).__name__} has no items')
     ys, sure = _told(ds)
     try: ys = None if ys is None else [_class_number(y) for y in ys]
-    except ValueError: ys = None
+    except (ValueError, TypeError): ys = None
     if ys is not None and len(ys) == len(ds) and (sure or _agree(ds, ys)): return ys
     return [image_and_label(ds[i])[1] for i in range(len(ds))]
 
 # %% ../nbs/00_sets.ipynb #5daf0088
 class _Bytes(Dataset):
-    "Items as bytes with their place, for a loader; the label is checked against the one that is known."
-    def __init__(self, ds, y, size, mode, background): self.ds, self.y, self.how = ds, y, (size, mode, background)
+    "Items as bytes with their place, for a loader; an item keeps to the label that is known."
+    def __init__(self, ds, y, how): self.ds, self.y, self.how = ds, y, how
     def __len__(self): return len(self.ds)
     def __getitem__(self, i):
-        try: img, y = image_and_label(self.ds[i]); x = to_uint8(img, *self.how)
+        try:
+            img, y = image_and_label(self.ds[i])
+            x = to_uint8(img, *self.how)
         except BadImage: raise
         except ValueError as e: raise BadImage(f'item {i}: {e}') from None
-        if y != self.y[i]: raise BadImage(f'item {i} brings label {y}; it was {self.y[i]} when the set was opened')
+        known = int(self.y[i])
+        if y != known: raise BadImage(f'item {i} brings label {y}; it was {known} when the set was opened')
         return x, i
 
 class _Renamed(Dataset):
     "A dataset whose class c is called to[c]."
     def __init__(self, ds, to): self.ds, self.to = ds, to
     def __len__(self): return len(self.ds)
-    def __getitem__(self, i): img, y = image_and_label(self.ds[i]); return img, self.to[y]
+    def __getitem__(self, i):
+        img, y = image_and_label(self.ds[i])
+        return img, self.to[y]
 
 # %% ../nbs/00_sets.ipynb #8fe86ea4
 class ImageStream:
@@ -439,7 +484,7 @@ class ImageStream:
     def __repr__(self): return f'ImageStream({self.name or "?"}: {len(self)} images {list(self.shape)}, {self.n_classes} classes)'
     @property
     def shape(self): return (3 if self.mode == 'RGB' else 1, self.size, self.size)
-    def read(self): return _Bytes(self.ds, self.y.tolist(), self.size, self.mode, self.background)
+    def read(self): return _Bytes(self.ds, self.y, (self.size, self.mode, self.background))
     def _ready(self, x):
         x = self.norm(x.to(self.device, non_blocking=True).float().div_(255))
         for f in self.fs: x = f(x)
@@ -450,15 +495,18 @@ class ImageStream:
 def new(self:ImageStream, **kw):
     "A copy with some attributes changed."
     keys = 'ds n_classes size classes norm name workers device mode fs source background'.split()
-    out = ImageStream(**({k: getattr(self, k) for k in keys} | ({} if 'ds' in kw else dict(y=self.y)) | kw))
-    if set(kw) <= {'device', 'workers', 'name', 'classes', 'norm', 'source'}: out._key = self.__dict__.get('_key')
+    y = {} if 'ds' in kw else dict(y=self.y) # other data have other labels
+    out = ImageStream(**({k: getattr(self, k) for k in keys} | y | kw))
+    same = {'device', 'workers', 'name', 'classes', 'norm', 'source'} # what is not in a key
+    if set(kw) <= same: out._key = self.__dict__.get('_key')
     return out
 
 @patch
 def subset(self:ImageStream, idx):
     "The images with these indices, in this order."
     i = torch.as_tensor(idx).tolist()
-    return self.new(ds=self.ds.subset(i) if hasattr(self.ds, 'label_at') else Subset(self.ds, i), y=self.y[i])
+    ds = self.ds.subset(i) if hasattr(self.ds, 'label_at') else Subset(self.ds, i)
+    return self.new(ds=ds, y=self.y[i])
 
 @patch
 def split(self:ImageStream, frac:float, seed=0):
@@ -485,7 +533,8 @@ def map(self:ImageStream, f):
 def batches(self:ImageStream, bs:int, rng=None):
     "One pass in batches of bs, shuffled when a generator is given."
     idx = torch.arange(len(self)) if rng is None else torch.randperm(len(self), generator=rng)
-    dl = DataLoader(self.read(), bs, sampler=idx.tolist(), num_workers=self.workers, pin_memory=self.device.type == 'cuda')
+    pin = self.device.type == 'cuda'
+    dl = DataLoader(self.read(), bs, sampler=idx.tolist(), num_workers=self.workers, pin_memory=pin)
     for x, i in dl: yield self._ready(x), self.y[i].to(self.device)
 
 @patch
@@ -496,7 +545,8 @@ def epoch(self:ImageStream, e:int, bs:int, rng=None):
 @patch
 def of_class(self:ImageStream, c:int, n:int|None=None, rng=None)->Tensor:
     "n images of class c without repetition [n, c, h, w]."
-    if not 0 <= c < self.n_classes: raise ValueError(f'class {c} is not one of 0 to {self.n_classes-1}')
+    if not 0 <= c < self.n_classes:
+        raise ValueError(f'class {c} is not one of 0 to {self.n_classes-1}')
     i = (self.y == c).nonzero()[:, 0]
     if n is not None and n > len(i): raise ValueError(f'{n} images of class {self.classes[c]!r} asked for; it has {len(i)}')
     if rng is not None: i = i[torch.randperm(len(i), generator=rng)]
@@ -582,24 +632,42 @@ def key(self:ImageStream)->str:
 def held(self:ImageStream, bs=256):
     "The whole stream in memory, as `ImageTensors`."
     xs, ys = zip(*self.batches(bs))
-    return ImageTensors(torch.cat(xs), torch.cat(ys), self.n_classes, self.classes, self.norm, self.name, self.key, self.source)
+    known = self.n_classes, self.classes, self.norm, self.name
+    return ImageTensors(torch.cat(xs), torch.cat(ys), *known, self.key, self.source)
 
 # %% ../nbs/00_sets.ipynb #c4a5b6d8
-def _names(classes, others):
-    "Class names that can be compared with others: neither their own numbers, nor ids where the others are words."
-    ids = [all(len(c) == 9 and c[0] == 'n' and c[1:].isdigit() for c in cs) for cs in (classes, others)]
-    return None if classes == [str(i) for i in range(len(classes))] or ids == [True, False] else classes
+def _named(classes, source):
+    "Are these names, or only the numbers that a set without names is given?"
+    return bool(source) or classes != [str(i) for i in range(len(classes))]
+
+def _are_ids(classes): return all(len(c) == 9 and c[0] == 'n' and c[1:].isdigit() for c in classes)
+
+def known_name(
+    s # a set, real or distilled
+)->str: # '' for a folder of somebody's own, whatever it is called
+    "The name of the known set that this is."
+    return '' if getattr(s, 'source', {}).get('kind') == 'folder' else s.name.split(' (')[0]
 
 def fit_classes(
     test, # `ImageTensors` or `ImageStream`
-    classes, # names in the order that is wanted; None: any
+    to, # a set whose order of classes is wanted, or a list of names
 ):
-    "The same images with labels in this order of classes; ValueError naming the first that one side lacks."
-    have, want = list(map(str, test.classes)), list(map(str, classes or test.classes))
-    if have == want or not (_names(have, want) and _names(want, have)): return test
+    "The same images with labels in another order of classes; ValueError naming one that is missing."
+    want = to if isinstance(to, (list, tuple)) else getattr(to, 'classes', None)
+    if not (want and getattr(test, 'classes', None)): return test
+    have, want = list(map(str, test.classes)), list(map(str, want))
+    named = _named(have, getattr(test, 'source', {})) and _named(want, getattr(to, 'source', {}))
+    if have == want or not named or _are_ids(have) != _are_ids(want): return test
     for c in (*want, *have):
-        if (c in want) != (c in have): raise ValueError(f'class {c!r} is in {"the distilled set" if c in want else test.name or "the test set"} only; the classes must be the same')
-    if len(set(want)) < len(want) or len(have) != len(want): raise ValueError('two classes have the same name and another order on either side')
-    to = torch.tensor([want.index(c) for c in have])
-    if hasattr(test, 'x'): return test.new(test.x, to.to(test.device)[_hard(test.y)], classes=want)
-    return test.new(ds=_Renamed(test.ds, to.tolist()), y=to[test.y], classes=want)
+        where = 'the distilled set' if c in want else test.name or 'the test set'
+        if (c in want) != (c in have):
+            raise ValueError(f'class {c!r} is in {where} only; the classes must be the same')
+    if len(set(want)) < len(want) or len(have) != len(want):
+        raise ValueError('two classes have one name, and the order differs: which is which?')
+    return _reordered(test, torch.tensor([want.index(c) for c in have]), want)
+
+def _reordered(test, to, classes):
+    "A set whose class c is called to[c]."
+    if hasattr(test, 'x'):
+        return test.new(test.x, to.to(test.device)[_hard(test.y)], classes=classes)
+    return test.new(ds=_Renamed(test.ds, to.tolist()), y=to[test.y], classes=classes)

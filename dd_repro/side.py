@@ -136,7 +136,7 @@ def whitened(
     norm # a norm, for example ZCA
 )->Pixels:
     "The same pictures under another norm."
-    return Pixels(norm(d.norm.inverse(d.images.detach())), d.y, d.n_classes, norm=norm, name=d.name, lr=d.lr.item(), arch=d.arch)
+    return Pixels(norm(d.norm.inverse(d.images.detach())), d.y, d.n_classes, norm=norm, name=d.name, lr=d.lr.item(), arch=d.arch, source=d.source)
 
 def _called(stem):
     "cifar10-mtt-ipc1 -> MTT, ipc 1"

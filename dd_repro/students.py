@@ -425,6 +425,12 @@ def content_of(d)->str: # '' where it is not recorded
 
 def _weaker(*kinds): return max(kinds, key=PROTOCOL_KINDS.index)
 
+def _parts(d, test):
+    "What a row says where either set is a part of a whole, by their names."
+    names = dict.fromkeys((getattr(d, 'name', ''), getattr(test, 'name', '')))
+    part = [n for n in names if ' of ' in n.partition(' (')[2]]
+    return [f'data: {n}' for n in part if not any(m != n and m.startswith(n[:-1]) for m in part)]
+
 @steady
 def evaluate(
     d, # what students learn from: `.epoch`, `.n_classes`; optionally `.student_lr` and `.arch`
@@ -441,10 +447,12 @@ def evaluate(
     together='auto', # see `train`
 )->list: # a Row for each architecture; its accuracies are in `.accs`
     "Train fresh students on a set and test them."
-    p = as_protocol(protocol)
+    p, test = as_protocol(protocol), fit_classes(test, d)
     archs = [_arch(n, d, test) for n in ([nets] if isinstance(nets, (str, dict, nn.Module)) or callable(nets) else nets)]
     _check_eval(d, test, archs, n_eval); _one_of('kind', kind, PROTOCOL_KINDS)
     if lr is not None: deviations = '; '.join(filter(None, (deviations, f'lr {lr:g} (given)')))
+    if parts := _parts(d, test):
+        kind, deviations = _weaker(kind, 'reduced'), '; '.join(filter(None, (deviations, *parts)))
     rows, lr = [], _pick_lr(p, d, lr)
     for a in archs:
         accs, dull, cost = _evaluate_one(d, test, a, p, lr, n_eval, seed, together)

@@ -133,7 +133,7 @@ def test_tiny_as_it_is_shipped(tmp_path):
     before = sorted(map(str, root.rglob('*')))
     tr, te = load('tinyimagenet', root=tmp_path, workers=1, download=False)
     assert tr.shape == (3, 64, 64) and te.y.tolist() == [0, 1, 1] and tr.classes == ['goldfish', 'bullfrog']
-    assert tr.name == 'tinyimagenet (2 of 200 classes; 3 of 500 a class)' and te.name == tr.name[:-1] + '; test 1 to 2 of 50 a class)' and sorted(map(str, root.rglob('*'))) == before
+    assert tr.name == 'tinyimagenet (2 of 200 classes, 3 of 500 a class)' and te.name == tr.name[:-1] + ', test 1 to 2 of 50 a class)' and sorted(map(str, root.rglob('*'))) == before
 
 def test_imagenet_by_index(tmp_path):
     "Class indices are ranks among a thousand sorted folders; labels follow the list."
