@@ -99,7 +99,7 @@ def test_files_that_are_not_ours(d, tmp_path):
     p = d.save(tmp_path/'d.safetensors'); whole = p.read_bytes()
     for cut in (0, 4, 8, 300, len(whole)//2, len(whole) - 1): p.write_bytes(whole[:cut]); refused('truncated, damaged or not', p)
     p.write_bytes(b'PK\3\4' + whole); refused('not a safetensors file', p)
-    refused('no such file', tmp_path/'none'); refused('no such file', tmp_path)
+    refused('no such file', tmp_path/'none'); refused('a folder, not a file', tmp_path)
     from safetensors.torch import save_file
     save_file({'weight': torch.zeros(3)}, p); refused('not one written by dd_repro', p)
     save_file({'weight': torch.zeros(3)}, p, {'dd': '{not json'}); refused('damaged', p)
