@@ -64,7 +64,7 @@ def check_labels(
     n_classes:int, # C
 )->Tensor: # int64 [n], or floats [n, C]
     "Labels as everything here takes them; ValueError in one line for anything else."
-    try: y = torch.as_tensor(y)
+    try: y = y if isinstance(y, Tensor) else torch.as_tensor(y, device='cpu')
     except (TypeError, ValueError, RuntimeError): raise ValueError('labels are no numbers') from None
     if y.ndim == 2 and y.shape[1] == 1 < n_classes: y = y[:, 0]
     if y.ndim not in (1, 2) or y.is_complex():
@@ -157,7 +157,7 @@ def subset(self:ImageTensors, idx):
 
 def _part_key(key, n, idx):
     "The key of a part: that of the whole, and which indices."
-    return key_of(key, content_key(torch.arange(n)[idx.cpu() if isinstance(idx, Tensor) else idx]))
+    return key_of(key, content_key(torch.arange(n, device='cpu')[idx.cpu() if isinstance(idx, Tensor) else idx]))
 
 @patch
 def to(self:ImageTensors, device):
@@ -181,11 +181,11 @@ def held_out(
     "Which images a split holds out, class by class."
     if not 0 < frac < 1:
         raise ValueError(f'held-out fraction is {frac}; it must lie between 0 and 1')
-    y, mask = _hard(y).cpu(), torch.zeros(len(y), dtype=torch.bool)
+    y, mask = _hard(y).cpu(), torch.zeros(len(y), dtype=torch.bool, device='cpu')
     for c in range(n_classes):
         i = (y == c).nonzero()[:, 0]
         n = min(max(round(len(i)*frac), 1), len(i) - 1) if len(i) > 1 else 0
-        mask[i[torch.randperm(len(i), generator=rng_for(seed, 'split', c))[:n]]] = True
+        mask[i[torch.randperm(len(i), generator=rng_for(seed, 'split', c), device='cpu')[:n]]] = True
     if not mask.any():
         why = 'no class has two images: nothing can be held out'
         raise ValueError(f'held-out fraction is {frac} and {why}')
@@ -201,7 +201,7 @@ def split(self:ImageTensors, frac:float, seed=0):
 @patch
 def batches(self:ImageTensors, bs:int, rng=None):
     "One pass in batches of bs, shuffled when a generator is given; the last batch may be short."
-    idx = torch.arange(len(self)) if rng is None else torch.randperm(len(self), generator=rng)
+    idx = torch.arange(len(self), device='cpu') if rng is None else torch.randperm(len(self), generator=rng, device='cpu')
     for i in idx.to(self.device).split(bs): yield self.x[i], self.y[i]
 
 @patch
@@ -215,7 +215,7 @@ def of_class(self:ImageTensors, c:int, n:int|None=None, rng=None)->Tensor:
     if not 0 <= c < self.n_classes: raise ValueError(f'class {c} is not one of 0 to {self.n_classes-1}')
     i = (_hard(self.y) == c).nonzero()[:, 0]
     if n is not None and n > len(i): raise ValueError(f'{n} images of class {self.classes[c]!r} asked for; it has {len(i)}')
-    if rng is not None: i = i[torch.randperm(len(i), generator=rng).to(i.device)]
+    if rng is not None: i = i[torch.randperm(len(i), generator=rng, device='cpu').to(i.device)]
     return self.x[i if n is None else i[:n]]
 
 @patch
@@ -382,7 +382,7 @@ _LABEL_KEYS = ('label', 'labels', 'fine_label', 'target', 'targets', 'y')
 def _class_number(y):
     "A label as an int; ValueError unless it is one whole number."
     if type(y) is int: return y
-    try: t = torch.as_tensor(y).flatten()
+    try: t = (y if isinstance(y, Tensor) else torch.as_tensor(y, device='cpu')).flatten()
     except (TypeError, ValueError, RuntimeError): t = ()
     v = t[0].item() if len(t) == 1 else float('nan')
     if v != v or v in (float('inf'), -float('inf')) or int(v) != v:
@@ -504,7 +504,7 @@ def new(self:ImageStream, **kw):
 @patch
 def subset(self:ImageStream, idx):
     "The images with these indices, in this order."
-    i = torch.as_tensor(idx).tolist()
+    i = idx.tolist() if isinstance(idx, Tensor) else list(idx)
     ds = self.ds.subset(i) if hasattr(self.ds, 'label_at') else Subset(self.ds, i)
     return self.new(ds=ds, y=self.y[i])
 
@@ -532,7 +532,7 @@ def map(self:ImageStream, f):
 @patch
 def batches(self:ImageStream, bs:int, rng=None):
     "One pass in batches of bs, shuffled when a generator is given."
-    idx = torch.arange(len(self)) if rng is None else torch.randperm(len(self), generator=rng)
+    idx = torch.arange(len(self), device='cpu') if rng is None else torch.randperm(len(self), generator=rng, device='cpu')
     pin = self.device.type == 'cuda'
     dl = DataLoader(self.read(), bs, sampler=idx.tolist(), num_workers=self.workers, pin_memory=pin)
     for x, i in dl: yield self._ready(x), self.y[i].to(self.device)
@@ -549,7 +549,7 @@ def of_class(self:ImageStream, c:int, n:int|None=None, rng=None)->Tensor:
         raise ValueError(f'class {c} is not one of 0 to {self.n_classes-1}')
     i = (self.y == c).nonzero()[:, 0]
     if n is not None and n > len(i): raise ValueError(f'{n} images of class {self.classes[c]!r} asked for; it has {len(i)}')
-    if rng is not None: i = i[torch.randperm(len(i), generator=rng)]
+    if rng is not None: i = i[torch.randperm(len(i), generator=rng, device='cpu')]
     read = self.read()
     return self._ready(torch.stack([read[int(j)][0] for j in (i if n is None else i[:n])]))
 
@@ -604,7 +604,7 @@ def _dataset_key(stream):
     "The key of the dataset behind a stream: its own, or that of a sample of its items."
     if isinstance(key := getattr(stream.ds, 'key', None), str): return key
     read, n = stream.read(), len(stream)
-    some = torch.linspace(0, n - 1, min(n, SAMPLE)).round().long().tolist()
+    some = torch.linspace(0, n - 1, min(n, SAMPLE), device='cpu').round().long().tolist()
     return content_key(*(read[i][0] for i in some))
 
 def _probe(stream):
@@ -613,7 +613,7 @@ def _probe(stream):
     x = stream._ready(torch.stack([read[i][0] for i in (0, n//2, n - 1)]))
     x = x.detach().cpu().double().flatten(1)
     size, d = float(x.square().mean().sqrt()), x.shape[1]
-    way = torch.randn(d, 4, generator=rng_for('probe', d), dtype=torch.double)/d**.5
+    way = torch.randn(d, 4, generator=rng_for('probe', d), dtype=torch.double, device='cpu')/d**.5
     found = (x@way/max(size, 1e-12)).round(decimals=2) + 0. # no -0
     return [f'{size:.2g}', *(f'{v:.2f}' for v in found.flatten().tolist())]
 
@@ -664,7 +664,7 @@ def fit_classes(
             raise ValueError(f'class {c!r} is in {where} only; the classes must be the same')
     if len(set(want)) < len(want) or len(have) != len(want):
         raise ValueError('two classes have one name, and the order differs: which is which?')
-    return _reordered(test, torch.tensor([want.index(c) for c in have]), want)
+    return _reordered(test, torch.tensor([want.index(c) for c in have], device='cpu'), want)
 
 def _reordered(test, to, classes):
     "A set whose class c is called to[c]."
