@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['OPTS', 'SCHEDULES', 'LABELS', 'PROTOCOLS', 'TOGETHER_MAX', 'STEP_MAX', 'Protocol', 'check_lr', 'lr_factor',
-           'as_protocol', 'Team', 'go_together', 'student_loss', 'part_of', 'train', 'accuracy', 'evaluate']
+           'as_protocol', 'Team', 'go_together', 'student_loss', 'part_of', 'step_work', 'train', 'accuracy',
+           'evaluate']
 
 # %% ../nbs/05_students.ipynb #002ebd69
 import dataclasses, inspect, math
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +20,7 @@ from torchvision.ops import StochasticDepth
 
 from .core import *
 from .sets import *
+from .workers import *
 from .augment import *
 from .convnet import *
 from .zoo import *
@@ -224,6 +227,15 @@ def part_of(
     "How many images of a step fit under `STEP_MAX`; at least one."
     return max(1, min(batch, STEP_MAX//((arch.get('width') or 64)*arch.get('size', 32)**2)))
 
+def step_work(
+    arch:dict|None, # of a network; None where it has none
+    images:int, # that pass at once
+    side=32, # px, where the architecture does not say
+)->int: # what `threads_of` takes
+    "The work of a step: images x width x pixels, and four times that for all but ConvNets, which have few wide layers."
+    a = arch or {}
+    return images*(a.get('width') or 64)*(a.get('size') or side)**2*(1 if a.get('name') == 'convnet' else 4)
+
 def _gradients(team, x, y, p, part):
     "The gradient of one step, in parts of so many images."
     for xs, ys in zip(x.split(part, 1), y.split(part, 1)):
@@ -252,6 +264,8 @@ def _pick_lr(p, data, lr):
     lr = data.student_lr if lr is None else lr
     return check_lr(lr.item() if isinstance(lr, Tensor) else float(lr))
 
+def _step_images(p, data): return min(p.batch, len(data)) if hasattr(data, '__len__') else p.batch
+
 def train(
     nets, # a network, or a list of networks
     data, # anything with `.epoch(e, bs, rng)` -> (x, y) batches
@@ -260,15 +274,17 @@ def train(
     seed=0, # of order and augmentation; network i draws from (seed, 'train', i)
     together='auto', # True, False, or what is faster
     hook=None, # called as hook(epoch, nets) after every epoch
+    first=0, # number of the first network, where it is not the first of all
 ): # the networks, trained in place
     "Train students on a set."
     p, team = as_protocol(protocol), list(nets) if isinstance(nets, (list, tuple)) else [nets]
     lr, device = _pick_lr(p, data, lr), next(team[0].parameters()).device
-    if together == 'auto': together = go_together(team, min(p.batch, len(data) if hasattr(data, '__len__') else p.batch))
-    rngs = [rng_for(seed, 'train', i) for i in range(len(team))]
+    if together == 'auto': together = go_together(team, _step_images(p, data))
+    rngs = [rng_for(seed, 'train', first + i) for i in range(len(team))]
+    work = step_work(getattr(team[0], 'arch', None), _step_images(p, data)*(len(team) if together else 1), getattr(data, 'shape', [32])[-1])
     for n in team: n.train()
     for i in [slice(None)] if together else [slice(i, i+1) for i in range(len(team))]:
-        with seeded(seed, 'train', i.start or 0): _run(Team(team[i]), data, p, lr, rngs[i], device, hook)
+        with seeded(seed, 'train', first + (i.start or 0)), threads_for(work, device): _run(Team(team[i]), data, p, lr, rngs[i], device, hook)
     return nets
 
 # %% ../nbs/05_students.ipynb #502503bf
@@ -281,7 +297,8 @@ def accuracy(
     "Accuracy on a test set."
     was, device, hits, n = net.training, next(net.parameters()).device, 0, 0
     net.eval()
-    for x, y in test.batches(bs): hits, n = hits + (net(x.to(device)).argmax(1) == y.to(device)).sum(), n + len(y)
+    with threads_for(step_work(getattr(net, 'arch', None), bs, getattr(test, 'shape', [32])[-1]), device):
+        for x, y in test.batches(bs): hits, n = hits + (net(x.to(device)).argmax(1) == y.to(device)).sum(), n + len(y)
     net.train(was)
     return 100*float(hits)/n
 
@@ -299,12 +316,26 @@ def _check_eval(d, test, archs, n_eval):
         if a['n_out'] != test.n_classes: raise ValueError(f'the network tells {a["n_out"]} classes apart and the test set has {test.n_classes}')
 
 # %% ../nbs/05_students.ipynb #864468f4
+def _student(i, d, test, arch, p, lr, seed):
+    "Accuracy of student i, trained by itself."
+    with seeded(seed, arch['name'], i): net = make_net(arch).to(getattr(test, 'device', 'cpu'))
+    train([net], d, p, lr, seed, False, first=i)
+    return accuracy(net, test, part_of(arch, p.test_batch))
+
+def _apart(d, test, arch, p, lr, n_eval, seed):
+    "Accuracies of students that are trained one by one, in processes where that pays."
+    work, device = step_work(arch, _step_images(p, d)), getattr(test, 'device', 'cpu')
+    with closing(spread(_student, range(n_eval), (d, test, arch, p, lr, seed), work, device)) as done: accs = dict(done)
+    return [accs[i] for i in range(n_eval)]
+
 def _evaluate_one(d, test, arch, p, lr, n_eval, seed, together):
     "Accuracies of n_eval networks, and what they cost."
     device, nets = torch.device(getattr(test, 'device', 'cpu')), []
     with Cost(device) as cost:
         for i in range(n_eval):
             with seeded(seed, arch['name'], i): nets.append(make_net(arch).to(device))
+        if together == 'auto': together = go_together(nets, _step_images(p, d))
+        if not together and n_eval > 1 and not hasattr(d, 'notes'): return _apart(d, test, arch, p, lr, n_eval, seed), cost
         train(nets, d, p, lr, seed, together)
         accs = [accuracy(n, test, part_of(arch, p.test_batch)) for n in nets]
     return accs, cost
