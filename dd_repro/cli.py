@@ -88,7 +88,7 @@ def command(fn):
 
 # %% ../nbs/22_cli.ipynb #8859b45a
 DEMO = dict(size=16, width=32, n=10, epochs=3, lr=.05, batch=64, expert_aug='', aug='crop_scale_rotate', expert_epochs=2, max_start_epoch=2,
-            syn_steps=60, lr_img=200., lr_lr=1e-4, lr_teacher=.02, eval_epochs=500, n_eval=5)
+            syn_steps=60, lr_img=200., lr_lr=1e-4, lr_teacher=.02, eval_epochs=300, n_eval=5)
 LENGTHS, LENGTH_S = (60, 120, 240), 40. # iterations that the demo chooses from, and the seconds that they may take
 SMOKE = dict(n=1, epochs=2, expert_epochs=1, max_start_epoch=1, syn_steps=3, iterations=2, eval_epochs=5, n_eval=2)
 

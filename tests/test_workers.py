@@ -15,7 +15,6 @@ from dd_repro.students import as_protocol, evaluate, go_together, step_work, tra
 from dd_repro.workers import cores, may_spawn, packed, processes_for, spread
 
 NET = partial(ConvNet, 1, 2, 8, 4, 1)
-HERE = Path(__file__).parent
 
 def some_data(n=8, side=8): return ImageTensors(torch.randn(n, 1, side, side, generator=torch.Generator().manual_seed(0)), torch.arange(n) % 2, 2, name='noise')
 
@@ -151,19 +150,22 @@ def test_an_error_in_a_worker_is_the_same_line(two_processes, capfd):
     with pytest.raises(ValueError, match='^noise: this piece\n  is refused$'): list(spread(refuse, range(2000), (some_data(),)))
     assert capfd.readouterr().err == ''
 
-PARENT = '''
-import os, sys, time
-sys.path.insert(0, {tests!r})
+PIECE = '''
+import os, time
+from pathlib import Path
 from dd_repro import workers
-import test_workers as t
-workers.processes_for = lambda *a, **kw: 2
-open({started!r}, 'a').write('x')
-for _ in workers.spread(t.wait_long, [0, 1, 2, 3], ({pid!r},)): pass
-'''
-def wait_long(job, pid):
+def piece(job, pid):
     if job == 0: return
     if workers._held: Path(pid).write_text(str(os.getpid()))
     time.sleep(600)
+'''
+PARENT = ''' # no `if __name__ == '__main__'`: a worker must not run it
+import pieces
+from dd_repro import workers
+workers.processes_for = lambda *a, **kw: 2
+open('started', 'a').write('x')
+for _ in workers.spread(pieces.piece, [0, 1, 2, 3], ('pid',)): pass
+'''
 
 def alive(pid):
     try: os.kill(pid, 0); return 'Z' not in Path(f'/proc/{pid}/stat').read_text().split(')')[1][:3]
@@ -177,13 +179,13 @@ def until(what, seconds=120):
 @pytest.mark.skipif(not Path('/proc/self/stat').exists(), reason='asks the system by /proc')
 @pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGINT])
 def test_no_worker_stays_when_its_parent_is_gone(tmp_path, how):
-    pid, started, script = tmp_path/'pid', tmp_path/'started', tmp_path/'script.py'
-    script.write_text(PARENT.format(tests=str(HERE), pid=str(pid), started=str(started))) # no `if __name__ == '__main__'`: a worker must not run it
-    parent = subprocess.Popen([sys.executable, script], env=os.environ | dict(OMP_NUM_THREADS='1', TMPDIR=str(tmp_path)), stderr=subprocess.PIPE, text=True)
+    pid = tmp_path/'pid'
+    (tmp_path/'pieces.py').write_text(PIECE); (tmp_path/'script.py').write_text(PARENT)
+    parent = subprocess.Popen([sys.executable, 'script.py'], cwd=tmp_path, env=os.environ | dict(OMP_NUM_THREADS='1', TMPDIR=str(tmp_path)), stderr=subprocess.PIPE, text=True)
     try:
         assert until(lambda: pid.is_file() and pid.read_text() or parent.poll() is not None) and parent.poll() is None
         worker = int(pid.read_text()); assert alive(worker)
         parent.send_signal(how); parent.wait(60)
         assert until(lambda: not alive(worker), 30)
     finally: parent.kill(); parent.communicate()
-    assert started.read_text() == 'x' and until(lambda: not list(tmp_path.glob('dd_repro-*')), 10)
+    assert (tmp_path/'started').read_text() == 'x' and until(lambda: not list(tmp_path.glob('dd_repro-*')), 10)
