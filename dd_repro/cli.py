@@ -99,7 +99,8 @@ def result(row, protocol)->dict:
 # %% ../nbs/22_cli.ipynb #da17b64d
 def _stage(o, text, seconds=None):
     "Say on standard error what begins, and about how long it takes; a smoke run takes no time."
-    if 'iterations' not in o: print(f'demo: {text}' + (f' (about {max(seconds, 1):.0f} s)' if seconds else ''), file=sys.stderr, flush=True)
+    long = f' (about {max(seconds, 1):.0f} s)' if seconds else ''
+    if 'iterations' not in o: print(f'demo: {text}{long}', file=sys.stderr, flush=True)
 
 def iteration_seconds(
     mtt:MTT, # an objective; it is left as it was
@@ -109,8 +110,12 @@ def iteration_seconds(
     "What an iteration of the whole unroll takes, from a few of its steps."
     few, d = copy.copy(mtt), copy.deepcopy(d)
     few.rng, few.syn_steps, few.keep = rng_for('probe'), steps, steps
-    def once(): start = time.perf_counter(); few(d).backward(); return time.perf_counter() - start
-    with threads_for(step_work(d.arch, len(d)), d.device): return min(once() for _ in range(3))*mtt.syn_steps/steps
+    def once():
+        start = time.perf_counter()
+        few(d).backward(); float(d.lr.grad) # a GPU is waited for
+        return time.perf_counter() - start
+    with threads_for(step_work(d.arch, len(d)), d.device):
+        return min(once() for _ in range(3))*mtt.syn_steps/steps
 
 def fitting(
     seconds:float # of an iteration
@@ -125,32 +130,39 @@ def chosen(
     measure, # () -> seconds of an iteration; asked only where nothing is chosen yet
 )->tuple: # (iterations, s of an iteration or None)
     "How many iterations a run of the demo has."
-    file = Path(file)
+    file, other = Path(file), 'remove it, or give another folder with --out'
     if asked < 0: raise ValueError(f'iterations is {asked}; it must be at least 1, or 0 for what fits')
     if file.is_file():
         try: have = int(json.loads(file.read_text(encoding='utf-8'))['iterations'])
-        except (ValueError, KeyError, TypeError): raise ValueError(f'{file}: damaged; remove it, or give another folder with --out') from None
-        if asked not in (0, have): raise ValueError(f'{file}: this run was begun with {have} iterations, not {asked}; give another folder with --out')
-        return have, None
+        except (ValueError, KeyError, TypeError): raise ValueError(f'{file}: damaged; {other}') from None
+        if asked in (0, have): return have, None
+        raise ValueError(f'{file}: this run was begun with {have} iterations, not {asked}; {other}')
     seconds = None if asked else measure()
     n = asked or fitting(seconds)
-    write_atomic(file, json.dumps(dict(iterations=n, of=LENGTHS, seconds_each=seconds, asked=bool(asked))).encode())
+    choice = dict(iterations=n, of=LENGTHS, seconds_each=seconds, asked=bool(asked))
+    write_atomic(file, json.dumps(choice).encode())
     return n, seconds
 
 # %% ../nbs/22_cli.ipynb #e23a1ee8
 def _demo_run(real, net_fn, buffer, o, seed, home, iterations, quiet):
     "The ten images: a run that goes on where it was stopped."
     d = Pixels.from_real(real, 1, seed, lr=o['lr_teacher'], arch=net_fn().arch, aug=o['aug'])
-    mtt = MTT(net_fn().to(real.device), buffer, o['syn_steps'], o['expert_epochs'], o['max_start_epoch'], aug=DSA(o['aug']), keep=o['syn_steps'], seed=seed)
+    M = [o[k] for k in ('syn_steps', 'expert_epochs', 'max_start_epoch')]
+    mtt = MTT(net_fn().to(real.device), buffer, *M, aug=DSA(o['aug']), keep=M[0], seed=seed)
     if 'iterations' in o: its, each = o['iterations'], None
     else:
         its, each = chosen(home/'choice.json', iterations, partial(iteration_seconds, mtt, d))
-        say(f'{its} iterations of MTT (of {", ".join(map(str, LENGTHS))}): ' + (f'{each:.2f} s each here' if each else 'asked for, or chosen when this run began'))
+        why = f'{each:.2f} s each here' if each else 'asked for, or chosen when this run began'
+        say(f'{its} iterations of MTT (of {", ".join(map(str, LENGTHS))}): {why}')
     _stage(o, 'ten images follow the experts', its*each if each else None)
     settings = dict(o, iterations=its, seed=seed, arch=d.arch, buffer=buffer.card)
-    run = distill(d, mtt, its, mtt_opts(o['lr_img'], o['lr_lr']), sched=lambda done: 1 - done, ckpt=home/'checkpoint.safetensors', every=10, settings=settings, quiet=quiet)
-    if run.stopped != 'done': say(f'stopped at iteration {run.it} of {its}; given again, the demo goes on'); sys.exit(130)
-    d.info.update(settings=dict(o, iterations=its), chosen_from=LENGTHS, seed=seed, iterations=its, seconds=round(run.seconds, 1), device=device_name(real.device))
+    kw = dict(ckpt=home/'checkpoint.safetensors', every=10, settings=settings, quiet=quiet)
+    run = distill(d, mtt, its, mtt_opts(o['lr_img'], o['lr_lr']), sched=lambda done: 1 - done, **kw)
+    if run.stopped != 'done':
+        say(f'stopped at iteration {run.it} of {its}; given again, the demo goes on')
+        sys.exit(130)
+    d.info.update(settings=dict(o, iterations=its), chosen_from=LENGTHS, seed=seed, iterations=its,
+                  seconds=round(run.seconds, 1), device=device_name(real.device))
     return d
 
 def demo(

@@ -6,7 +6,8 @@
 __all__ = ['START_S', 'cores', 'may_spawn', 'processes_for', 'packed', 'spread']
 
 # %% ../nbs/00_workers.ipynb #8483f6e3
-import math, multiprocessing, os, queue, shutil, signal, sys, tempfile, threading, time, types, zipfile
+import multiprocessing, os, queue, shutil, signal, sys
+import tempfile, threading, time, types, zipfile
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -37,7 +38,8 @@ def processes_for(
     work:float, device=None, # of a step, as in `threads_of`
 )->int: # 1: this process does them all
     "How many processes share the pieces, this one among them."
-    if n < 2 or threads_of(work, device) != 1 or torch.device(device or 'cpu').type != 'cpu' or not may_spawn(): return 1
+    here = torch.device(device or 'cpu').type != 'cpu' or threads_of(work, device) != 1
+    if n < 2 or here or not may_spawn(): return 1
     k, alone = min(cores(), torch.get_num_threads(), n), n*seconds
     return k if k > 1 and max((alone + (k - 1)*START_S)/k, seconds) <= .75*alone else 1
 
@@ -48,7 +50,7 @@ def packed(
 )->bool: # False: they cannot be sent
     "Write what workers need into one file."
     try: torch.save(things, path)
-    except Exception: return False # pickle has no common error: PicklingError, AttributeError, TypeError, and those of the objects
+    except Exception: return False
     with zipfile.ZipFile(path) as z:
         return not any(b'__main__' in z.read(n) for n in z.namelist() if n.endswith('/data.pkl'))
 
@@ -99,6 +101,9 @@ def _pool(n, folder):
             pool.shutdown(cancel_futures=True)
 
 # %% ../nbs/00_workers.ipynb #54a46d24
+_KILLED = ('a worker process was killed, as when memory runs out; '
+           'the same command goes on, and does so in one process with OMP_NUM_THREADS=1')
+
 def _driver(pool, take, done):
     "Keep one worker busy until no piece is left."
     try:
@@ -112,13 +117,16 @@ def _shared_out(fn, jobs, shared, k):
         except IndexError: return None
     done, n = queue.SimpleQueue(), len(jobs)
     with tempfile.TemporaryDirectory(prefix='dd_repro-', ignore_cleanup_errors=True) as folder:
-        if not packed(Path(folder)/'shared.pt', fn, *shared): yield from ((j, fn(j, *shared)) for j in jobs); return
+        if not packed(Path(folder)/'shared.pt', fn, *shared):
+            yield from ((j, fn(j, *shared)) for j in jobs)
+            return
         with _pool(k - 1, folder) as pool:
-            for _ in range(k - 1): threading.Thread(target=_driver, args=(pool, take, done), daemon=True).start()
+            for _ in range(k - 1):
+                threading.Thread(target=_driver, args=(pool, take, done), daemon=True).start()
             for _ in range(n):
                 here = take() if done.empty() else None
                 job, there, out, error = done.get() if here is None else (here, False, None, None)
-                if isinstance(error, BrokenProcessPool): raise ChildProcessError('a worker process was killed, as when memory runs out; given again, it goes on, with OMP_NUM_THREADS=1 in one process')
+                if isinstance(error, BrokenProcessPool): raise ChildProcessError(_KILLED)
                 if error: raise error
                 yield job, out if there else fn(job, *shared)
 
