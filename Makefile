@@ -24,6 +24,7 @@ $(STAMP): pyproject.toml settings.ini $(CONSTRAINTS)
 	@touch $@
 
 demo: $(STAMP)   ## digits, one image a class: random real, MTT, the whole set
+	@echo "demo: PyTorch is being loaded; all of it takes two minutes on a slow machine"
 	@$(BIN)/dd_demo
 
 test: $(STAMP)   ## notebooks, tests and the site, closed by one line of counts

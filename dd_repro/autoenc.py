@@ -189,6 +189,12 @@ def tiny_from(
     return AutoEncoder(net, **{k: v for k, v in card.items() if k != 'hash'})
 
 # %% ../nbs/19_autoenc.ipynb #48fd5c64
+def _train_tiny(net, x, opt, sched, rng, epochs, batch):
+    for _ in range(epochs):
+        for i in torch.randperm(len(x), generator=rng).to(x.device).split(batch):
+            opt.zero_grad(); F.mse_loss(net.decoder(net.encoder(x[i])), x[i]).backward(); opt.step()
+        sched.step()
+
 @steady
 def train_tiny(
     real:ImageTensors, # images with any norm; grey or colour
@@ -204,10 +210,7 @@ def train_tiny(
     opt, rng = torch.optim.Adam(net.parameters(), lr), rng_for(seed, 'tiny order')
     sched = torch.optim.lr_scheduler.CosineAnnealingLR(opt, epochs)
     x = 2*real.raw() - 1
-    for _ in range(epochs):
-        for i in torch.randperm(len(x), generator=rng).to(x.device).split(batch):
-            opt.zero_grad(); F.mse_loss(net.decoder(net.encoder(x[i])), x[i]).backward(); opt.step()
-        sched.step()
+    with threads_for(batch*width*real.shape[-1]**2, x.device): _train_tiny(net, x, opt, sched, rng, epochs, batch)
     with torch.no_grad(): scale = 1/float(net.encoder(x).std())
     return AutoEncoder(net, f'tiny ({real.name})', f, f, scale, channels, real.shape[0], own=True)
 

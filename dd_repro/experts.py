@@ -7,6 +7,7 @@ __all__ = ['Buffer', 'to_vector', 'expert_protocol', 'train_expert', 'train_expe
 
 # %% ../nbs/06_experts.ipynb #14759242
 import json, time
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from safetensors import safe_open
 from fastcore.basics import patch
 from .core import *
 from .sets import *
+from .workers import *
 from .augment import *
 from .convnet import *
 from .students import *
@@ -176,6 +178,24 @@ def _only_read(path, card, n):
                      'but none can be added; give another folder')
 
 # %% ../nbs/06_experts.ipynb #0feb9489
+def _one_expert(i, net_fn, real, path, protocol, seed, device):
+    "Train expert i and store its path; returns its seconds."
+    start = time.perf_counter()
+    with seeded(seed, 'expert', i): net = net_fn().to(device)
+    theta = train_expert(net, real, protocol, seed=seed_of(rng_for(seed, 'expert', i)))
+    seconds = time.perf_counter() - start
+    meta = {'expert': i, 'seconds': seconds, 'content': content_key(theta)}
+    save_tensors(_expert_file(path, i), {'theta': theta}, meta)
+    return seconds
+
+def _left(path, n, epochs, size):
+    "Numbers of the experts that are not there, or damaged."
+    for i in range(n):
+        file = _expert_file(path, i)
+        if file.is_file() and _whole(file, epochs, size): continue
+        if file.is_file(): print(f'{file.name}: damaged, trained again')
+        yield i
+
 @steady
 def train_experts(
     net_fn, # () -> a new network; its initialisation follows the seed
@@ -196,14 +216,10 @@ def train_experts(
                 lr=lr, batch=batch, aug=aug, momentum=momentum, wd=wd, seed=seed)
     _check_fit(probe, real, aug)
     path = _open_folder(path, card, n)
-    for i in progress(range(n), desc='experts', quiet=quiet):
-        file, start = _expert_file(path, i), time.perf_counter()
-        if file.is_file():
-            if _whole(file, epochs, card['size']): continue
-            print(f'{file.name}: damaged, trained again')
-        with seeded(seed, 'expert', i): net = net_fn().to(device)
-        theta = train_expert(net, real, protocol, seed=seed_of(rng_for(seed, 'expert', i)))
-        meta = {'expert': i, 'seconds': time.perf_counter() - start, 'content': content_key(theta)}
-        save_tensors(file, {'theta': theta}, meta)
-        if on_expert: on_expert(i, time.perf_counter() - start)
+    left, work = list(_left(path, n, epochs, card['size'])), step_work(card['arch'], min(batch, len(real)), real.shape[-1])
+    jobs = spread(_one_expert, left, (net_fn, real, path, protocol, seed, device), work, device)
+    with closing(jobs), progress(total=n, initial=n - len(left), desc='experts', quiet=quiet) as bar:
+        for i, seconds in jobs:
+            bar.update()
+            if on_expert: on_expert(i, seconds)
     return Buffer(path, n)

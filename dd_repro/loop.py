@@ -27,6 +27,7 @@ class Objective:
         loss = self(d); loss.backward()
         return loss.detach()
     def after(self, d): pass
+    def step_images(self, d): return len(d) # that pass through a network at once
     def state_dict(self): return {'rng': self.rng.get_state()}
     def load_state_dict(self, s): self.rng.set_state(s['rng'])
     def __add__(self, o): return Sum([self, o])
@@ -34,6 +35,8 @@ class Objective:
     __rmul__ = __mul__
     def __neg__(self): return self*-1.
     def __sub__(self, o): return self + o*-1.
+
+def _step_images(objective, d): return objective.step_images(d) if hasattr(objective, 'step_images') else len(d)
 
 class Sum(Objective):
     "A weighted sum of objectives; each term keeps its own state."
@@ -43,6 +46,7 @@ class Sum(Objective):
         if own: raise ValueError(f'{type(own[0]).__name__} adds its gradient by itself, so it cannot be a term of a sum; make it a phase of its own')
     def __call__(self, d): return sum(w*t(d) for w, t in zip(self.weights, self.terms))
     def after(self, d): [t.after(d) for t in self.terms if hasattr(t, 'after')]
+    def step_images(self, d): return max(_step_images(t, d) for t in self.terms)
     def state_dict(self): return {f'{i}.{k}': v for i, t in enumerate(self.terms) if hasattr(t, 'state_dict') for k, v in t.state_dict().items()}
     def load_state_dict(self, s):
         for i, t in enumerate(self.terms):
@@ -199,6 +203,12 @@ def _signals(run):
     try: yield
     finally: [signal.signal(s, h) for s, h in old.items()]
 
+@patch(as_prop=True)
+def work(self:Run):
+    "The work of the largest step of a phase, as `threads_of` takes it: of the network, and of what makes the images."
+    n, side, arch = max(_step_images(p, self.d) for p, _ in self.phases), self.d.shape[-1], getattr(self.d, 'arch', None)
+    return max(step_work(arch, n, side), n*getattr(self.d, 'width', 0)*side**2)
+
 @patch
 def fit(self:Run):
     "Iterate until the steps are done, the time is up, or a signal asks to stop."
@@ -206,7 +216,9 @@ def fit(self:Run):
     with _signals(self), bar:
         if self.it == 0 and self.ckpt: self.save()
         while self.it < self.steps and not self.stopped:
-            t = time.perf_counter(); row = self.one(); self.seconds += time.perf_counter() - t
+            t = time.perf_counter()
+            with threads_for(self.work, self.d.device): row = self.one()
+            self.seconds += time.perf_counter() - t
             for c in self.callbacks: c(self)
             if self.ckpt and (self.it % self.every == 0 or self.it == self.steps): self.save()
             bar.update(); bar.set_postfix(loss=f'{row["loss"]:.4g}', lr=f'{row["lr"]:.3g}')

@@ -94,6 +94,7 @@ class DC(Objective):
         self.train_on, self.net_lr, self.batch_train, self.batch_syn, self.together = train_on, net_lr, batch_train, batch_syn, together
         self.train_aug, self.counts = aug_from_state(aug.state() | dict(siamese=False)) if aug.ops else noop, _counts(real)
         self.fresh()
+    def step_images(self, d): return max(min(self.batch_real, max(self.counts)), self.batch_train if self.train_on == 'real' else 0, len(d))
     @steady
     def fresh(self):
         "Start a new network."
@@ -232,6 +233,7 @@ class DM(Objective):
         if not hasattr(net_fn(), 'embed'): raise ValueError(f'{type(net_fn()).__name__} has no embed; distribution matching needs the features before the classifier')
         self.real, self.net_fn, self.aug, self.batch_syn, self.piece = real, net_fn, aug, batch_syn, piece
         self.sizes = [min(batch_real, n) for n in _counts(real)]
+    def step_images(self, d): return max(min(self.piece, sum(self.sizes)), len(d))
 
 # %% ../nbs/11_match.ipynb #6765d46f
 @patch

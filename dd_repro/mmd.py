@@ -199,6 +199,7 @@ def _view(objective, buffer, kw, seed):
 class _Viewing(Objective):
     "An objective with a view; the view's generator belongs to its state."
     def __init__(self, buffer, seed, kw): super().__init__(seed); self.view = _view(self, buffer, kw, seed)
+    def step_images(self, d): return min(self.view.bs or 2**30, self.view.samples*d.n_classes)
     def state_dict(self): return super().state_dict() | {'view': self.view.rng.get_state()}
     def load_state_dict(self, s): super().load_state_dict(s); self.view.rng.set_state(s['view']); self.view.forget()
 

@@ -53,6 +53,7 @@ class MTT(Objective):
             x, y = draw()
             return self.aug(x, rng_for(seed)), y
         return batch
+    def step_images(self, d): return min(self.batch_syn or len(d), len(d))
     def __call__(self, d):
         start, target = self.buffer.segment(self.expert_epochs, self.max_start_epoch, self.rng, self.inclusive, d.device)
         batches = [self.augmented(s, seed_of(self.rng)) for s in d.steps(self.syn_steps, self.batch_syn, self.rng)]

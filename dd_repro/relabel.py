@@ -393,7 +393,8 @@ def relabel(
     _check_how(d, epochs, batch, scale); said = _check_teachers(teachers, d, device); _announce(path, len(d), d.n_classes, epochs, cutmix, quiet)
     s = _settings(d, teachers, names, batch=batch, cutmix=cutmix, scale=list(scale), flip=flip, seed=seed, amp=amp)
     _same_settings(path, s, said)
-    with file_lock(path/_INDEX), inference(teachers):
+    work = max(step_work(getattr(t, 'arch', None), batch, d.shape[-1]) for t in teachers)
+    with file_lock(path/_INDEX), inference(teachers), threads_for(work, device):
         for f in path.glob('.labels-*.tmp'): f.unlink()
         index = dict(format=LABEL_FORMAT, epochs=epochs, settings=s, said=said, versions=versions())
         write_atomic(path/_INDEX, json.dumps(index, indent=1).encode())

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['OPTS', 'SCHEDULES', 'LABELS', 'PROTOCOLS', 'TOGETHER_MAX', 'STEP_MAX', 'LOOK_EVERY', 'Protocol', 'check_lr', 'Died',
-           'lr_factor', 'as_protocol', 'Team', 'go_together', 'student_loss', 'part_of', 'check_finite', 'train',
-           'hits', 'accuracy', 'content_of', 'evaluate']
+           'lr_factor', 'as_protocol', 'Team', 'go_together', 'student_loss', 'part_of', 'step_work', 'check_finite',
+           'train', 'hits', 'accuracy', 'content_of', 'evaluate']
 
 # %% ../nbs/05_students.ipynb #002ebd69
 import dataclasses, inspect, math, sys
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from .core import *
 from .sets import *
+from .workers import *
 from .augment import *
 from .convnet import *
 from .zoo import *
@@ -258,6 +259,15 @@ def part_of(
     "How many images of a step fit under `STEP_MAX`; at least one."
     return max(1, min(batch, STEP_MAX//(((arch or {}).get('width') or 64)*(arch or {}).get('size', 32)**2)))
 
+def step_work(
+    arch:dict|None, # of a network; None where it has none
+    images:int, # that pass at once
+    side=32, # px, where the architecture does not say
+)->int: # what `threads_of` takes
+    "The work of a step: images x width x pixels, and four times that for all but ConvNets, which have few wide layers."
+    a = arch or {}
+    return images*(a.get('width') or 64)*(a.get('size') or side)**2*(1 if a.get('name') == 'convnet' else 4)
+
 def _gradients(team, x, y, p, part):
     "The gradient of one step, in parts of so many images."
     for xs, ys in zip(x.split(part, 1), y.split(part, 1)):
@@ -311,6 +321,8 @@ def check_finite(
         if t.is_floating_point() and not t.detach().isfinite().all():
             raise ValueError(f'{what} holds values that are not finite (NaN or infinite), in a tensor {list(t.shape)}; look at its images')
 
+def _step_images(p, data): return min(p.batch, len(data)) if hasattr(data, '__len__') else p.batch
+
 @steady
 def train(
     nets, # a network, or a list of networks
@@ -320,16 +332,19 @@ def train(
     seed=0, # of order and augmentation; network i draws from (seed, 'train', i)
     together='auto', # True, False, or what is faster
     hook=None, # called as hook(epoch, nets) after every epoch
+    first=0, # number of the first network, where it is not the first of all
 ): # the networks, trained in place
     "Train students on a set."
     p, team = as_protocol(protocol), list(nets) if isinstance(nets, (list, tuple)) else [nets]
     lr, device = _pick_lr(p, data, lr), device_of(team[0])
     check_finite(data, 'the training set')
-    if together == 'auto': together = go_together(team, min(p.batch, len(data) if hasattr(data, '__len__') else p.batch))
-    rngs = [rng_for(seed, 'train', i) for i in range(len(team))]
+    if together == 'auto': together = go_together(team, _step_images(p, data))
+    rngs = [rng_for(seed, 'train', first + i) for i in range(len(team))]
+    work = step_work(getattr(team[0], 'arch', None), _step_images(p, data)*(len(team) if together else 1), getattr(data, 'shape', [32])[-1])
     for n in team: n.train()
     for i in [slice(None)] if together else [slice(i, i+1) for i in range(len(team))]:
-        with seeded(seed, 'train', i.start or 0): _run(Team(team[i], i.start or 0), data, p, lr, rngs[i], device, hook)
+        with seeded(seed, 'train', first + (i.start or 0)), threads_for(work, device):
+            _run(Team(team[i], first + (i.start or 0)), data, p, lr, rngs[i], device, hook)
     return nets
 
 # %% ../nbs/05_students.ipynb #502503bf
@@ -372,7 +387,8 @@ def _eval_mode(net):
 
 def _judged(net, test, bs):
     "Accuracy in %, and whether the network says one class of images of several classes."
-    with _eval_mode(net): hit, n, C, (y0, y1, z0, z1, fine) = _looked(net, test, bs)
+    work = step_work(getattr(net, 'arch', None), bs, getattr(test, 'shape', [32])[-1])
+    with _eval_mode(net), threads_for(work, device_of(net)): hit, n, C, (y0, y1, z0, z1, fine) = _looked(net, test, bs)
     if not fine: raise Died(f'{type(net).__name__} gives logits that are not finite: look at its weights (a smaller learning rate?) and at the test images')
     if C != getattr(test, 'n_classes', C): raise ValueError(f'the network tells {C} classes apart and the test set has {test.n_classes}')
     if y0 < 0 or y1 >= C: raise ValueError(f'labels run from {y0} to {y1}; {C} classes allow 0 to {C-1}')
@@ -406,14 +422,30 @@ def _check_eval(d, test, archs, n_eval):
         if a['n_out'] != test.n_classes: raise ValueError(f'the network tells {a["n_out"]} classes apart and the test set has {test.n_classes}')
 
 # %% ../nbs/05_students.ipynb #864468f4
+def _student(i, d, test, arch, p, lr, seed):
+    "Accuracy of student i, trained by itself, and whether it says one class only."
+    with seeded(seed, arch['name'], i): net = make_net(arch).to(getattr(test, 'device', 'cpu'))
+    train([net], d, p, lr, seed, False, first=i)
+    return _judged(net, test, part_of(arch, p.test_batch))
+
+def _apart(d, test, arch, p, lr, n_eval, seed):
+    "What `_judged` says of students that are trained one by one, in processes where that pays."
+    work, device = step_work(arch, _step_images(p, d)), getattr(test, 'device', 'cpu')
+    with closing(spread(_student, range(n_eval), (d, test, arch, p, lr, seed), work, device)) as done: found = dict(done)
+    return [found[i] for i in range(n_eval)]
+
 def _evaluate_one(d, test, arch, p, lr, n_eval, seed, together):
     "Accuracies of n_eval networks, how many of them say one class only, and what they cost."
     device, nets = torch.device(getattr(test, 'device', 'cpu')), []
     with Cost(device) as cost:
         for i in range(n_eval):
             with seeded(seed, arch['name'], i): nets.append(make_net(arch).to(device))
-        train(nets, d, p, lr, seed, together)
-        accs, dull = zip(*[_judged(n, test, part_of(arch, p.test_batch)) for n in nets])
+        if together == 'auto': together = go_together(nets, _step_images(p, d))
+        if not together and n_eval > 1 and not hasattr(d, 'notes'): found = _apart(d, test, arch, p, lr, n_eval, seed)
+        else:
+            train(nets, d, p, lr, seed, together)
+            found = [_judged(n, test, part_of(arch, p.test_batch)) for n in nets]
+    accs, dull = zip(*found)
     return list(accs), sum(dull), cost
 
 # %% ../nbs/05_students.ipynb #028cbda5

@@ -1,11 +1,11 @@
 """dd_bench: what runs in processes of its own, what fails there, and what is said about it. Nothing here asserts on the clock."""
 import math, os, subprocess, sys
 
-import pytest
+import pytest, torch
 
-from dd_repro import bench
+from dd_repro import bench, core
 from dd_repro.bench import bench_unroll, claims, dd_bench, ratios, report, run_cell, summary, unroll_cells, visits
-from dd_repro.core import read_rows
+from dd_repro.core import ONE_THREAD_MAX, read_rows
 
 TINY = dict(width=4, threads=1, n_mat=64)
 
@@ -31,6 +31,14 @@ def test_quick_students_by_the_command(tmp_path):
     assert r.returncode == 0, r.stderr
     apart, together, ratio = read_rows(tmp_path/'bench.csv')
     assert ratio.row == 'bench/students/8px-w4-b4/ratio' and math.isclose(ratio.mean, apart.mean/together.mean, rel_tol=1e-4)
+
+def test_quick_threads_by_function(tmp_path, capsys):
+    before = torch.get_num_threads(), ONE_THREAD_MAX
+    dd_bench('threads', quick=True, threads=2, record_to=str(tmp_path/'bench.csv'))
+    rows = {r.row: r for r in read_rows(tmp_path/'bench.csv')}
+    assert len(rows) == 18 and {r.protocol for r in rows.values()} == {'smoke'} and 'beside over alone' in capsys.readouterr().out
+    ratio, busy, alone = (rows[f'bench/threads/students/{w}_rule'].mean for w in ('ratio', 'busy', 'alone'))
+    assert math.isclose(ratio, busy/alone, rel_tol=1e-4) and (torch.get_num_threads(), core.ONE_THREAD_MAX) == before
 
 def test_a_cell_that_fails_is_an_empty_cell_with_its_reason():
     groups = unroll_cells([(2, 2)], ['adjoint'], ['default', 'tuned'], **TINY)
