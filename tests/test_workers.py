@@ -185,7 +185,7 @@ def test_no_worker_stays_when_its_parent_is_gone(tmp_path, how):
     try:
         assert until(lambda: pid.is_file() and pid.read_text() or parent.poll() is not None) and parent.poll() is None
         worker = int(pid.read_text()); assert alive(worker)
-        parent.send_signal(how); parent.wait(60)
+        parent.send_signal(how); parent.wait(240)
         assert until(lambda: not alive(worker), 30)
     finally: parent.kill(); parent.communicate()
     assert (tmp_path/'started').read_text() == 'x' and until(lambda: not list(tmp_path.glob('dd_repro-*')), 10)
