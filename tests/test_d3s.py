@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from dd_repro.core import *
 from dd_repro.sets import *
+from dd_repro.settings import *
 from dd_repro.data import Normalize, load
 from dd_repro.zoo import *
 from dd_repro.students import *
