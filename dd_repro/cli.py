@@ -197,8 +197,6 @@ def latent_buffer_path(stem:str, ae)->Path:
     return dd_home()/'buffers'/f'{stem}-{ae.name.split(" ")[0]}-f{ae.f}'
 
 # %% ../nbs/22_cli.ipynb #104377d2
-_DSA = 'color_crop_cutout_flip_scale_rotate'
-
 def _teachers(real, net, width, path, n, changes, seed, on):
     known = TEACHERS.get(known_name(real), {})
     p = as_protocol(known.get('protocol') or Protocol('teacher', epochs=30, batch=64, lr=.05, schedule='onecycle', aug=''))
@@ -264,7 +262,7 @@ def dd_experts(
 def _pixel_experts(real, width, depth, path, n, epochs, changes, seed, device, record_to):
     "Experts of pixels, and what they cost."
     done = lambda i, s: say(f'expert {i}: {s:.1f} s, {s/epochs:.2f} s an epoch')
-    kw = dict(lr=.01, batch=256, aug=_DSA) | changes
+    kw = dict(lr=.01, batch=256, aug=default_aug(real)) | changes
     with Cost(real.device) as c: b = train_experts(_net_fn(real, width, depth), real, path, n, epochs, **kw, seed=seed, on_expert=done)
     say(b, f'{b.nbytes/len(b)/1e6:.1f} MB an expert, in {path}')
     if record_to: record(expert_rows(b, c, device), record_to)
@@ -386,18 +384,24 @@ def own_settings(
     return g
 
 # %% ../nbs/22_cli.ipynb #f4b68a2d
-def _looking(test, g, protocol):
-    "Callbacks that evaluate on the way, from the flags eval_every, eval_epochs and n_eval."
+def _looking(test, g, protocol, aug=None):
+    "Callbacks that evaluate on the way, from the flags eval_every, eval_epochs and n_eval, under the set's own augmentation."
     every, epochs, n = (g.pop(k, v) for k, v in (('eval_every', 0), ('eval_epochs', 0), ('n_eval', 5)))
-    p = as_protocol(protocol)
-    return [Evaluate(test, every, p.scaled(epochs=epochs) if epochs else p, n_eval=n)] if every else []
+    p = _changed(as_protocol(protocol), epochs, aug)
+    return [Evaluate(test, every, p, n_eval=n)] if every else []
+
+def _changed(p, epochs=0, aug=None):
+    "A protocol with another number of epochs (not 0) or another augmentation (not None)."
+    change = (dict(epochs=epochs) if epochs else {}) | ({} if aug in (None, p.aug) else dict(aug=aug))
+    return p.scaled(**change) if change else p
 
 # %% ../nbs/22_cli.ipynb #58e37753
 def _d3_run(real, test, net_fn, stem, g, o, out):
     decoder_channels(real.shape[1]) # a side that the decoder can make
     b = Buffer(g.pop('buffer', '') or dd_home()/'buffers'/stem)
     check_data(b, real)
-    look = _looking(test, g, 'd3')
+    aug = g.setdefault('aug', default_aug(real))
+    look = _looking(test, g, 'd3', aug)
     look = dict(test=test, eval_every=look[0].every, protocol=look[0].protocol, n_eval=look[0].n_eval) if look else {}
     return distill_d3(real, net_fn, b, out, width=g.pop('decoder_width', 256), **g, **look, **o)
 
@@ -406,14 +410,16 @@ def _d3s_run(real, test, net_fn, stem, g, o, out):
     if stated: say(f'settings from: {stated.pop("source")}'); stated.pop('teachers')
     if 'ipc' not in g: raise ValueError('d3s needs --ipc')
     t = load_teachers(g.pop('teachers', '') or dd_home()/'teachers'/stem, real)
-    return distill_d3s(real, t, out, **(stated | {k: not g.pop(f'no_{k}', False) for k in ('isu', 'flip')} | g), **o)
+    may = dict(isu=not g.pop('no_isu', False), flip=not g.pop('no_flip', False) and may_flip(real))
+    return distill_d3s(real, t, out, **(stated | may | g), **o)
 
 def _match_run(method, real, test, net_fn, stem, g, o, out):
-    look = _looking(test, g, 'dc' if method == 'dc' else 'dsa')
+    aug = g.setdefault('aug', default_aug(real, MATCHING[method]['aug']))
+    look = _looking(test, g, MATCHING[method]['protocol'], aug)
     return distill_match(real, out, method, g.pop('ipc', 1), net_fn, callbacks=look, **g, **o)
 
 def _latent_run(method, real, test, net_fn, stem, g, o, out, width=128, depth=None):
-    ae, look = open_autoencoder(g.pop('ae', 'sd14'), g.pop('f', 4), real), _looking(test, g, 'latentdd')
+    ae, look = open_autoencoder(g.pop('ae', 'sd14'), g.pop('f', 4), real), _looking(test, g, 'latentdd', default_aug(real, LATENTDD.aug))
     buffer = Buffer(g.pop('buffer', '') or latent_buffer_path(stem, ae)) if method == 'latent-mtt' else None
     return distill_latent(real, ae, out, method, buffer=buffer, width=width, depth=depth, callbacks=look, **g, **o)
 
@@ -477,9 +483,10 @@ def _distil_mtt(c, g):
     ipc, given = g.get('ipc', 1), {k: g.get(k) for k in _KEYS}
     init = g.get('init', 'real')
     s, b, real, test = prepare(init, given, c.data, ipc, c.zca, g.get('buffer') or buffer_path(c.data, c.zca, c.size, c.width, c.depth), c.size, c.root, c.device, c.skip_bad)
-    p = as_protocol('mtt').scaled(epochs=g['eval_epochs']) if 'eval_epochs' in g else as_protocol('mtt')
+    aug = g.get('aug', default_aug(real))
+    p = _changed(as_protocol('mtt'), g.get('eval_epochs', 0), aug)
     out = Path(c.out or dd_home()/'runs'/f'mtt-{b.path.name}-ipc{ipc}-s{c.seed}')
-    return out, distill_mtt(real, test, _net_fn(real, c.width, c.depth), b, s, out, ipc, g.get('iterations', 5000), init, g.get('aug', _DSA), g.get('grad', 'adjoint'), c.seed, c.every,
+    return out, distill_mtt(real, test, _net_fn(real, c.width, c.depth), b, s, out, ipc, g.get('iterations', 5000), init, aug, g.get('grad', 'adjoint'), c.seed, c.every,
                             g.get('eval_every', 0), p, g.get('n_eval', 5), c.minutes, keep=g.get('keep', 0), compiled=g.get('compiled', False))
 
 def _distil(method, c, g):
@@ -521,7 +528,7 @@ def dd_relabel(
     batch:int=128, # images a view
     cutmix:bool=False, # mix images, as SRe2L and CDA do
     scale:float=.08, # least share of an image that a crop keeps
-    no_flip:bool=False, # for digits and other images that have a left
+    no_flip:bool=False, # for images that have a left (digits are never flipped)
     out:str='', # folder of the labels (default: beside the artefact)
     pack:bool=False, # also as one file, to be handed on
     data:str='', size:int=None, width:int=None, # the teachers' data and side, and their width (default: 128), where their folder is not given
@@ -540,7 +547,7 @@ def dd_relabel(
         if size is None and not d.source.get('val'): same_content(d.source.get('key'), real, path)
         stem = buffer_path(name, False, size, 128 if width is None else width, None).name
         t = load_teachers(teachers or dd_home()/'teachers'/stem, real)
-        d, store = relabel_artefact(path, t, epochs, out or None, batch=batch, cutmix=cutmix, scale=(scale, 1.), flip=not no_flip, seed=seed, names=t.names)
+        d, store = relabel_artefact(path, t, epochs, out or None, batch=batch, cutmix=cutmix, scale=(scale, 1.), flip=not no_flip and may_flip(real), seed=seed, names=t.names)
         if pack: say(f'packed: {store.pack(f"{store.path}.zip")}')
         say(f'{store}; evaluate it: dd_eval {path} --labels {store.path}')
 
@@ -591,7 +598,7 @@ def dd_eval(
         d, test, method = _subject(path, data, zca, size, root, device, 128 if width is None else width, depth, full, random, 1 if ipc is None else ipc, lr, seed, labels, skip_bad)
         if path and not content_of(d): not_recorded(path)
         p = _protocol(protocol, full, d)
-        own = aug if aug is not None else None if full else getattr(d, 'aug', None) or None
+        own = aug if aug is not None else getattr(d, 'aug', None) if path else default_aug(d, p.aug)
         change = {} if epochs is None else dict(epochs=epochs)
         if own is not None and own != p.aug: change['aug'] = own
         if change: p = p.scaled(kind='smoke' if kind == 'smoke' else 'reduced', **change)

@@ -130,7 +130,8 @@ def from_real(cls:Pixels,
     if ipc < 1: raise ValueError(f'ipc is {ipc}; it must be at least 1')
     x = torch.cat([real.of_class(c, ipc, rng_for(seed, 'from_real', c)) for c in range(real.n_classes)])
     y = torch.arange(real.n_classes, device=x.device).repeat_interleave(ipc)
-    return cls(x, y, real.n_classes, **(dict(classes=real.classes, norm=real.norm, name=real.name, source=source_of(real)) | kw))
+    return cls(x, y, real.n_classes, **(dict(classes=real.classes, norm=real.norm, name=real.name, source=source_of(real),
+                                         aug=default_aug(real)) | kw))
 
 @patch(cls_method=True)
 @steady

@@ -19,6 +19,7 @@ from fastcore.basics import patch
 from .core import *
 from .sets import *
 from .data import *
+from .augment import *
 from .convnet import *
 from .zoo import *
 from .students import *
@@ -169,7 +170,8 @@ def from_real(cls:LatentCodes,
     pick = lambda c: (real if codes is None else codes).of_class(c, lpc, rng_for(seed, 'from_real', c))
     z = torch.cat([ae.encode(pick(c), real.norm) if codes is None else pick(c) for c in range(real.n_classes)])
     y = torch.arange(real.n_classes, device=z.device).repeat_interleave(lpc)
-    return cls(z, y, real.n_classes, ae, **(dict(classes=real.classes, norm=real.norm, name=real.name, source=source_of(real)) | kw)).to(z.device)
+    return cls(z, y, real.n_classes, ae, **(dict(classes=real.classes, norm=real.norm, name=real.name, source=source_of(real),
+                                            aug=default_aug(real, LATENTDD.aug)) | kw)).to(z.device)
 
 # %% ../nbs/20_latent.ipynb #98dda632
 LATENT_METHODS = ('initial', 'latent-dc', 'latent-dm', 'latent-mtt')
