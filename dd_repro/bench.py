@@ -574,7 +574,7 @@ def dd_bench(
     batch:str='', # images a step, a list: 10 is ipc 1 (default: the sizes of the claims)
     N:str='', # student steps, a list
     width:int=None, # of the ConvNet-3 (default: 128): unroll, d3
-    repeats:int=None, # visits of each cell, as far as the budget goes (default: 3): unroll, students, d3, d3s
+    repeats:int=None, # visits of each cell, as far as the budget goes (default: 3): unroll, students, threads, d3, d3s
     threads:int=0, # 0: as PyTorch chooses
     budget_s:float=None, # for rounds after the first, s (default: 480): unroll
     warm_s:float=None, # a whole iteration warms up where it takes less than this, s (default: 20): unroll
