@@ -116,6 +116,7 @@ def _demo_run(real, net_fn, buffer, o, seed, home, iterations, quiet):
                   seconds=round(run.seconds, 1), device=device_name(real.device))
     return d
 
+# %% ../nbs/22_cli.ipynb #2046cd83
 def demo(
     out, # folder for the picture, the artefact, the buffer and the run
     seed=0, # of everything
@@ -224,6 +225,7 @@ def _check_experts(method, net, own, n, epochs):
     if 'record_to' in got: read_rows(got['record_to'])
     return got
 
+# %% ../nbs/22_cli.ipynb #cb528e76
 @command
 def dd_experts(
     data:str='digits', # data set, or a folder with train/ and val/
@@ -259,6 +261,7 @@ def dd_experts(
     elif method == 'latent-mtt': say(_latent_buffer(real, open_autoencoder(ae or 'sd14', f or 4, real), stem.name, path, n, epochs, wide, depth, seed, on, **changes))
     else: _pixel_experts(real, wide, depth, path or stem, n or 100, epochs or 50, changes, seed, device, record_to)
 
+# %% ../nbs/22_cli.ipynb #04c28e90
 def _pixel_experts(real, width, depth, path, n, epochs, changes, seed, device, record_to):
     "Experts of pixels, and what they cost."
     done = lambda i, s: say(f'expert {i}: {s:.1f} s, {s/epochs:.2f} s an epoch')
@@ -563,6 +566,7 @@ def _check_eval_words(nets, protocol, kind, n_eval, epochs, lr):
     least(dict(n_eval=n_eval, epochs=epochs))
     if lr is not None: check_lr(lr)
 
+# %% ../nbs/22_cli.ipynb #8d6ca9e4
 @command
 def dd_eval(
     path:Word='', # an artefact

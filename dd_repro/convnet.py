@@ -142,6 +142,7 @@ def _trace_left(was, now):
             if v != w: return f'changes its attribute {k!r} in a forward pass'
     return ''
 
+# %% ../nbs/03_convnet.ipynb #8904cc9d
 def _who(net, run):
     "The innermost module that leaves a trace in a pass, in words, and the trace."
     found, before, handles = [], {}, []
@@ -170,6 +171,7 @@ def _put_back(net):
             if np: np.random.set_state(old)
             with torch.no_grad(): [b.copy_(v) for b, v in kept]
 
+# %% ../nbs/03_convnet.ipynb #efb2ade7
 def _near(a, b):
     "Equal but for rounding; a GPU may add in another order."
     if torch.equal(a, b): return True

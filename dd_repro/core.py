@@ -259,6 +259,7 @@ def _short(d, k):
     text = repr(d[k])
     return text if len(text) <= 60 else text[:57] + '...'
 
+# %% ../nbs/00_core.ipynb #7c9414c5
 def what_differs(
     old:dict, # settings as they were recorded
     new:dict, # settings as they are now
@@ -288,6 +289,7 @@ def net_hash(
     for k, v in sorted(net.state_dict().items()): h.update(k.encode()); h.update(v.detach().cpu().contiguous().numpy().tobytes())
     return h.hexdigest()[:16]
 
+# %% ../nbs/00_core.ipynb #5e697855
 def git_commit()->str: # 12 hex digits with '+' when the tree has changes, '' outside a checkout
     "The commit of the source tree that is running."
     def git(*a): return subprocess.run(['git', '-C', str(asset().parent), *a], capture_output=True, text=True, timeout=10).stdout.strip()
@@ -375,6 +377,7 @@ def _check_mean(r):
     if r.metric != 'test_acc' or r.n < 1 or 0 <= r.mean <= 100: return
     raise ValueError(f'{r.row or r.method}: a test accuracy of {r.mean} is no result and is not recorded; it is a number from 0 to 100')
 
+# %% ../nbs/00_core.ipynb #2e8c2c46
 def record(
     rows, # a Row or several
     path, # docs/results/<paper>.csv

@@ -498,6 +498,7 @@ def _full(key):
     if key.startswith('imagenet:') or key in SUBSETS: return len(SUBSETS.get(key) or key.split(',')), 1300, 50
     return FULL.get(key)
 
+# %% ../nbs/01_data.ipynb #66b01b7d
 def check_name(
     name, # of a known set, imagenet:<indices>, or a folder
     root=None, # where data are; DD_DATA when None

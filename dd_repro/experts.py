@@ -196,6 +196,7 @@ def _left(path, n, epochs, size):
         if file.is_file(): print(f'{file.name}: damaged, trained again')
         yield i
 
+# %% ../nbs/06_experts.ipynb #c8228162
 @steady
 def train_experts(
     net_fn, # () -> a new network; its initialisation follows the seed

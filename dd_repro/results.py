@@ -117,6 +117,7 @@ def _by_name():
     "Printed lines by their names in lower case."
     return {r.row.lower(): r for r in _printed()}
 
+# %% ../nbs/21_results.ipynb #cb10f46a
 @cache
 def _by_paper():
     "Printed lines of each paper."
@@ -249,6 +250,7 @@ class _Runs(list):
             self.cells.setdefault(m.cell, []).append(m)
             if not m.printed: self.named.setdefault(m.row, []).append(m)
 
+# %% ../nbs/21_results.ipynb #1f14cce3
 def _measured(folder=None, quiet=False):
     "All measured lines; a file that was edited is named and not used."
     lines, faults = [], []

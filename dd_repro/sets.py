@@ -172,6 +172,7 @@ def map(self:ImageTensors, f, bs=256):
     key = (k := _key_of_map(f)) and key_of(self.key, k)
     with torch.no_grad(): return self.new(torch.cat([f(x) for x in self.x.split(bs)]), key=key)
 
+# %% ../nbs/00_sets.ipynb #cf2cd2ac
 def held_out(
     y:Tensor, # labels [n]
     n_classes:int, # number of classes
@@ -319,6 +320,7 @@ def _turned(img):
     try: return ImageOps.exif_transpose(img) if img.getexif().get(274, 1) != 1 else img
     except (SyntaxError, KeyError, TypeError, ValueError): return img
 
+# %% ../nbs/00_sets.ipynb #face9519
 def _from_array(a):
     "A tensor [c, h, w] or an array [h, w] or [h, w, c] as a PIL image."
     shape = list(a.shape)
@@ -584,6 +586,7 @@ def kept_key(
     except OSError: pass # made again next time
     return key
 
+# %% ../nbs/00_sets.ipynb #7b1938ef
 def files_key(
     samples, # list of (path, label)
     **how # what else decides what is read from them
@@ -607,6 +610,7 @@ def _dataset_key(stream):
     some = torch.linspace(0, n - 1, min(n, SAMPLE), device='cpu').round().long().tolist()
     return content_key(*(read[i][0] for i in some))
 
+# %% ../nbs/00_sets.ipynb #89d85085
 def _probe(stream):
     "What the maps of a stream do to three images, in a few digits."
     read, n = stream.read(), len(stream)

@@ -177,6 +177,7 @@ def beside(
     for k, other in bars.items():
         if k in values and other in values: raise ValueError(f'--{k} does nothing beside --{other}; leave one of them out')
 
+# %% ../nbs/00_shell.ipynb #3409b85d
 def least(
     values:dict, # numbers by name; None is left alone
     low=1, # the smallest that makes sense

@@ -175,6 +175,7 @@ def _as_written(net):
     if type(net) is not ConvNet or any(m._forward_hooks or m._forward_pre_hooks for m in net.modules()): return False
     return type(net.head) is nn.Linear and all(len(b) == 4 and all(type(m) in k for m, k in zip(b, _BLOCK)) for b in net.blocks)
 
+# %% ../nbs/05_students.ipynb #3a685f28
 class Team:
     "Networks that are trained as one; `logits` takes and returns a leading axis over them."
     def __init__(self, nets, at=0):
@@ -323,6 +324,7 @@ def check_finite(
 
 def _step_images(p, data): return min(p.batch, len(data)) if hasattr(data, '__len__') else p.batch
 
+# %% ../nbs/05_students.ipynb #cb59ee62
 @steady
 def train(
     nets, # a network, or a list of networks
@@ -376,6 +378,7 @@ def _looked(net, test, bs):
     s = torch.stack(seen)
     return hit, n, z.shape[1], torch.stack([s[:, 0].amin(), s[:, 1].amax(), s[:, 2].amin(), s[:, 3].amax(), s[:, 4].amin()]).tolist()
 
+# %% ../nbs/05_students.ipynb #e1ba930a
 @contextmanager
 def _eval_mode(net):
     "A network in eval mode while the block runs; each of its layers gets its own mode back."
