@@ -49,7 +49,8 @@ def plain_torch(
 ):
     "Run a block with float32, the CPU and gradients as defaults, whatever the caller has switched."
     import torch
-    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    dtype = torch.get_default_dtype()
+    device = torch.empty(0).device # 2.6's get_default_device knows of no `with torch.device(...)`
     on = grad or torch.is_grad_enabled()
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
