@@ -508,6 +508,7 @@ def _subject(path, data, zca, size, root, device, width, depth, full, random, ip
         d = Distilled.load(path, _device(device))
         test = real_for(d, data, root or None, str(d.device), skip_bad=skip_bad)[1]
         if not d.source: say(f'the artefact does not say how its data were loaded; tested on {test.name}')
+        elif d.source.get('test') not in (None, test.key): say(f'tested on other images than those recorded: {test.name}, content {test.key}')
         method = d.info.get('settings', {}).get('method', 'd3s' if labels else type(d).__name__)
         return Relabelled(d, labels) if labels else d, test, method
     real, test = _real(data or 'digits', zca, size, root, device, skip_bad=skip_bad)

@@ -409,7 +409,7 @@ def read_rows(
 )->list: # of Row
     "Read results back; ValueError naming the line when one was edited by hand."
     if not Path(path).is_file() or not Path(path).stat().st_size: return []
-    try: head, *lines = csv.reader(io.StringIO(Path(path).read_bytes().decode('utf-8'), newline=''))
+    try: head, *lines = csv.reader(io.StringIO(Path(path).read_bytes().decode('utf-8-sig'), newline=''))
     except (UnicodeDecodeError, csv.Error, ValueError): head, lines = [], []
     if not _is_header(head): raise ValueError(f'{path}: not a file of results that `record` wrote')
     out = [dict(zip(head, l)) for l in lines if l] # one of a narrower header is shorter

@@ -194,7 +194,7 @@ _MORE = '.gif .jfif .jpe .pbm .pnm .dib .jp2 .avif .heic .heif'.split() # where 
 _TEXT = set('.txt .csv .tsv .json .jsonl .xml .yaml .yml .md .html .log .ini .db .py .ipynb'.split())
 _LITTER = {'@eadir', '__macosx', '#recycle', '#snapshot', '$recycle.bin', 'lost+found',
            'system volume information', '__pycache__'}
-_THUMBS = {'thumbnails', '_thumbnails', '_thumbs', '@thumb'}
+_THUMBS = {'thumbs', 'thumbnails', '_thumbnails', '_thumbs', '@thumb'}
 
 def _endings():
     "Endings of files that are images."
@@ -465,7 +465,8 @@ def _own(folder, workers=None, skip_bad=False, background='white'):
     classes, train, test = scan_halves(folder)
     train, test = (p.with_(background=background) for p in (train, test))
     if skip_bad: train, test = readable(train, workers), readable(test, workers)
-    mode, sizes = headers(train, workers)
+    (mode, sizes), (other, _) = headers(train, workers), headers(test, workers)
+    mode = mode if mode == other else 'RGB' # grey on one side only: all are read in colour
     w, h = next(iter(sizes))
     side = w if len(sizes) == 1 and w == h else None
     return Source(Path(folder).resolve().name, classes, train, test, side, mode, kind='folder')
@@ -535,9 +536,12 @@ def _check(size, val, stats):
 def _float(part, size, crop, src, workers):
     "Images of a part in 0..1, at this size, labels, and the key of their content."
     if isinstance(part, Files):
-        part = pixels(part.with_(squash=None if crop else size), size, src.mode, workers)
-    x, y = part
-    key = key_of(content_key(x, y), len(src.classes), size, src.mode) # of pixels as they were read
+        part = part.with_(squash=None if crop else size)
+        x, y = pixels(part, size, src.mode, workers)
+        key = delivered_key(part.key, y, len(src.classes), size, src.mode) # as of a stream of them
+    else:
+        x, y = part
+        key = key_of(content_key(x, y), len(src.classes), size, src.mode) # of pixels as they were read
     x = x.float().div_(255) if x.dtype == torch.uint8 else x.clone()
     if x.shape[-1] != size: x = F.interpolate(x, (size, size), mode='bilinear', antialias=True)
     return x.contiguous(), y, key
@@ -578,6 +582,7 @@ def _held(src, size, crop, zca, stats, workers, device, parts, source):
         for b in x.split(2048): b.copy_(norm(b))
         name = _name_of(src, len(out))
         out.append(ImageTensors(x, y, len(src.classes), src.classes, norm, name, key, source))
+    if len(out) > 1: out[0].source['test'] = out[1].key # a card knows both
     return out
 
 def _streamed(src, size, crop, zca, stats, workers, device, parts, source):

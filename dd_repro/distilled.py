@@ -82,7 +82,7 @@ class Pixels(Distilled):
         **kw # as in `Distilled`
     ):
         super().__init__(n_classes, images.shape[1:], **kw)
-        self.images = nn.Parameter(images.clone())
+        self.images = nn.Parameter(as_images(images).clone())
         self.register_buffer('y', check_labels(y, len(images), n_classes).clone())
         self.to(images.device) # the rate and the labels too
     def __len__(self): return len(self.images)
@@ -208,6 +208,13 @@ def _folder_for(d, root):
     none = f'no {name} with the classes {", ".join(d.classes[:3])}, ... is in {root or dd_data()}'
     raise ValueError(f'{name}: made from a folder of its own, and {none}; say where: data= (--data)')
 
+def _as_recorded(source, train, test):
+    "ValueError where the images are not those that a card was written for."
+    for what, key, x in (('training', source.get('key'), train), ('test', source.get('test'), test)):
+        if key and key != x.key:
+            raise ValueError(f'{x.name}: the {what} images here are not those that this set was made from '
+                             f'(content: {key!r}, here {x.key!r}); name them with --data (data=) if you mean these')
+
 def real_for(
     d:Distilled, # whose real data
     data='', # another data set or folder than its card names
@@ -217,12 +224,14 @@ def real_for(
     skip_bad=False, # as in `load`
 )->tuple: # (train, test), under the norm of d, labels in its order of classes
     "The real images that belong to a distilled set, loaded as its card says, if they fit."
-    s, size = d.source, size or d.shape[-1]
+    s, own = d.source, size in (None, d.shape[-1]) and data in ('', d.source.get('name'))
+    size = size or d.shape[-1]
     if s.get('kind') == 'folder' and data in ('', s['name']): data = _folder_for(d, root)
     how = {k: s[k] for k in ('crop', 'stats', 'background') if k in s}
     if s.get('stream'): how['stream'] = True
     name = data or s.get('name') or d.name.split(' (')[0]
     sets = load(name, size, root=root, device=device, skip_bad=skip_bad, **how)
+    if own and not s.get('val'): _as_recorded(s, *sets)
     return tuple(fit_classes(x, d).renorm(d.norm) for x in sets)
 
 # %% ../nbs/07_distilled.ipynb #b4ccda67

@@ -414,10 +414,23 @@ def _arch(net, d, test):
     if net == 'convnet' and getattr(d, 'arch', None): return d.arch
     return make_net(net, test.shape[0], test.n_classes, test.shape[1]).arch
 
+def _alike_norms(a, b):
+    "Do two norms say the same, as far as can be seen? One that is not known says nothing."
+    if {type(a), type(b)} & {NoNorm, type(None)}: return True
+    numbers = lambda n: [v for k in ('mean', 'std') for v in (getattr(n, k, None) or [])]
+    near = all(abs(x - y) <= 1e-3*max(1, abs(x)) for x, y in zip(numbers(a), numbers(b)))
+    return type(a) is type(b) and len(numbers(a)) == len(numbers(b)) and near
+
+def _check_norms(d, test):
+    a, b = getattr(d, 'norm', None), getattr(test, 'norm', None)
+    if not _alike_norms(a, b):
+        raise ValueError(f'students would learn under {a} and be tested under {b}; take test.renorm(d.norm)')
+
 def _check_eval(d, test, archs, n_eval):
     if n_eval < 1: raise ValueError(f'n_eval is {n_eval}; it must be 1 or more')
     if d.n_classes != test.n_classes: raise ValueError(f'the set has {d.n_classes} classes and the test set {test.n_classes}')
     if hasattr(test, '__len__') and not len(test): raise ValueError('the test set is empty')
+    _check_norms(d, test)
     check_finite(d, 'the set to learn from'); check_finite(test, 'the test set')
     for a in archs:
         if gone := {'name', 'n_in', 'n_out', 'size'} - set(a): raise ValueError(f'the arch dictionary {a} lacks {", ".join(sorted(gone))}')

@@ -373,3 +373,30 @@ def test_other_files_are_no_results(text, tmp_path):
 def test_differences_are_named():
     assert what_differs(dict(a=1, b=dict(c=2)), dict(a=1, b=dict(c=3), d='x')) == "b.c: 2, here 3; d: not recorded, here 'x'"
     assert what_differs(dict(a=(1, 2)), dict(a=[1, 2])) == '' and 'and 2 more' in what_differs({}, {k: 0 for k in 'abcde'})
+
+@pytest.mark.parametrize('write', ['data', 'numpy', 'labels', 'classes', 'inference'])
+def test_a_set_that_was_written_to_by_the_back_door(write):
+    "Past autograd's count of writes, too."
+    with torch.inference_mode(write == 'inference'): s = ImageTensors(torch.rand(20, 1, 8, 8), torch.arange(20) % 5, 5, key='0'*16)
+    before = s.key
+    if write == 'data': s.x.data.mul_(-1)
+    if write == 'numpy': np.negative(s.x.numpy(), out=s.x.numpy())
+    if write == 'labels': s.y.data.copy_(s.y.flip(0))
+    if write == 'classes': s.n_classes = 6
+    if write == 'inference':
+        with torch.inference_mode(): s.x.mul_(-1)
+    assert before == '0'*16 != s.key
+
+def test_held_and_streamed_files_have_one_key(tmp_path):
+    for part in ('train', 'val'):
+        for k, c in enumerate('ab'):
+            (tmp_path/part/c).mkdir(parents=True)
+            for i in range(3): Image.fromarray(np.full((9, 8, 3), 40*k + i, np.uint8)).save(tmp_path/part/c/f'{i}.png')
+    for crop in (True, False):
+        a, b = (load(tmp_path, size=8, stream=s, crop=crop, workers=0) for s in (False, True))
+        assert [x.key for x in a] == [x.key for x in b] and b[0].held().key == a[0].key
+        assert a[0].split(.4)[0].key == load(tmp_path, size=8, crop=crop, val=.4, workers=0)[0].key
+
+def test_a_mark_that_a_spreadsheet_puts_first_is_no_fault(tmp_path):
+    f = tmp_path/'r.csv'; record(Row('demo/x', mean=1.), f)
+    f.write_bytes(b'\xef\xbb\xbf' + f.read_bytes()); assert read_rows(f)[0].mean == 1

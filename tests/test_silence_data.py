@@ -303,6 +303,43 @@ def test_classes_in_another_order_are_put_right(home, stream):
     assert fit_classes(test, swapped).classes == ['c', 'b', 'a'] and all(len(fit_classes(test, swapped).of_class(c)) == 2 for c in range(3))
     assert torch.equal(fit_classes(test, swapped).of_class(0), test.of_class(2))
 
+def turned(img): return Image.fromarray(255 - np.asarray(img))
+
+@pytest.mark.parametrize('stream', [False, True])
+@pytest.mark.parametrize('part', ['train', 'val'])
+@pytest.mark.parametrize('change', ['swapped', 'inverted'])
+def test_an_artefact_is_not_tested_on_images_that_changed(home, capsys, part, change, stream):
+    "In either part (of a stream, the one that its key is made of); named with --data they are taken, and it is said."
+    top = folder(home/'data'/'pets'); f = str(made(load(top, size=8, workers=0, stream=stream)[0]).save(home/'d.safetensors'))
+    if change == 'swapped':
+        for one, two in (('cat', 'x'), ('dog', 'cat'), ('x', 'dog')): (top/part/one).rename(top/part/two)
+    else:
+        for q in sorted((top/part).rglob('*.png')): turned(Image.open(q)).save(q)
+    if stream and part == 'val': return
+    err = told(capsys, f); which = 'training' if part == 'train' else 'test'
+    assert err.count('\n') == 1 and f'the {which} images here are not those' in err and '--data' in err
+    said = told(capsys, f, data=str(top)); assert '%' in said and ('tested on other images' in said) == (part == 'val')
+
+def test_a_set_is_not_tested_under_another_norm(home):
+    digits, test = load('digits'); d = Pixels.from_real(digits, 1, lr=.05, arch=dict(ARCH, n_in=1, n_out=10), aug='')
+    p = as_protocol('mtt').scaled(epochs=1)
+    for other in (load('digits', stats=(.2, .3))[1], load('digits', zca=True)[1]):
+        refused(r'test.renorm\(d.norm\)', evaluate, d, other, protocol=p, n_eval=1)
+        assert evaluate(d, other.renorm(d.norm), protocol=p, n_eval=1)[0].mean == evaluate(d, test, protocol=p, n_eval=1)[0].mean
+
+def test_grey_on_one_side_only_is_colour(home):
+    grey = lambda a: Image.fromarray(a).convert('L')
+    for first, second in (('train', 'val'), ('val', 'train')):
+        top = folder(home/first, parts=(first,)); folder(top, parts=(second,), make=grey)
+        assert {s.shape[0] for s in load(top, workers=1)} == {3}
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.uint8, torch.int64, torch.bool])
+def test_images_are_floats_that_networks_take(dtype):
+    x, y = torch.rand(4, 3, 8, 8).mul(200).to(dtype), torch.tensor([0, 1, 0, 1])
+    for make in (lambda: ImageTensors(x, y, 2).x, lambda: Pixels(x, y, 2).images):
+        if dtype.is_floating_point: assert make().dtype == torch.float32
+        else: refused('must be normalised floats', make)
+
 def test_other_classes_are_named_and_refused(home, capsys):
     real = load(folder(home/'data'/'pets'), workers=1)[0]; f = str(made(real).save(home/'d.safetensors'))
     folder(home/'others', ('cat', 'owl')); folder(home/'more', ('cat', 'dog', 'owl'))
