@@ -301,7 +301,7 @@ def distill_match(
     full = dict(s, method=method, data=real.name, norm=repr(real.norm), n_images=len(real), content=real.key,
                 ipc=ipc, seed=seed, arch=d.arch)
     run = distill(d, match_objective(method, real, net_fn, s, seed), s['iterations']*s['outer'], {'images': partial(SGD, lr=s['lr_img'], momentum=s['momentum'])}, sched,
-                  callbacks=callbacks, ckpt=out/'checkpoint.safetensors', every=every, minutes=minutes, settings=full, quiet=quiet)
+                  callbacks=callbacks, ckpt=out/'checkpoint.safetensors', every=every, minutes=minutes, settings=go_on_with(full, sched), quiet=quiet)
     d.info.update(settings=full, iterations=run.it//s['outer'], seed=seed, seconds=round(run.seconds, 1), device=device_name(real.device))
     d.save(out/'distilled.safetensors')
     return d, run

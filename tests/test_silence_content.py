@@ -373,3 +373,21 @@ def test_other_files_are_no_results(text, tmp_path):
 def test_differences_are_named():
     assert what_differs(dict(a=1, b=dict(c=2)), dict(a=1, b=dict(c=3), d='x')) == "b.c: 2, here 3; d: not recorded, here 'x'"
     assert what_differs(dict(a=(1, 2)), dict(a=[1, 2])) == '' and 'and 2 more' in what_differs({}, {k: 0 for k in 'abcde'})
+
+# --- a run that is given more iterations
+LONGER = dict(dm=lambda r, top, n, **kw: distill_match(r, top/'run', 'dm', 1, NET, iterations=n, quiet=True, **kw)[0],
+              dc=lambda r, top, n, **kw: distill_match(r, top/'run', 'dc', 1, NET, iterations=n, outer=2, inner=1, quiet=True, **kw)[0],
+              codes=lambda r, top, n, **kw: distill_latent(r, ae(), top/'run', 'latent-dm', 1, width=4, iterations=n, quiet=True, **kw)[0])
+
+@pytest.mark.parametrize('method', LONGER)
+def test_more_iterations_go_on_and_fewer_are_refused(method, real, tmp_path):
+    go, images = LONGER[method], lambda d: next(iter(d.groups().values()))[0]
+    two, four = go(real, tmp_path, 2), go(real, tmp_path, 4)
+    assert torch.equal(images(four), images(go(real, tmp_path/'whole', 4))) and not torch.equal(images(two), images(four))
+    assert four.info['iterations'] == four.info['settings']['iterations'] == 4
+    refused('complete at iteration', go, real, tmp_path, 3)
+
+@pytest.mark.parametrize('method', LONGER)
+def test_with_a_schedule_other_iterations_are_another_run(method, real, tmp_path):
+    half = lambda t: 1 - t/2
+    LONGER[method](real, tmp_path, 2, sched=half); refused('iterations: 2, here 4', LONGER[method], real, tmp_path, 4, sched=half)
