@@ -73,6 +73,54 @@ def _made_of(o):
     terms = [_made_of(t) for t in held.get('terms', ())]
     return found | (dict(terms=terms) if any(terms) else {})
 
+_FREE = {'keep', 'compiled', 'piece', 'together', 'device', 'path', 'out'} # memory and places decide nothing
+
+def _said(v):
+    "A value as settings can hold it; None where it is something else, or nothing."
+    if isinstance(v, (bool, int, float, str)): return v
+    if hasattr(v, 'ops') and hasattr(v, 'state'): return _said(v.state())
+    if isinstance(v, dict): return {str(k): _said(w) for k, w in v.items()}
+    if isinstance(v, (list, tuple)):
+        items = [_said(w) for w in v]
+        return None if None in items else items if len(items) <= 32 else settings_hash(items)
+    arch = getattr(getattr(v, 'net', v), 'arch', None)
+    return dict(arch) if isinstance(arch, dict) else None
+
+def _plainly(o):
+    "The plain settings of an objective, without its state; of a sum those of its terms, with weights."
+    held, weights = getattr(o, '__dict__', {}), getattr(o, 'weights', ())
+    if 'terms' in held: return {f'term{i}': _plainly(t) | dict(weight=_said(w)) for i, (t, w) in enumerate(zip(o.terms, weights))}
+    state = set(o.state_dict()) if hasattr(o, 'state_dict') else set()
+    leave = _FREE | state | set(getattr(type(o), 'free', ())) | {'view'}
+    said = {k: _said(v) for k, v in held.items() if k not in leave and k[:1] != '_'}
+    if isinstance(held.get('rng'), torch.Generator): said['rng'] = held['rng'].initial_seed()
+    if 'view' in held: said['view'] = _plainly(held['view'])
+    return dict(kind=type(o).__name__) | {k: v for k, v in said.items() if v is not None}
+
+_HOW = {'params', 'foreach', 'fused', 'capturable', 'differentiable'} # of an optimiser: how it is computed
+
+def _rule(opt):
+    "The class and the settings of an optimiser."
+    def said(g): return {k: float(v) if isinstance(v, torch.Tensor) else v for k, v in g.items() if k not in _HOW}
+    groups = [{k: v for k, v in said(g).items() if v is not None and v is not False} for g in opt.param_groups]
+    return dict(kind=type(opt).__name__) | (groups[0] if len(groups) == 1 else dict(enumerate(groups)))
+
+_MOVES = 'changes while it runs'
+
+def _settled(old, new):
+    "`new` without what changed since `old`: values that move are named so, and are not compared."
+    if isinstance(old, dict) and isinstance(new, dict):
+        return {k: _settled(old.get(k), v) for k, v in new.items()} | {k: v for k, v in old.items() if v == _MOVES}
+    if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)) and len(old) == len(new):
+        return [_settled(a, b) for a, b in zip(old, new)]
+    return _MOVES if old == _MOVES else new
+
+def _moved(old, new):
+    "`old` with a word in the place of what has changed in `new`."
+    if isinstance(old, dict) and isinstance(new, dict): return {k: _moved(old.get(k), new.get(k)) for k in old | new}
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new): return [_moved(a, b) for a, b in zip(old, new)]
+    return old if old == new else _MOVES
+
 class Run:
     "A distillation in progress: the set, its phases and optimisers, the iteration, and the history."
     def __init__(self, d, phases, steps, opts, sched=None, project=None, callbacks=(), ckpt=None, every=100, minutes=None, settings=None, quiet=None):
@@ -85,12 +133,15 @@ class Run:
         self.opts = {g: f(d.groups()[g]) for g, f in opts.items()}
         self.base = {g: [p['lr'] for p in o.param_groups] for g, o in self.opts.items()}
         self.it, self.history, self.stopped, self.seconds, self.given = 0, [], None, 0., settings
+        self.rules, self.plain = {g: _rule(o) for g, o in self.opts.items()}, self._plain()
+    def _plain(self): return {f'phase{i}': _plainly(p) for i, (p, _) in enumerate(self.phases)}
     @property
     def decides(self):
-        "All that must agree for a checkpoint to be continued: settings, shapes, and what the objectives hold."
+        "All that must agree for a checkpoint to be continued: settings, shapes, objectives and optimisers."
         given = self.given if isinstance(self.given, dict) else dict(settings=self.given)
         shapes = [str(s.shape) for s in self.d.parameters()]
-        return given | dict(shapes=shapes, made_of=[_made_of(p) for p, _ in self.phases])
+        return given | dict(shapes=shapes, made_of=[_made_of(p) for p, _ in self.phases],
+                            objectives=_moved(self.plain, self._plain()), optimisers=self.rules)
     @property
     def settings(self): return settings_hash(self.decides)
     @property
@@ -180,8 +231,9 @@ def resume(self:Run, path=None):
     path = Path(path or self.ckpt)
     tensors, meta = load_tensors(path)
     if 'run' not in meta: raise ValueError(f'{path}: not a checkpoint of `distill`')
-    if meta['settings'] != self.settings:
-        raise ValueError(f'{path}: a checkpoint of a run with other settings ({_other(meta, self.decides)}); '
+    now = _settled(meta.get('decides'), self.decides)
+    if meta['settings'] != settings_hash(now):
+        raise ValueError(f'{path}: a checkpoint of a run with other settings ({_other(meta, now)}); '
                          'give another path, or remove it to start again')
     s = _unpack(meta['run'], tensors)
     if s['it'] > self.steps: raise ValueError(f'{path}: this run is complete at iteration {s["it"]}, and {self.steps} are asked for; give {s["it"]} or more, or another path')

@@ -8,6 +8,7 @@ from PIL import Image
 
 from dd_repro import results as R
 from dd_repro import sets as S
+from dd_repro.augment import DSA
 from dd_repro.autoenc import AutoEncoder, TinyAE
 from dd_repro.cli import dd_distill, dd_eval, dd_experts, distill_mtt
 from dd_repro.convnet import ConvNet
@@ -19,8 +20,8 @@ from dd_repro.experts import Buffer, train_experts
 from dd_repro.latent import distill_latent, encode_set, latent_experts
 from dd_repro.loop import Objective, distill
 from dd_repro.coreset import coreset
-from dd_repro.match import distill_match
-from dd_repro.mtt import mtt_opts
+from dd_repro.match import DC, DM, distill_match
+from dd_repro.mtt import MTT, mtt_opts
 from dd_repro.priors import distill_d3
 from dd_repro.relabel import Relabelled, relabel
 from dd_repro.rows import run_row
@@ -391,3 +392,48 @@ def test_more_iterations_go_on_and_fewer_are_refused(method, real, tmp_path):
 def test_with_a_schedule_other_iterations_are_another_run(method, real, tmp_path):
     half = lambda t: 1 - t/2
     LONGER[method](real, tmp_path, 2, sched=half); refused('iterations: 2, here 4', LONGER[method], real, tmp_path, 4, sched=half)
+
+# --- a checkpoint of the bare loop, without settings
+class Two(Objective):
+    "Settings of many kinds, a counter, a list that grows, and a choice of memory."
+    def __init__(self, steps=3, rate=.5, kind='a', on=True, sizes=(1, 2), maybe=None, seed=0, keep=0):
+        super().__init__(seed); self.steps, self.rate, self.kind, self.on, self.sizes, self.maybe, self.keep = steps, rate, kind, on, sizes, maybe, keep
+        self.calls, self.seen = 0, []
+    def __call__(self, d): self.calls += 1; self.seen.append(self.calls); self.late = self.calls; return (d.images - self.rate).square().mean()
+SGD1 = partial(torch.optim.SGD, lr=.1)
+WRAP = dict(alone=lambda o: o, term=lambda o: o + .5*Two(), phases=lambda o: [(Two(), None), (o, None)])
+def bare(real, top, o, opt=SGD1, n=2, **kw): return distill(Pixels.from_real(real, 1), o, n, {'images': opt}, ckpt=top/'bare.safetensors', quiet=True, **kw)
+
+@pytest.mark.parametrize('wrap', WRAP)
+@pytest.mark.parametrize('change', [dict(steps=4), dict(rate=.6), dict(kind='b'), dict(on=False), dict(sizes=(1, 3)), dict(maybe=5), dict(seed=1)], ids=str)
+def test_a_bare_loop_refuses_other_settings_of_an_objective(wrap, change, real, tmp_path):
+    bare(real, tmp_path, WRAP[wrap](Two())); bare(real, tmp_path, WRAP[wrap](Two(keep=3)), n=3)
+    name, = change
+    refused('objectives.*' + dict(seed='rng').get(name, name), bare, real, tmp_path, WRAP[wrap](Two(**change)), n=4)
+
+@pytest.mark.parametrize('o, says', [(lambda: Two() + .7*Two(), 'weight'), (lambda: Two(), 'term|kind'), (lambda: Two() + Two() + Two(), 'term|kind')])
+def test_a_bare_loop_refuses_other_terms_and_weights(o, says, real, tmp_path):
+    bare(real, tmp_path, Two() + .5*Two()); refused(says, bare, real, tmp_path, o(), n=3)
+
+@pytest.mark.parametrize('opt, says', [(partial(torch.optim.SGD, lr=.2), 'optimisers.images.lr: 0.1, here 0.2'), (partial(torch.optim.SGD, lr=.1, momentum=.5), 'momentum'),
+    (partial(torch.optim.Adam, lr=.1), "kind: 'SGD', here 'Adam'"), (partial(torch.optim.SGD, lr=.1, weight_decay=.1), 'weight_decay')])
+def test_a_bare_loop_refuses_other_optimisers(opt, says, real, tmp_path):
+    bare(real, tmp_path, Two()); refused(says, bare, real, tmp_path, Two(), opt, n=3)
+    bare(real, tmp_path, Two(), partial(torch.optim.SGD, lr=.1, foreach=False), n=3) # how it is computed is not what
+
+def test_the_same_objective_goes_on_though_it_counts(real, tmp_path):
+    "Made anew or used again, and by a schedule of rates."
+    o = Two(); half = lambda t: 1 - t/2
+    for n, x in ((2, o), (3, o), (4, Two()), (5, o)): assert bare(real, tmp_path, x, n=n, sched=half).it == n
+
+@pytest.mark.parametrize('change', [dict(syn_steps=3), dict(expert_epochs=2), dict(max_start_epoch=2), dict(batch_syn=5), dict(grad='bptt'), dict(seed=1), dict(inclusive=True), dict(aug=DSA('flip')), dict(aug=DSA('crop'))], ids=str)
+def test_a_bare_loop_refuses_another_mtt(change, real, tmp_path):
+    base = dict(syn_steps=2, expert_epochs=1, max_start_epoch=1, aug=DSA('flip_crop')); b = train_experts(NET, real, tmp_path/'e', 1, 3, batch=25, aug='', quiet=True)
+    make = lambda **kw: MTT(NET(), b, **(base | kw))
+    bare(real, tmp_path, make()); bare(real, tmp_path, make(keep=2), n=3)
+    refused('objectives', bare, real, tmp_path, make(**change), n=4)
+
+@pytest.mark.parametrize('make, change', [(DM, dict(batch_real=2)), (DM, dict(batch_syn=1)), (DC, dict(outer=3)), (DC, dict(loss='mse')), (DC, dict(net_lr=.1)), (DM, dict(seed=2)), (DM, dict(aug=DSA('flip', siamese=True)))])
+def test_a_bare_loop_refuses_another_match(make, change, real, tmp_path):
+    bare(real, tmp_path, make(real, NET)); bare(real, tmp_path, make(real, NET, **({'piece': 7} if make is DM else {'together': False})), n=3)
+    refused('objectives', bare, real, tmp_path, make(real, NET, **change), n=4)
