@@ -437,3 +437,38 @@ def test_a_bare_loop_refuses_another_mtt(change, real, tmp_path):
 def test_a_bare_loop_refuses_another_match(make, change, real, tmp_path):
     bare(real, tmp_path, make(real, NET)); bare(real, tmp_path, make(real, NET, **({'piece': 7} if make is DM else {'together': False})), n=3)
     refused('objectives', bare, real, tmp_path, make(real, NET, **change), n=4)
+
+# --- experts of another network, or of other data
+@pytest.mark.parametrize('a, b', [('instance', 'group'), ('group', 'instance')])
+def test_experts_of_another_network_of_the_same_size_are_refused(a, b, real, tmp_path):
+    buffer = train_experts(partial(NET, norm=a), real, tmp_path/'e', 1, 2, batch=25, aug='', quiet=True)
+    MTT(NET(norm=a), buffer, 2, 1, 1); refused(f"another network .norm: '{a}', here '{b}'", MTT, NET(norm=b), buffer, 2, 1, 1)
+
+class Bare(torch.nn.Sequential):
+    "A network that has no arch."
+    def __init__(self, act): super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, 8), act(), torch.nn.Linear(8, 10))
+
+@pytest.mark.parametrize('a, b', [('ReLU', 'GELU'), ('Tanh', 'ReLU'), ('GELU', 'SiLU')])
+def test_experts_of_other_layers_are_refused_and_not_added_to(a, b, real, tmp_path):
+    net = lambda act: Bare(getattr(torch.nn, act))
+    train = lambda act, n=1: train_experts(partial(net, act), real, tmp_path/'e', n, 2, batch=25, aug='', quiet=True)
+    buffer = train(a); MTT(net(a), buffer, 2, 1, 1); assert len(train(a, 2)) == 2
+    refused('another network .layers', MTT, net(b), buffer, 2, 1, 1); refused('layers', train, b)
+
+@pytest.mark.parametrize('change', CHANGES)
+def test_a_set_of_other_data_than_the_experts_is_refused(change, real, tmp_path):
+    mtt = MTT(NET(), experts(real, tmp_path), 2, 1, 1)
+    assert mtt(Pixels.from_real(real, 1)).isfinite(); refused('experts of other data than the set', mtt, Pixels.from_real(change(real), 1))
+
+@pytest.mark.parametrize('change', CHANGES)
+def test_an_expert_of_other_data_among_the_files_is_refused(change, real, tmp_path):
+    buffer, other = experts(real, tmp_path), experts(change(real), tmp_path, name='-b')
+    shutil.copy(other.files[0], buffer.path/'expert_0001.safetensors')
+    refused('expert_0001.*other data', Buffer, buffer.path); assert len(Buffer(buffer.path, 1)) == 1
+
+@pytest.mark.parametrize('write', [lambda n: [p.data.mul_(2) for p in n.parameters()], lambda n: n.load_state_dict({k: v + 1 for k, v in n.state_dict().items()}),
+    lambda n: torch.nn.init.normal_(next(n.parameters()))])
+def test_codes_of_changed_weights_are_made_anew(write, real):
+    a = ae(); was, key = encode_set(real, a), a.key
+    write(a.net); now = encode_set(real, a)
+    assert a.key != key and now.key != was.key and not torch.equal(now.x, was.x) and torch.equal(encode_set(real, ae()).x, was.x)
