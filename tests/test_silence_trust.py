@@ -534,3 +534,20 @@ def test_a_changed_convnet_trains_the_same_together(make):
     try: train(both, toy(), PLAIN, together='auto')
     except ValueError as e: raise AssertionError('auto has to train what can be trained') from e
     for a, b in zip(alone, both): torch.testing.assert_close(to_vector(a), to_vector(b), rtol=1e-3, atol=1e-4)
+
+# --- matching: labels and classes
+
+@pytest.mark.parametrize('make', [DM, DC])
+@pytest.mark.parametrize('bad, says', [(lambda r: (ImageTensors(r.x, F.one_hot(r.y, 4).float(), 4), convnet), 'soft labels'), (lambda r: (r, lambda: convnet(n_out=5)), 'tells 5 classes apart'),
+    (lambda r: (r, lambda: convnet(n_out=3)), 'tells 3 classes apart')])
+def test_matching_is_refused_for_labels_and_networks_of_other_classes(make, bad, says):
+    with pytest.raises(ValueError, match=says) as e: make(*bad(toy()))
+    assert '\n' not in str(e.value)
+
+@pytest.mark.parametrize('make', [DM, DC])
+@pytest.mark.parametrize('names', [['b', 'a', 'c', 'd'], ['a', 'b', 'd', 'c'], ['d', 'c', 'b', 'a']])
+def test_matching_is_refused_for_classes_in_another_order(make, names):
+    of = lambda names: ImageTensors(toy().x, toy().y, 4, names, name='toy')
+    o = make(of(list('abcd')), convnet, batch_real=3)
+    o.backward(Pixels.from_real(of(list('abcd')), 1))
+    with pytest.raises(ValueError, match='in another order'): o.backward(Pixels.from_real(of(names), 1))
