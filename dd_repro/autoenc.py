@@ -138,11 +138,11 @@ def inverse(self:AutoEncoder, z):
 @patch(as_prop=True)
 def hash(self:AutoEncoder)->str:
     "12 hex digits of weights and scale: who decodes with other ones gets other pictures."
-    if '_hash' not in self.__dict__:
-        h = hashlib.sha256(repr(float(self.scale)).encode())
-        for k, v in sorted(self.net.state_dict().items()): h.update(f'{k}{list(v.shape)}'.encode()); h.update(v.float().cpu().contiguous().numpy().tobytes())
-        self._hash = h.hexdigest()[:12]
-    return self._hash
+    h = hashlib.sha256(repr(float(self.scale)).encode())
+    for k, v in sorted(self.net.state_dict().items()):
+        h.update(f'{k}{list(v.shape)}'.encode())
+        h.update(v.float().cpu().contiguous().numpy().tobytes())
+    return h.hexdigest()[:12] # made anew: weights may have changed
 
 @patch(as_prop=True)
 def key(self:AutoEncoder)->str:

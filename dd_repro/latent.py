@@ -290,7 +290,7 @@ def distill_latent(
     full = dict(s, method=method, data=real.name, norm=repr(real.norm), n_images=len(real), content=real.key, codes=codes.key,
                 lpc=lpc, ipc=ipc, ae=ae.card(), seed=seed, arch=arch, net=net_fn().arch)
     run = _learn(d, objective or latent_objective(method, codes, net_fn, s, seed=seed), s, lpc, sched=sched, callbacks=callbacks, ckpt=out/'checkpoint.safetensors', every=every,
-                 minutes=minutes, settings=full | (buffer.settings() if buffer else {}), quiet=quiet) if method != 'initial' else None
+                 minutes=minutes, settings=go_on_with(full, sched) | (buffer.settings() if buffer else {}), quiet=quiet) if method != 'initial' else None
     d.info.update(settings=full, seed=seed, iterations=run.it//s.get('outer', 1) if run else 0, seconds=round(run.seconds, 1) if run else 0., device=device_name(real.device))
     d.save(out/'distilled.safetensors')
     return d, run

@@ -44,15 +44,27 @@ def match_loss(
     return sum((1 - (a*b).sum(1)/(a.norm(dim=1)*b.norm(dim=1) + 1e-6)).sum() for a, b in pairs)
 
 # %% ../nbs/11_match.ipynb #93d8f232
-def _counts(real): return torch.bincount(real.y.cpu(), minlength=real.n_classes).tolist()
+def _counts(real):
+    if real.y.ndim != 1: raise ValueError(f'the real data have soft labels {list(real.y.shape)}; matching needs class numbers [n]')
+    return torch.bincount(real.y.cpu(), minlength=real.n_classes).tolist()
 
 def _check_match(real, net_fn, aug, **kw):
     for k, v in kw.items():
         if v is not None and v < 1: raise ValueError(f'{k} is {v}; it must be at least 1')
     if aug is not noop and not getattr(aug, 'siamese', False): raise ValueError(f'{aug} draws for each image; real and synthetic images share their draw here: DSA(siamese=True)')
     if 0 in (n := _counts(real)): raise ValueError(f'class {real.classes[n.index(0)]!r} has no images')
-    net = net_fn()
-    if getattr(net, 'arch', None): check_shape(torch.empty(0, *real.shape), net.arch)
+    arch = getattr(net_fn(), 'arch', None) or {}
+    if arch: check_shape(torch.empty(0, *real.shape), arch)
+    if (n := arch.get('n_out', real.n_classes)) != real.n_classes:
+        raise ValueError(f'the network tells {n} classes apart, the data have {real.n_classes}')
+
+def _check_classes(d, real):
+    "ValueError when a set has other classes than the real data, or the same in another order."
+    if d.n_classes != real.n_classes: raise ValueError(f'the set has {d.n_classes} classes and the real data {real.n_classes}')
+    a, b = (list(map(str, getattr(s, 'classes', None) or ())) for s in (d, real))
+    if a != b and sorted(a) == sorted(b):
+        i = next(i for i, (x, y) in enumerate(zip(a, b)) if x != y)
+        raise ValueError(f'the set has its classes in another order than the real data (class {i}: {a[i]!r}, here {b[i]!r})')
 
 def _syn_of(d, c, n, rng):
     "Synthetic images of class c: n random ones, or all of them."
@@ -121,7 +133,7 @@ def grads(self:DC, x:Tensor, c:int, create_graph=False):
 @patch
 def matches(self:DC, d):
     "For each class: its number, the real gradient and the synthetic images."
-    if d.n_classes != self.real.n_classes: raise ValueError(f'the set has {d.n_classes} classes and the real data {self.real.n_classes}')
+    _check_classes(d, self.real)
     freeze_bn(self.net, self.real, self.counts, self.rng)
     for c in range(d.n_classes):
         x, s = self.pair(d, c)
@@ -245,7 +257,7 @@ def real_means(self:DM, net, draw):
 
 @patch
 def __call__(self:DM, d):
-    if d.n_classes != self.real.n_classes: raise ValueError(f'the set has {d.n_classes} classes and the real data {self.real.n_classes}')
+    _check_classes(d, self.real)
     with seeded(seed_of(self.rng)): net = self.net_fn().to(self.real.device).requires_grad_(False)
     draw = self.aug.draw(1, self.rng, self.real.device)
     syn = [_syn_of(d, c, self.batch_syn, self.rng) for c in range(d.n_classes)]
@@ -301,7 +313,7 @@ def distill_match(
     full = dict(s, method=method, data=real.name, norm=repr(real.norm), n_images=len(real), content=real.key,
                 ipc=ipc, seed=seed, arch=d.arch)
     run = distill(d, match_objective(method, real, net_fn, s, seed), s['iterations']*s['outer'], {'images': partial(SGD, lr=s['lr_img'], momentum=s['momentum'])}, sched,
-                  callbacks=callbacks, ckpt=out/'checkpoint.safetensors', every=every, minutes=minutes, settings=full, quiet=quiet)
+                  callbacks=callbacks, ckpt=out/'checkpoint.safetensors', every=every, minutes=minutes, settings=go_on_with(full, sched), quiet=quiet)
     d.info.update(settings=full, iterations=run.it//s['outer'], seed=seed, seconds=round(run.seconds, 1), device=device_name(real.device))
     d.save(out/'distilled.safetensors')
     return d, run

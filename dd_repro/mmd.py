@@ -128,6 +128,7 @@ def _epoch_of(snapshot, expert_epochs, max_start_epoch):
 # %% ../nbs/13_mmd.ipynb #b4856a1d
 class ExpertView:
     "Distilled samples of every class through the features of a random expert; shared by the objectives that hold it."
+    free = ('bs', 'holders', 'last', 'of', 'seen_by') # memory, and who looks: they decide nothing
     def __init__(self,
         buffer:Buffer, # expert trajectories
         samples=30, # distilled samples a class (official mmd_samples)

@@ -45,6 +45,7 @@ class MTT(Objective):
         self.f = net if isinstance(net, Functional) else Functional(net, compiled)
         check_free(self.f.net)
         buffer.check(self.f.size, expert_epochs + max_start_epoch - (not inclusive))
+        _same_arch(buffer, self.f.net)
         self.buffer, self.syn_steps, self.expert_epochs, self.max_start_epoch = buffer, syn_steps, expert_epochs, max_start_epoch
         self.batch_syn, self.aug, self.grad, self.keep, self.inclusive = batch_syn, aug, grad, keep, inclusive
     def augmented(self, draw, seed):
@@ -55,10 +56,29 @@ class MTT(Objective):
         return batch
     def step_images(self, d): return min(self.batch_syn or len(d), len(d))
     def __call__(self, d):
+        _same_data(self.buffer, d)
         start, target = self.buffer.segment(self.expert_epochs, self.max_start_epoch, self.rng, self.inclusive, d.device)
         batches = [self.augmented(s, seed_of(self.rng)) for s in d.steps(self.syn_steps, self.batch_syn, self.rng)]
         end = unroll(self.f, start, batches, d.student_lr, self.grad, self.keep)
         return (end - target).square().sum()/(start - target).square().sum()
+
+def _same_arch(buffer, net):
+    "ValueError when the experts' network is another one, as far as both say."
+    old, new = buffer.card.get('arch'), getattr(net, 'arch', None)
+    if isinstance(old, dict) and isinstance(new, dict):
+        both = old.keys() & new.keys()
+        if says := what_differs({k: old[k] for k in both}, {k: new[k] for k in both}):
+            raise ValueError(f'{buffer.path}: experts of another network ({says})')
+    have = buffer.card.get('layers')
+    if have and have != layers_hash(net):
+        raise ValueError(f'{buffer.path}: experts of another network (layers: {have!r}, here {layers_hash(net)!r})')
+
+def _same_data(buffer, d):
+    "ValueError when a set was made from other data than the experts; those of codes saw codes."
+    if type(d).__name__ == 'LatentCodes': return
+    have, here = buffer.card.get('content'), (getattr(d, 'source', None) or {}).get('key')
+    if have and here and have != here:
+        raise ValueError(f'{buffer.path}: experts of other data than the set (content: {have!r}, here {here!r})')
 
 def _check(**kw):
     for k, v in kw.items():

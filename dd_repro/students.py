@@ -170,10 +170,28 @@ def _alike(a, b):
 
 _BLOCK = ((nn.Conv2d,), (nn.GroupNorm, nn.Identity), (nn.ReLU,), (nn.AvgPool2d,))
 
+def _touched(m):
+    "Has a module a hook, or a forward of its own?"
+    return bool(m._forward_hooks or m._forward_pre_hooks) or 'forward' in vars(m) or 'embed' in vars(m)
+
+def _plain_conv(m):
+    "A convolution that its weight, bias and padding in numbers describe."
+    once = m.stride == m.dilation == (1, 1) and m.groups == 1
+    zeros = m.padding_mode == 'zeros' and isinstance(m.padding, tuple)
+    return once and zeros and m.bias is not None
+
+def _plain_block(b):
+    "Four layers of the kinds of a ConvNet's block, with nothing that grouped convolutions would lose."
+    if len(b) != 4 or not all(type(m) in k for m, k in zip(b, _BLOCK)): return False
+    norm = b[1]
+    affine = type(norm) is nn.Identity or norm.weight is not None and norm.bias is not None
+    return affine and _plain_conv(b[0])
+
 def _as_written(net):
     "Is this a ConvNet that nobody changed? Only then grouped convolutions say what it says."
-    if type(net) is not ConvNet or any(m._forward_hooks or m._forward_pre_hooks for m in net.modules()): return False
-    return type(net.head) is nn.Linear and all(len(b) == 4 and all(type(m) in k for m, k in zip(b, _BLOCK)) for b in net.blocks)
+    if type(net) is not ConvNet or any(map(_touched, net.modules())): return False
+    if type(net.head) is not nn.Linear or net.head.bias is None: return False
+    return all(type(b) is nn.Sequential and _plain_block(b) for b in net.blocks)
 
 # %% ../nbs/05_students.ipynb #3a685f28
 class Team:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from dd_repro import results as R
 from dd_repro import sets as S
+from dd_repro.augment import DSA
 from dd_repro.autoenc import AutoEncoder, TinyAE
 from dd_repro.cli import dd_distill, dd_eval, dd_experts, distill_mtt
 from dd_repro.convnet import ConvNet
@@ -19,8 +20,8 @@ from dd_repro.experts import Buffer, train_experts
 from dd_repro.latent import distill_latent, encode_set, latent_experts
 from dd_repro.loop import Objective, distill
 from dd_repro.coreset import coreset
-from dd_repro.match import distill_match
-from dd_repro.mtt import mtt_opts
+from dd_repro.match import DC, DM, distill_match
+from dd_repro.mtt import MTT, mtt_opts
 from dd_repro.priors import distill_d3
 from dd_repro.relabel import Relabelled, relabel
 from dd_repro.rows import run_row
@@ -400,3 +401,101 @@ def test_held_and_streamed_files_have_one_key(tmp_path):
 def test_a_mark_that_a_spreadsheet_puts_first_is_no_fault(tmp_path):
     f = tmp_path/'r.csv'; record(Row('demo/x', mean=1.), f)
     f.write_bytes(b'\xef\xbb\xbf' + f.read_bytes()); assert read_rows(f)[0].mean == 1
+
+# --- a run that is given more iterations
+LONGER = dict(dm=lambda r, top, n, **kw: distill_match(r, top/'run', 'dm', 1, NET, iterations=n, quiet=True, **kw)[0],
+              dc=lambda r, top, n, **kw: distill_match(r, top/'run', 'dc', 1, NET, iterations=n, outer=2, inner=1, quiet=True, **kw)[0],
+              codes=lambda r, top, n, **kw: distill_latent(r, ae(), top/'run', 'latent-dm', 1, width=4, iterations=n, quiet=True, **kw)[0])
+
+@pytest.mark.parametrize('method', LONGER)
+def test_more_iterations_go_on_and_fewer_are_refused(method, real, tmp_path):
+    go, images = LONGER[method], lambda d: next(iter(d.groups().values()))[0]
+    two, four = go(real, tmp_path, 2), go(real, tmp_path, 4)
+    assert torch.equal(images(four), images(go(real, tmp_path/'whole', 4))) and not torch.equal(images(two), images(four))
+    assert four.info['iterations'] == four.info['settings']['iterations'] == 4
+    refused('complete at iteration', go, real, tmp_path, 3)
+
+@pytest.mark.parametrize('method', LONGER)
+def test_with_a_schedule_other_iterations_are_another_run(method, real, tmp_path):
+    half = lambda t: 1 - t/2
+    LONGER[method](real, tmp_path, 2, sched=half); refused('iterations: 2, here 4', LONGER[method], real, tmp_path, 4, sched=half)
+
+# --- a checkpoint of the bare loop, without settings
+class Two(Objective):
+    "Settings of many kinds, a counter, a list that grows, and a choice of memory."
+    def __init__(self, steps=3, rate=.5, kind='a', on=True, sizes=(1, 2), maybe=None, seed=0, keep=0):
+        super().__init__(seed); self.steps, self.rate, self.kind, self.on, self.sizes, self.maybe, self.keep = steps, rate, kind, on, sizes, maybe, keep
+        self.calls, self.seen = 0, []
+    def __call__(self, d): self.calls += 1; self.seen.append(self.calls); self.late = self.calls; return (d.images - self.rate).square().mean()
+SGD1 = partial(torch.optim.SGD, lr=.1)
+WRAP = dict(alone=lambda o: o, term=lambda o: o + .5*Two(), phases=lambda o: [(Two(), None), (o, None)])
+def bare(real, top, o, opt=SGD1, n=2, **kw): return distill(Pixels.from_real(real, 1), o, n, {'images': opt}, ckpt=top/'bare.safetensors', quiet=True, **kw)
+
+@pytest.mark.parametrize('wrap', WRAP)
+@pytest.mark.parametrize('change', [dict(steps=4), dict(rate=.6), dict(kind='b'), dict(on=False), dict(sizes=(1, 3)), dict(maybe=5), dict(seed=1)], ids=str)
+def test_a_bare_loop_refuses_other_settings_of_an_objective(wrap, change, real, tmp_path):
+    bare(real, tmp_path, WRAP[wrap](Two())); bare(real, tmp_path, WRAP[wrap](Two(keep=3)), n=3)
+    name, = change
+    refused('objectives.*' + dict(seed='rng').get(name, name), bare, real, tmp_path, WRAP[wrap](Two(**change)), n=4)
+
+@pytest.mark.parametrize('o, says', [(lambda: Two() + .7*Two(), 'weight'), (lambda: Two(), 'term|kind'), (lambda: Two() + Two() + Two(), 'term|kind')])
+def test_a_bare_loop_refuses_other_terms_and_weights(o, says, real, tmp_path):
+    bare(real, tmp_path, Two() + .5*Two()); refused(says, bare, real, tmp_path, o(), n=3)
+
+@pytest.mark.parametrize('opt, says', [(partial(torch.optim.SGD, lr=.2), 'optimisers.images.lr: 0.1, here 0.2'), (partial(torch.optim.SGD, lr=.1, momentum=.5), 'momentum'),
+    (partial(torch.optim.Adam, lr=.1), "kind: 'SGD', here 'Adam'"), (partial(torch.optim.SGD, lr=.1, weight_decay=.1), 'weight_decay')])
+def test_a_bare_loop_refuses_other_optimisers(opt, says, real, tmp_path):
+    bare(real, tmp_path, Two()); refused(says, bare, real, tmp_path, Two(), opt, n=3)
+    bare(real, tmp_path, Two(), partial(torch.optim.SGD, lr=.1, foreach=False), n=3) # how it is computed is not what
+
+def test_the_same_objective_goes_on_though_it_counts(real, tmp_path):
+    "Made anew or used again, and by a schedule of rates."
+    o = Two(); half = lambda t: 1 - t/2
+    for n, x in ((2, o), (3, o), (4, Two()), (5, o)): assert bare(real, tmp_path, x, n=n, sched=half).it == n
+
+@pytest.mark.parametrize('change', [dict(syn_steps=3), dict(expert_epochs=2), dict(max_start_epoch=2), dict(batch_syn=5), dict(grad='bptt'), dict(seed=1), dict(inclusive=True), dict(aug=DSA('flip')), dict(aug=DSA('crop'))], ids=str)
+def test_a_bare_loop_refuses_another_mtt(change, real, tmp_path):
+    base = dict(syn_steps=2, expert_epochs=1, max_start_epoch=1, aug=DSA('flip_crop')); b = train_experts(NET, real, tmp_path/'e', 1, 3, batch=25, aug='', quiet=True)
+    make = lambda **kw: MTT(NET(), b, **(base | kw))
+    bare(real, tmp_path, make()); bare(real, tmp_path, make(keep=2), n=3)
+    refused('objectives', bare, real, tmp_path, make(**change), n=4)
+
+@pytest.mark.parametrize('make, change', [(DM, dict(batch_real=2)), (DM, dict(batch_syn=1)), (DC, dict(outer=3)), (DC, dict(loss='mse')), (DC, dict(net_lr=.1)), (DM, dict(seed=2)), (DM, dict(aug=DSA('flip', siamese=True)))])
+def test_a_bare_loop_refuses_another_match(make, change, real, tmp_path):
+    bare(real, tmp_path, make(real, NET)); bare(real, tmp_path, make(real, NET, **({'piece': 7} if make is DM else {'together': False})), n=3)
+    refused('objectives', bare, real, tmp_path, make(real, NET, **change), n=4)
+
+# --- experts of another network, or of other data
+@pytest.mark.parametrize('a, b', [('instance', 'group'), ('group', 'instance')])
+def test_experts_of_another_network_of_the_same_size_are_refused(a, b, real, tmp_path):
+    buffer = train_experts(partial(NET, norm=a), real, tmp_path/'e', 1, 2, batch=25, aug='', quiet=True)
+    MTT(NET(norm=a), buffer, 2, 1, 1); refused(f"another network .norm: '{a}', here '{b}'", MTT, NET(norm=b), buffer, 2, 1, 1)
+
+class Bare(torch.nn.Sequential):
+    "A network that has no arch."
+    def __init__(self, act): super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, 8), act(), torch.nn.Linear(8, 10))
+
+@pytest.mark.parametrize('a, b', [('ReLU', 'GELU'), ('Tanh', 'ReLU'), ('GELU', 'SiLU')])
+def test_experts_of_other_layers_are_refused_and_not_added_to(a, b, real, tmp_path):
+    net = lambda act: Bare(getattr(torch.nn, act))
+    train = lambda act, n=1: train_experts(partial(net, act), real, tmp_path/'e', n, 2, batch=25, aug='', quiet=True)
+    buffer = train(a); MTT(net(a), buffer, 2, 1, 1); assert len(train(a, 2)) == 2
+    refused('another network .layers', MTT, net(b), buffer, 2, 1, 1); refused('layers', train, b)
+
+@pytest.mark.parametrize('change', CHANGES)
+def test_a_set_of_other_data_than_the_experts_is_refused(change, real, tmp_path):
+    mtt = MTT(NET(), experts(real, tmp_path), 2, 1, 1)
+    assert mtt(Pixels.from_real(real, 1)).isfinite(); refused('experts of other data than the set', mtt, Pixels.from_real(change(real), 1))
+
+@pytest.mark.parametrize('change', CHANGES)
+def test_an_expert_of_other_data_among_the_files_is_refused(change, real, tmp_path):
+    buffer, other = experts(real, tmp_path), experts(change(real), tmp_path, name='-b')
+    shutil.copy(other.files[0], buffer.path/'expert_0001.safetensors')
+    refused('expert_0001.*other data', Buffer, buffer.path); assert len(Buffer(buffer.path, 1)) == 1
+
+@pytest.mark.parametrize('write', [lambda n: [p.data.mul_(2) for p in n.parameters()], lambda n: n.load_state_dict({k: v + 1 for k, v in n.state_dict().items()}),
+    lambda n: torch.nn.init.normal_(next(n.parameters()))])
+def test_codes_of_changed_weights_are_made_anew(write, real):
+    a = ae(); was, key = encode_set(real, a), a.key
+    write(a.net); now = encode_set(real, a)
+    assert a.key != key and now.key != was.key and not torch.equal(now.x, was.x) and torch.equal(encode_set(real, ae()).x, was.x)

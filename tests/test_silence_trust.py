@@ -499,3 +499,55 @@ def test_the_command_says_that_students_died(lr, capsys):
     with pytest.raises(SystemExit) as e: dd_eval.main(['--random', '--data', 'digits', '--width', '8', '--depth', '1', '--epochs', '5', '--n_eval', '1', '--lr', lr])
     err = capsys.readouterr().err
     assert e.value.code == 2 and err.startswith('dd_repro: ') and err.count('\n') == 1 and ('not finite' in err or 'learning rate is' in err)
+
+# --- ConvNets that were changed, trained together
+
+def conv_of(**kw): return lambda n: n.blocks.__getitem__(1).__setitem__(0, nn.Conv2d(6, 6, **(dict(kernel_size=3, padding=1) | kw)))
+def norm_of(m): return lambda n: n.blocks[0].__setitem__(1, m())
+CHANGED = dict(
+    circular=conv_of(padding_mode='circular'), reflected=conv_of(padding_mode='reflect'), dilated=conv_of(dilation=2, padding=2),
+    grouped=conv_of(groups=2), no_bias=conv_of(bias=False), kernel_1=conv_of(kernel_size=1, padding=0), kernel_5=conv_of(kernel_size=5, padding=2),
+    same_padding=conv_of(padding='same'), without_affine=norm_of(lambda: nn.GroupNorm(6, 6, affine=False)), two_groups=norm_of(lambda: nn.GroupNorm(2, 6)),
+    layer_norm=norm_of(lambda: nn.LayerNorm([8, 8])), max_pool=lambda n: n.blocks[1].__setitem__(3, nn.MaxPool2d(2)), gelu=lambda n: n.blocks[0].__setitem__(2, nn.GELU()),
+    head_without_bias=lambda n: setattr(n, 'head', nn.Linear(24, 4, bias=False)), own_forward=lambda n: setattr(n, 'forward', lambda x: 2*n.head(n.embed(x))),
+    as_it_was=lambda n: None)
+
+def changed_convnet(how, seed):
+    net = convnet()
+    with seeded(seed, 'changed'): CHANGED[how](net); [nn.init.normal_(p, std=.3) for p in net.parameters()]
+    return net
+
+def strided():
+    net = convnet()
+    with seeded('strided'): net.blocks[1][0], net.blocks[1][3] = nn.Conv2d(6, 6, 3, stride=2, padding=1), nn.AvgPool2d(1)
+    return net
+
+@pytest.mark.parametrize('how', [k for k in CHANGED if k != 'own_forward'])
+def test_a_changed_convnet_computes_the_same_together(how):
+    nets, x = [changed_convnet(how, i) for i in range(2)], torch.randn(2, 3, 1, 8, 8, generator=rng_for('x'))
+    torch.testing.assert_close(Team(nets).logits(x), torch.stack([n(v) for n, v in zip(nets, x)]), rtol=1e-4, atol=1e-5)
+
+@pytest.mark.parametrize('make', [strided, *(partial(changed_convnet, k, 0) for k in ('circular', 'no_bias', 'own_forward', 'as_it_was'))])
+def test_a_changed_convnet_trains_the_same_together(make):
+    alone, both = [make(), make()], [make(), make()]
+    train(alone, toy(), PLAIN, together=False)
+    try: train(both, toy(), PLAIN, together='auto')
+    except ValueError as e: raise AssertionError('auto has to train what can be trained') from e
+    for a, b in zip(alone, both): torch.testing.assert_close(to_vector(a), to_vector(b), rtol=1e-3, atol=1e-4)
+
+# --- matching: labels and classes
+
+@pytest.mark.parametrize('make', [DM, DC])
+@pytest.mark.parametrize('bad, says', [(lambda r: (ImageTensors(r.x, F.one_hot(r.y, 4).float(), 4), convnet), 'soft labels'), (lambda r: (r, lambda: convnet(n_out=5)), 'tells 5 classes apart'),
+    (lambda r: (r, lambda: convnet(n_out=3)), 'tells 3 classes apart')])
+def test_matching_is_refused_for_labels_and_networks_of_other_classes(make, bad, says):
+    with pytest.raises(ValueError, match=says) as e: make(*bad(toy()))
+    assert '\n' not in str(e.value)
+
+@pytest.mark.parametrize('make', [DM, DC])
+@pytest.mark.parametrize('names', [['b', 'a', 'c', 'd'], ['a', 'b', 'd', 'c'], ['d', 'c', 'b', 'a']])
+def test_matching_is_refused_for_classes_in_another_order(make, names):
+    of = lambda names: ImageTensors(toy().x, toy().y, 4, names, name='toy')
+    o = make(of(list('abcd')), convnet, batch_real=3)
+    o.backward(Pixels.from_real(of(list('abcd')), 1))
+    with pytest.raises(ValueError, match='in another order'): o.backward(Pixels.from_real(of(names), 1))
