@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEMO', 'LENGTHS', 'LENGTH_S', 'SMOKE', 'EXPERTS_OWN', 'METHODS_OWN', 'EVAL_OWN', 'result', 'iteration_seconds',
-           'fitting', 'chosen', 'demo', 'dd_demo', 'buffer_path', 'open_autoencoder', 'latent_buffer_path',
+           'fitting', 'begun', 'chosen', 'demo', 'dd_demo', 'buffer_path', 'open_autoencoder', 'latent_buffer_path',
            'dd_experts', 'expert_rows', 'fill_in', 'distill_mtt', 'check_data', 'prepare', 'how_it_went',
            'own_settings', 'run_method', 'dd_distill', 'dd_relabel', 'dd_eval']
 
@@ -75,24 +75,36 @@ def fitting(
     return max((n for n in LENGTHS if n*seconds <= LENGTH_S), default=LENGTHS[0])
 
 # %% ../nbs/22_cli.ipynb #0f981564
+def begun(
+    file, # where the choice is kept
+    asked:int, # iterations that somebody asked for; 0: nobody did
+)->int: # those that the run was begun with; 0: it was not
+    "The choice that a run has; ValueError where another is asked for."
+    file, other = Path(file), 'remove it, or give another folder with --out'
+    if asked < 0: raise ValueError(f'iterations is {asked}; it must be at least 1, or 0 for what fits')
+    if not file.is_file(): return 0
+    try: have = int(json.loads(file.read_text(encoding='utf-8'))['iterations'])
+    except (ValueError, KeyError, TypeError): raise ValueError(f'{file}: damaged; {other}') from None
+    if asked in (0, have): return have
+    raise ValueError(f'{file}: this run was begun with {have} iterations, not {asked}; {other}')
+
 def chosen(
     file, # where the choice is kept
     asked:int, # iterations that somebody asked for; 0: nobody did
     measure, # () -> seconds of an iteration; asked only where nothing is chosen yet
 )->tuple: # (iterations, s of an iteration or None)
     "How many iterations a run of the demo has."
-    file, other = Path(file), 'remove it, or give another folder with --out'
-    if asked < 0: raise ValueError(f'iterations is {asked}; it must be at least 1, or 0 for what fits')
-    if file.is_file():
-        try: have = int(json.loads(file.read_text(encoding='utf-8'))['iterations'])
-        except (ValueError, KeyError, TypeError): raise ValueError(f'{file}: damaged; {other}') from None
-        if asked in (0, have): return have, None
-        raise ValueError(f'{file}: this run was begun with {have} iterations, not {asked}; {other}')
+    if have := begun(file, asked): return have, None
     seconds = None if asked else measure()
     n = asked or fitting(seconds)
     choice = dict(iterations=n, of=LENGTHS, seconds_each=seconds, asked=bool(asked))
-    write_atomic(file, json.dumps(choice).encode())
+    write_atomic(Path(file), json.dumps(choice).encode())
     return n, seconds
+
+def _check_demo(file, iterations, smoke):
+    "What cannot be right is said before anything is loaded."
+    if not smoke: begun(file, iterations)
+    elif iterations: raise ValueError(f'iterations is {iterations}, and a smoke run has its own two; leave one of them out')
 
 # %% ../nbs/22_cli.ipynb #e23a1ee8
 def _demo_run(real, net_fn, buffer, o, seed, home, iterations, quiet):
@@ -127,6 +139,7 @@ def demo(
     "Digits, one image a class: ten random real images, ten MTT images, the whole set."
     o, out = DEMO | (SMOKE if smoke else {}), Path(out)
     key = settings_hash(dict(o, seed=seed))
+    _check_demo(out/f'run-{key}'/'choice.json', iterations, smoke)
     _stage(o, 'digits are read')
     real, test = load('digits', size=o['size'], device=default_device())
     net_fn = partial(ConvNet, *real.shape[:1], real.n_classes, o['size'], o['width'], 3)
@@ -151,13 +164,16 @@ def dd_demo(
     out:str='', # folder for picture and artefact (default: demo under DD_HOME)
     seed:int=0, # of everything
     smoke:bool=False, # two iterations, to see that it stands
-    iterations:int=0, # of MTT (default: 60, 120 or 240, what this machine does in less than a minute)
+    iterations:int=None, # of MTT (default: 60, 120 or 240: the most that this machine does in 40 s)
     record_to:str='', # append the rows to this results file
 ):
     "Ten synthetic digits train a network: random real images, MTT, the whole set."
     with manners():
+        least(dict(iterations=iterations))
+        beside(flags(dict(iterations=iterations, smoke=smoke)), {}, dict(iterations='smoke'))
+        if record_to: read_rows(record_to)
         out, start = Path(out or dd_home()/('demo-smoke' if smoke else 'demo')), time.perf_counter()
-        rows = demo(out, seed, smoke, iterations=iterations)
+        rows = demo(out, seed, smoke, iterations=iterations or 0)
         if record_to: record(rows, record_to)
         say(f'{time.perf_counter()-start:.0f} s; picture {out/"digits-mtt-ipc1.png"}, artefact {out/"digits-mtt-ipc1.safetensors"}')
 
@@ -341,13 +357,24 @@ def prepare(init, given, data, ipc, zca, buffer, size, root, device, skip_bad=Fa
     check_data(b, real)
     return s, b, real, test
 
+def _batches(run):
+    "How a synthesis ended, which makes batch after batch."
+    done, of = len(run.history), run.n_batches
+    where = f'{of} batches' if done == of else f'batch {done + 1} of {of} ({done} finished)'
+    loss = f'loss {run.history[-1]["loss"]:.4f}, ' if done else ''
+    return f'{run.stopped} at {where}: {loss}{run.seconds:.0f} s'
+
 def how_it_went(d, run, look, out):
     "Lines at the end of a run; exit status 130 when a signal stopped it, and a refusal where more was done before than was asked for."
     if getattr(run, 'it', 0) > getattr(run, 'steps', math.inf):
         raise ValueError(f'--iterations: the run in {out} is at iteration {run.it} already, and {run.steps} were asked for; ask for more, or give another --out')
-    if getattr(run, 'history', None): say(f'{run.stopped} at iteration {run.it} of {run.steps}: loss {run.history[-1]["loss"]:.4f}, learned lr {d.student_lr.item():.4g}, {run.seconds:.0f} s')
+    if isinstance(run, Synthesis): say(_batches(run))
+    elif getattr(run, 'history', None): say(f'{run.stopped} at iteration {run.it} of {run.steps}: loss {run.history[-1]["loss"]:.4f}, learned lr {d.student_lr.item():.4g}, {run.seconds:.0f} s')
     if look and look.k: say(f'last {look.last:.1f} %, best of {look.k} {look.best:.1f} %')
-    say(f'{d}; evaluate it: dd_eval {out/"distilled.safetensors"}')
+    elif look and run.stopped == 'done':
+        say('the run is complete and was not looked at on the way; dd_eval does that')
+    file = Path(out)/'distilled.safetensors'
+    say(f'{d}; evaluate it: dd_eval {file}' if file.is_file() else 'the same command goes on')
     if str(getattr(run, 'stopped', '')).startswith('SIG'): sys.exit(130)
 
 # %% ../nbs/22_cli.ipynb #4799b6a8

@@ -194,6 +194,30 @@ def test_fewer_iterations_than_were_done_are_refused(tmp_path):
     run = type('R', (), dict(it=4, steps=2, history=[dict(loss=1.)], stopped='done', seconds=1.))()
     with pytest.raises(ValueError, match='--iterations: the run in .* is at iteration 4 already, and 2 were asked for'): cli.how_it_went(None, run, None, tmp_path)
 
+def synthesis(done, of, stopped):
+    run = cli.Synthesis.__new__(cli.Synthesis)
+    run.history, run.n_batches, run.stopped, run.steps = [dict(it=2, seconds=1., loss=.5)]*done, of, stopped, 2*of
+    return run
+
+@pytest.mark.parametrize('done, of, stopped, says', [(0, 3, 'SIGINT', 'SIGINT at batch 1 of 3 (0 finished): 0 s'), (2, 3, 'SIGTERM', 'SIGTERM at batch 3 of 3 (2 finished): loss 0.5000, 2 s'), (1, 4, 'time', 'time at batch 2 of 4 (1 finished)')])
+def test_a_synthesis_that_was_stopped_says_so_and_names_no_file_that_is_not_there(capsys, tmp_path, done, of, stopped, says):
+    try: cli.how_it_went('set', synthesis(done, of, stopped), None, tmp_path)
+    except SystemExit as e: assert e.code == 130 and stopped.startswith('SIG')
+    else: assert stopped == 'time'
+    out = capsys.readouterr().out
+    assert says in out and 'the same command goes on' in out and 'dd_eval' not in out
+
+def test_a_synthesis_that_is_done_names_its_artefact(capsys, tmp_path):
+    (tmp_path/'distilled.safetensors').touch()
+    cli.how_it_went('set', synthesis(3, 3, 'done'), None, tmp_path)
+    assert capsys.readouterr().out == f'done at 3 batches: loss 0.5000, 3 s\nset; evaluate it: dd_eval {tmp_path/"distilled.safetensors"}\n'
+
+@pytest.mark.parametrize('stopped, k, said', [('done', 0, True), ('done', 2, False), ('time', 0, False)])
+def test_a_complete_run_that_is_asked_to_look_says_that_it_did_not(capsys, tmp_path, stopped, k, said):
+    run = SimpleNamespace(it=4, steps=4, history=[], stopped=stopped)
+    cli.how_it_went('set', run, SimpleNamespace(k=k, last=50., best=60.), tmp_path)
+    assert ('was not looked at' in capsys.readouterr().out) == said
+
 # --- pipes, Ctrl-C
 PRINTS = "from dd_repro.entry import dd_table; dd_table(sys.argv[1:])"
 
