@@ -102,7 +102,9 @@ class Teachers:
     def __len__(self): return len(self.nets)
     def __iter__(self): return iter(self.nets)
     def __getitem__(self, m): return self.nets[m]
-    def __repr__(self): return f'Teachers({self.data}: {", ".join(self.names)})'
+    def __repr__(self):
+        kinds = dict.fromkeys((getattr(t, 'arch', None) or {}).get('name', type(t).__name__) for t in self)
+        return f'{len(self)} teacher{"s"*(len(self) > 1)} of {self.data} ({", ".join(kinds)})'
     def card(self): return [dict(name=n, sha256=h) for n, h in zip(self.names, self.hashes)]
     @property
     def key(self): return key_of(self.hashes, self.norms)

@@ -28,6 +28,13 @@ def _no_reader(f):
     except (OSError, ValueError): return False
     return any(e & (select.POLLERR | select.POLLHUP) for _, e in ask.poll(0))
 
+def _in_home(e):
+    "What to say beside an error in a `DD_HOME` that is none."
+    if not isinstance(e, OSError) or isinstance(e, BrokenPipeError): return ''
+    home = dd_home()
+    if str(home) not in str(e) or home.is_dir() and os.access(home, os.W_OK): return ''
+    return f'; DD_HOME ({home}) must be a folder that can be written: set it to another one'
+
 @contextmanager
 def manners():
     "One line and exit status 2 for what a user can mend; the faster allocator for the process."
@@ -35,7 +42,7 @@ def manners():
     try: yield
     except (ValueError, OSError) as e:
         if isinstance(e, BrokenPipeError) and _broken(sys.stdout): raise
-        print(f'dd_repro: {" ".join(str(e).split())}', file=sys.stderr)
+        print(f'dd_repro: {" ".join(str(e).split())}{_in_home(e)}', file=sys.stderr)
         sys.exit(2)
 
 def say(*s, sep=' ', **kw):
@@ -62,8 +69,8 @@ def program():
         if not gone: raise
         for f in gone: _hush(f)
         sys.exit(141)
-    except KeyboardInterrupt:
-        print('dd_repro: interrupted', file=sys.stderr)
+    except KeyboardInterrupt as e:
+        print('dd_repro: interrupted' + (f': {e}' if str(e) else ''), file=sys.stderr)
         sys.exit(130)
 
 # %% ../nbs/00_shell.ipynb #959a5fee
@@ -113,14 +120,23 @@ def _underscored(word):
     flag, is_, value = word.partition('=')
     return '--' + flag[2:].replace('-', '_') + is_ + value if word.startswith('--') else word
 
+def _check_whole(parser, words):
+    "One line and exit status 2 for the beginning of an option, with the options that begin so."
+    known = parser._option_string_actions
+    for flag in (w.partition('=')[0] for w in words if w[:2] == '--' and len(w) > 2):
+        meant = [k for k in known if k.startswith(flag)]
+        if flag not in known and meant: parser.error(f'{flag} is no option; write {" or ".join(meant)}')
+
 def parse(
     spec:dict, # of a command
     argv=None, # its words; those of the process when None
 )->dict: # parameters by name
     "Read a command line; a word that does not fit is one line and exit status 2."
-    parser = _Parser(prog=spec['name'], description=spec['doc'])
+    parser = _Parser(prog=spec['name'], description=spec['doc'], allow_abbrev=False)
     for o in spec['options']: _add(parser, o)
-    return vars(parser.parse_args(list(map(_underscored, sys.argv[1:] if argv is None else argv))))
+    words = list(map(_underscored, sys.argv[1:] if argv is None else argv))
+    _check_whole(parser, words)
+    return vars(parser.parse_args(words))
 
 # %% ../nbs/00_shell.ipynb #1caa7ecc
 PLACES = 'path out data root buffer teachers labels ae record_to'.split() # parameters that may name a file or a folder

@@ -164,3 +164,7 @@ def test_whole_method_on_a_stream_of_tiny_imagenet(tmp_path, dd_data):
     store = relabel(d, teachers, tmp_path/'l', 1, batch=100, quiet=True)
     row, = evaluate(Relabelled(d, store), test, (fn().arch,), as_protocol('d3s-tiny').scaled(kind='smoke', epochs=1, batch=100), 1)
     assert math.isfinite(row.mean) and row.protocol == 'smoke'
+
+def test_teachers_say_what_they_are(real):
+    one, two = Teachers([make_net(NET)], real), Teachers([make_net(NET), make_net(NET)], real)
+    assert repr(one) == f'1 teacher of {real.name} ({NET["name"]})' and repr(two) == f'2 teachers of {real.name} ({NET["name"]})'

@@ -78,3 +78,18 @@ def test_the_probe_leaves_the_run_as_it_was(tmp_path):
     assert cli.iteration_seconds(mtt, d, 2) > 0
     assert torch.equal(before[0], mtt.rng.get_state()) and torch.equal(before[1], d.images) and d.images.grad is None and (mtt.syn_steps, mtt.keep) == (6, 0)
     assert torch.get_num_threads() == before[2]
+
+@pytest.mark.parametrize('words, says', [('--iterations -1', 'iterations is -1'), ('--iterations 0', 'iterations is 0'), ('--iterations 6', 'begun with 3 iterations, not 6'),
+    ('--smoke --iterations 7', '--iterations does nothing beside --smoke'), ('--record_to {}/bad.csv', 'not a file of results')])
+def test_what_cannot_be_right_is_said_before_anything_is_loaded(tiny, tmp_path, monkeypatch, capsys, words, says):
+    key = cli.settings_hash(dict(cli.DEMO, seed=0))
+    chosen(tmp_path/f'run-{key}'/'choice.json', 3, None); (tmp_path/'bad.csv').write_text('a,b\n')
+    def load(*a, **kw): raise AssertionError('data were loaded')
+    monkeypatch.setattr(cli, 'load', load)
+    with pytest.raises(SystemExit) as e: dd_demo.main(['--out', str(tmp_path), *words.format(tmp_path).split()])
+    out, err = capsys.readouterr()
+    assert e.value.code == 2 and says in err and err.count('\n') == 1 and out == ''
+
+def test_a_smoke_run_takes_no_number_from_python_either(tiny, tmp_path):
+    with pytest.raises(ValueError, match='a smoke run has its own two'): demo(tmp_path, smoke=True, iterations=7)
+    assert list(tmp_path.iterdir()) == []

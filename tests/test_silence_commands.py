@@ -194,6 +194,60 @@ def test_fewer_iterations_than_were_done_are_refused(tmp_path):
     run = type('R', (), dict(it=4, steps=2, history=[dict(loss=1.)], stopped='done', seconds=1.))()
     with pytest.raises(ValueError, match='--iterations: the run in .* is at iteration 4 already, and 2 were asked for'): cli.how_it_went(None, run, None, tmp_path)
 
+def synthesis(done, of, stopped):
+    run = cli.Synthesis.__new__(cli.Synthesis)
+    run.history, run.n_batches, run.stopped, run.steps = [dict(it=2, seconds=1., loss=.5)]*done, of, stopped, 2*of
+    return run
+
+@pytest.mark.parametrize('done, of, stopped, says', [(0, 3, 'SIGINT', 'SIGINT at batch 1 of 3 (0 finished): 0 s'), (2, 3, 'SIGTERM', 'SIGTERM at batch 3 of 3 (2 finished): loss 0.5000, 2 s'), (1, 4, 'time', 'time at batch 2 of 4 (1 finished)')])
+def test_a_synthesis_that_was_stopped_says_so_and_names_no_file_that_is_not_there(capsys, tmp_path, done, of, stopped, says):
+    try: cli.how_it_went('set', synthesis(done, of, stopped), None, tmp_path)
+    except SystemExit as e: assert e.code == 130 and stopped.startswith('SIG')
+    else: assert stopped == 'time'
+    out = capsys.readouterr().out
+    assert says in out and 'the same command goes on' in out and 'dd_eval' not in out
+
+def test_a_synthesis_that_is_done_names_its_artefact(capsys, tmp_path):
+    (tmp_path/'distilled.safetensors').touch()
+    cli.how_it_went('set', synthesis(3, 3, 'done'), None, tmp_path)
+    assert capsys.readouterr().out == f'done at 3 batches: loss 0.5000, 3 s\nset; evaluate it: dd_eval {tmp_path/"distilled.safetensors"}\n'
+
+@pytest.mark.parametrize('stopped, k, said', [('done', 0, True), ('done', 2, False), ('time', 0, False)])
+def test_a_complete_run_that_is_asked_to_look_says_that_it_did_not(capsys, tmp_path, stopped, k, said):
+    run = SimpleNamespace(it=4, steps=4, history=[], stopped=stopped)
+    cli.how_it_went('set', run, SimpleNamespace(k=k, last=50., best=60.), tmp_path)
+    assert ('was not looked at' in capsys.readouterr().out) == said
+
+# --- what a line says
+@pytest.mark.parametrize('command, words, full', [(cli.dd_demo, ['--iter', '7'], '--iterations'), (dd_distill, ['--lr-im', '1'], '--lr_img'), (dd_eval, ['x', '--rec=y'], '--record_to'), (dd_bench, ['unroll', '--qui'], '--quick'), (dd_experts, ['--dep', '2'], '--depth')])
+def test_an_abbreviated_option_is_answered_with_the_full_one(capsys, command, words, full): assert f'is no option; write {full}' in refused(capsys, command, *words)
+
+@pytest.mark.parametrize('method, words, line', [('mtt', NEEDED['mtt'] + ' --width 4 --size 8', 'dd_experts --data digits --size 8 --width 4'), ('mtt', NEEDED['mtt'] + ' --width 4 --depth 2 --zca --buffer x', 'dd_experts --data digits --zca --width 4 --depth 2 --path x'),
+    ('d3', '--width 8 --size 16', 'dd_experts --data digits --size 16 --width 8'), ('d3s', '--ipc 1', 'dd_experts --data digits --method d3s'), ('d3s', '--ipc 1 --teachers x', 'dd_experts --data digits --method d3s --path x')])
+def test_experts_that_are_not_there_are_answered_with_the_command_that_makes_them(capsys, monkeypatch, tmp_path, method, words, line):
+    monkeypatch.setenv('DD_HOME', str(tmp_path/'home')); monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit): dd_distill.main(['--method', method, *words.split()])
+    assert capsys.readouterr().err.endswith(f'this makes it: {line}\n')
+
+@pytest.mark.parametrize('words, files, says', [('--method mtt', ['teacher_0000.safetensors'], 'a folder of teachers; give another --path for experts'), ('--method latent-mtt', ['teacher_0000.safetensors'], 'a folder of teachers'),
+    ('--method d3s', ['buffer.json'], 'a folder of experts; give another --path for teachers'), ('--method d3s', ['expert_0000.safetensors'], 'a folder of experts')])
+def test_experts_and_teachers_do_not_share_a_folder(capsys, tmp_path, words, files, says):
+    for f in files: (tmp_path/f).touch()
+    assert says in refused(capsys, dd_experts, *words.split(), '--path', tmp_path)
+
+@pytest.mark.parametrize('method, work, kind, of', [('mtt', 'train_experts', 'expert', 100), ('latent-mtt', 'latent_experts', 'expert', 20), ('d3s', 'train_teachers', 'teacher', 5)])
+def test_ctrl_c_says_what_is_kept(capsys, deep, monkeypatch, tmp_path, method, work, kind, of):
+    for i in range(2): (tmp_path/f'{kind}_{i:04}.safetensors').touch()
+    def stop(*a, **kw): raise KeyboardInterrupt
+    monkeypatch.setattr(cli, work, stop)
+    with pytest.raises(SystemExit) as e: dd_experts.main(['--method', method, '--path', str(tmp_path)])
+    assert e.value.code == 130 and capsys.readouterr().err == f'dd_repro: interrupted: 2 of {of} {kind}s are kept in {tmp_path}; the same command goes on\n'
+
+@pytest.mark.parametrize('home', ['file', 'file/below', '/proc/none'])
+def test_a_home_that_is_none_is_named(capsys, monkeypatch, tmp_path, home):
+    (tmp_path/'file').touch(); monkeypatch.setenv('DD_HOME', str(tmp_path/home)); monkeypatch.setenv('DD_DEVICE', 'cpu')
+    assert 'DD_HOME (' in refused(capsys, dd_experts, *'--n 1 --epochs 1 --width 4 --depth 1'.split())
+
 # --- pipes, Ctrl-C
 PRINTS = "from dd_repro.entry import dd_table; dd_table(sys.argv[1:])"
 

@@ -187,5 +187,32 @@ def test_no_worker_stays_when_its_parent_is_gone(tmp_path, how):
         worker = int(pid.read_text()); assert alive(worker)
         parent.send_signal(how); parent.wait(240)
         assert until(lambda: not alive(worker), 30)
-    finally: parent.kill(); parent.communicate()
+    finally: parent.kill(); _, err = parent.communicate() # read until the watcher of semaphores has ended, too
+    assert how != signal.SIGKILL or err == ''
     assert (tmp_path/'started').read_text() == 'x' and until(lambda: not list(tmp_path.glob('dd_repro-*')), 10)
+
+COLD = '''
+import sys, time, torch
+from dd_repro import workers
+def first(job):
+    "What a first step imports."
+    before = set(sys.modules)
+    p = torch.zeros(1, requires_grad=True); p.sum().backward(); {optimiser}([p], lr=.1).step()
+    return len(set(sys.modules) - before)
+state = torch.get_rng_state()
+{how}
+assert torch.equal(state, torch.get_rng_state())
+print(max(n for _, n in workers.spread(first, [1, 2])))
+'''
+
+@pytest.mark.parametrize('optimiser, how', [('torch.optim.SGD', ''), ('torch.optim.AdamW', 'with torch.inference_mode(): workers.warm()')])
+def test_no_piece_is_charged_for_what_pytorch_loads_once(optimiser, how):
+    r = subprocess.run([sys.executable, '-c', COLD.format(optimiser=optimiser, how=how)], capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS='1'))
+    assert r.returncode == 0 and int(r.stdout) < 20, (r.stdout, r.stderr)
+
+def test_an_experts_seconds_begin_after_the_load(tmp_path, monkeypatch):
+    order = []
+    monkeypatch.setattr(experts, 'warm', lambda: order.append('warm'))
+    monkeypatch.setattr(experts.time, 'perf_counter', lambda: order.append('clock') or 0.)
+    experts._one_expert(0, NET, some_data(), tmp_path, experts.expert_protocol(1, aug=''), 0, 'cpu')
+    assert order[:2] == ['warm', 'clock']
