@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['DEMO', 'LENGTHS', 'LENGTH_S', 'SMOKE', 'EXPERTS_OWN', 'METHODS_OWN', 'EVAL_OWN', 'result', 'iteration_seconds',
-           'fitting', 'chosen', 'demo', 'dd_demo', 'buffer_path', 'open_autoencoder', 'latent_buffer_path',
+           'fitting', 'begun', 'chosen', 'demo', 'dd_demo', 'buffer_path', 'open_autoencoder', 'latent_buffer_path',
            'dd_experts', 'expert_rows', 'fill_in', 'distill_mtt', 'check_data', 'prepare', 'how_it_went',
            'own_settings', 'run_method', 'dd_distill', 'dd_relabel', 'dd_eval']
 
 # %% ../nbs/22_cli.ipynb #e932b4d5
-import copy, dataclasses, json, math, sys, time
+import copy, dataclasses, json, math, shlex, sys, time
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -75,24 +76,36 @@ def fitting(
     return max((n for n in LENGTHS if n*seconds <= LENGTH_S), default=LENGTHS[0])
 
 # %% ../nbs/22_cli.ipynb #0f981564
+def begun(
+    file, # where the choice is kept
+    asked:int, # iterations that somebody asked for; 0: nobody did
+)->int: # those that the run was begun with; 0: it was not
+    "The choice that a run has; ValueError where another is asked for."
+    file, other = Path(file), 'remove it, or give another folder with --out'
+    if asked < 0: raise ValueError(f'iterations is {asked}; it must be at least 1, or 0 for what fits')
+    if not file.is_file(): return 0
+    try: have = int(json.loads(file.read_text(encoding='utf-8'))['iterations'])
+    except (ValueError, KeyError, TypeError): raise ValueError(f'{file}: damaged; {other}') from None
+    if asked in (0, have): return have
+    raise ValueError(f'{file}: this run was begun with {have} iterations, not {asked}; {other}')
+
 def chosen(
     file, # where the choice is kept
     asked:int, # iterations that somebody asked for; 0: nobody did
     measure, # () -> seconds of an iteration; asked only where nothing is chosen yet
 )->tuple: # (iterations, s of an iteration or None)
     "How many iterations a run of the demo has."
-    file, other = Path(file), 'remove it, or give another folder with --out'
-    if asked < 0: raise ValueError(f'iterations is {asked}; it must be at least 1, or 0 for what fits')
-    if file.is_file():
-        try: have = int(json.loads(file.read_text(encoding='utf-8'))['iterations'])
-        except (ValueError, KeyError, TypeError): raise ValueError(f'{file}: damaged; {other}') from None
-        if asked in (0, have): return have, None
-        raise ValueError(f'{file}: this run was begun with {have} iterations, not {asked}; {other}')
+    if have := begun(file, asked): return have, None
     seconds = None if asked else measure()
     n = asked or fitting(seconds)
     choice = dict(iterations=n, of=LENGTHS, seconds_each=seconds, asked=bool(asked))
-    write_atomic(file, json.dumps(choice).encode())
+    write_atomic(Path(file), json.dumps(choice).encode())
     return n, seconds
+
+def _check_demo(file, iterations, smoke):
+    "What cannot be right is said before anything is loaded."
+    if not smoke: begun(file, iterations)
+    elif iterations: raise ValueError(f'iterations is {iterations}, and a smoke run has its own two; leave one of them out')
 
 # %% ../nbs/22_cli.ipynb #e23a1ee8
 def _demo_run(real, net_fn, buffer, o, seed, home, iterations, quiet):
@@ -127,6 +140,7 @@ def demo(
     "Digits, one image a class: ten random real images, ten MTT images, the whole set."
     o, out = DEMO | (SMOKE if smoke else {}), Path(out)
     key = settings_hash(dict(o, seed=seed))
+    _check_demo(out/f'run-{key}'/'choice.json', iterations, smoke)
     _stage(o, 'digits are read')
     real, test = load('digits', size=o['size'], device=default_device())
     net_fn = partial(ConvNet, *real.shape[:1], real.n_classes, o['size'], o['width'], 3)
@@ -151,13 +165,16 @@ def dd_demo(
     out:str='', # folder for picture and artefact (default: demo under DD_HOME)
     seed:int=0, # of everything
     smoke:bool=False, # two iterations, to see that it stands
-    iterations:int=0, # of MTT (default: 60, 120 or 240, what this machine does in less than a minute)
+    iterations:int=None, # of MTT (default: 60, 120 or 240: the most that this machine does in 40 s)
     record_to:str='', # append the rows to this results file
 ):
     "Ten synthetic digits train a network: random real images, MTT, the whole set."
     with manners():
+        least(dict(iterations=iterations))
+        beside(flags(dict(iterations=iterations, smoke=smoke)), {}, dict(iterations='smoke'))
+        if record_to: read_rows(record_to)
         out, start = Path(out or dd_home()/('demo-smoke' if smoke else 'demo')), time.perf_counter()
-        rows = demo(out, seed, smoke, iterations=iterations)
+        rows = demo(out, seed, smoke, iterations=iterations or 0)
         if record_to: record(rows, record_to)
         say(f'{time.perf_counter()-start:.0f} s; picture {out/"digits-mtt-ipc1.png"}, artefact {out/"digits-mtt-ipc1.safetensors"}')
 
@@ -213,6 +230,20 @@ def _latent_buffer(real, ae, stem, path, n, epochs, width, depth, seed, on, **ch
 _WIDE = ('convnet', 'resnet18', 'resnet18_bn', 'resnet18_ap') # networks that have a width
 EXPERTS_OWN = dict(mtt='width depth lr batch aug record_to', d3='width depth lr batch aug record_to', d3s='net width lr batch aug', **{'latent-mtt': 'width depth ae f lr batch'})
 
+def _check_folder(kind, path):
+    "Experts do not go into a folder of teachers, nor teachers into one of experts."
+    other = dict(expert='teacher', teacher='expert')[kind]
+    if any(Path(path).glob(f'{other}_*.safetensors')) or kind == 'teacher' and (Path(path)/'buffer.json').is_file():
+        raise ValueError(f'{path}: a folder of {other}s; give another --path for {kind}s')
+
+@contextmanager
+def _keeps(kind, path, n):
+    "Ctrl-C says how many experts or teachers are kept."
+    try: yield
+    except KeyboardInterrupt:
+        have = min(n, len(list(Path(path).glob(f'{kind}_*.safetensors'))))
+        raise KeyboardInterrupt(f'{have} of {n} {kind}s are kept in {path}; the same command goes on') from None
+
 def _check_experts(method, net, own, n, epochs):
     "What cannot be right is said before the data are opened; the flags that were given."
     one_of(dict(method=method), dict(method=list(EXPERTS_OWN)))
@@ -251,15 +282,21 @@ def dd_experts(
     "Train experts or teachers; continues where it was stopped."
     own = dict(width=width, depth=depth, net=net or None, ae=ae or None, f=f, lr=lr, batch=batch, aug=aug, record_to=record_to or None)
     g = _check_experts(method, net or 'resnet18', own, n, epochs)
+    if path: _check_folder('teacher' if method == 'd3s' else 'expert', path)
     changes = {k: g[k] for k in ('lr', 'batch', 'aug') if k in g}
     real, _ = _real(data, zca, size, root, device, skip_bad=skip_bad)
     wide = 128 if width is None else width
     stem, on = buffer_path(data, zca, size, wide, depth), lambda i, s: say(f'expert {i}: {s:.1f} s')
     if method == 'd3s':
         changes |= dict(epochs=epochs) if epochs else {}
-        say(_teachers(real, net or 'resnet18', width, path or dd_home()/'teachers'/stem.name, n, changes, seed, lambda i, m, s: on(i, s)))
-    elif method == 'latent-mtt': say(_latent_buffer(real, open_autoencoder(ae or 'sd14', f or 4, real), stem.name, path, n, epochs, wide, depth, seed, on, **changes))
-    else: _pixel_experts(real, wide, depth, path or stem, n or 100, epochs or 50, changes, seed, device, record_to)
+        folder = path or dd_home()/'teachers'/stem.name
+        with _keeps('teacher', folder, n or 5): t = _teachers(real, net or 'resnet18', width, folder, n, changes, seed, lambda i, m, s: say(f'teacher {i}: {s:.1f} s'))
+        say(f'{t}, in {folder}')
+    elif method == 'latent-mtt':
+        auto = open_autoencoder(ae or 'sd14', f or 4, real)
+        with _keeps('expert', path or latent_buffer_path(stem.name, auto), n or 20): say(_latent_buffer(real, auto, stem.name, path, n, epochs, wide, depth, seed, on, **changes))
+    else:
+        with _keeps('expert', path or stem, n or 100): _pixel_experts(real, wide, depth, path or stem, n or 100, epochs or 50, changes, seed, device, record_to)
 
 # %% ../nbs/22_cli.ipynb #04c28e90
 def _pixel_experts(real, width, depth, path, n, epochs, changes, seed, device, record_to):
@@ -341,13 +378,24 @@ def prepare(init, given, data, ipc, zca, buffer, size, root, device, skip_bad=Fa
     check_data(b, real)
     return s, b, real, test
 
+def _batches(run):
+    "How a synthesis ended, which makes batch after batch."
+    done, of = len(run.history), run.n_batches
+    where = f'{of} batches' if done == of else f'batch {done + 1} of {of} ({done} finished)'
+    loss = f'loss {run.history[-1]["loss"]:.4f}, ' if done else ''
+    return f'{run.stopped} at {where}: {loss}{run.seconds:.0f} s'
+
 def how_it_went(d, run, look, out):
     "Lines at the end of a run; exit status 130 when a signal stopped it, and a refusal where more was done before than was asked for."
     if getattr(run, 'it', 0) > getattr(run, 'steps', math.inf):
         raise ValueError(f'--iterations: the run in {out} is at iteration {run.it} already, and {run.steps} were asked for; ask for more, or give another --out')
-    if getattr(run, 'history', None): say(f'{run.stopped} at iteration {run.it} of {run.steps}: loss {run.history[-1]["loss"]:.4f}, learned lr {d.student_lr.item():.4g}, {run.seconds:.0f} s')
+    if isinstance(run, Synthesis): say(_batches(run))
+    elif getattr(run, 'history', None): say(f'{run.stopped} at iteration {run.it} of {run.steps}: loss {run.history[-1]["loss"]:.4f}, learned lr {d.student_lr.item():.4g}, {run.seconds:.0f} s')
     if look and look.k: say(f'last {look.last:.1f} %, best of {look.k} {look.best:.1f} %')
-    say(f'{d}; evaluate it: dd_eval {out/"distilled.safetensors"}')
+    elif look and run.stopped == 'done':
+        say('the run is complete and was not looked at on the way; dd_eval does that')
+    file = Path(out)/'distilled.safetensors'
+    say(f'{d}; evaluate it: dd_eval {file}' if file.is_file() else 'the same command goes on')
     if str(getattr(run, 'stopped', '')).startswith('SIG'): sys.exit(130)
 
 # %% ../nbs/22_cli.ipynb #4799b6a8
@@ -492,14 +540,35 @@ def _distil_mtt(c, g):
     return out, distill_mtt(real, test, _net_fn(real, c.width, c.depth), b, s, out, ipc, g.get('iterations', 5000), init, aug, g.get('grad', 'adjoint'), c.seed, c.every,
                             g.get('eval_every', 0), p, g.get('n_eval', 5), c.minutes, keep=g.get('keep', 0), compiled=g.get('compiled', False))
 
+def _experts_line(method, c, path):
+    "The command that makes the experts or teachers of a run."
+    words = dict(data=c.data, method=method if method in ('d3s', 'latent-mtt') else None, zca=c.zca or None, size=c.size,
+                 width=c.width if method != 'd3s' or c.width != 128 else None, depth=c.depth if method != 'd3s' else None, root=c.root or None, path=path or None)
+    return ' '.join(['dd_experts'] + [f'--{k}' if v is True else f'--{k} {shlex.quote(str(v))}' for k, v in words.items() if v is not None])
+
+@contextmanager
+def _made_by(method, c, g):
+    "Where experts or teachers are not there, say which command makes them."
+    line = _experts_line(method, c, g.get('buffer') or g.get('teachers'))
+    if method == 'latent-mtt': line += ''.join(f' --{k} {g[k]}' for k in ('ae', 'f') if k in g)
+    try: yield
+    except ValueError as e:
+        lacks = next((s for s in (': no buffer here', ': 0 teachers there') if s in str(e)), None)
+        if not lacks: raise
+        raise ValueError(f'{str(e).split(lacks)[0]}{lacks}; this makes it: {line}') from None
+
 def _distil(method, c, g):
+    with _made_by(method, c, g): out, got = _distilled(method, c, g)
+    how_it_went(*got, out)
+
+def _distilled(method, c, g):
     if method == 'mtt': out, got = _distil_mtt(c, g)
     else:
         real, test = _real(c.data, c.zca, c.size, c.root, c.device, skip_bad=c.skip_bad)
         stem, budget = buffer_path(c.data, c.zca, c.size, c.width, c.depth).name, next((f'{k}{g[k]}' for k in ('ppc', 'lpc', 'ipc') if k in g), '1')
         out = Path(c.out or dd_home()/'runs'/f'{method}-{stem}-{budget}-s{c.seed}')
         got = run_method(method, real, test, _net_fn(real, c.width, c.depth), stem, g, out, c.width, c.depth, seed=c.seed, every=c.every, minutes=c.minutes)
-    how_it_went(*got, out)
+    return out, got
 
 # %% ../nbs/22_cli.ipynb #a536cd3d
 def _subject(path, data, zca, size, root, device, width, depth, full, random, ipc, lr, seed, labels='', skip_bad=False):

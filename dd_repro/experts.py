@@ -197,6 +197,7 @@ def _only_read(path, card, n):
 # %% ../nbs/06_experts.ipynb #0feb9489
 def _one_expert(i, net_fn, real, path, protocol, seed, device):
     "Train expert i and store its path; returns its seconds."
+    warm()
     start = time.perf_counter()
     with seeded(seed, 'expert', i): net = net_fn().to(device)
     theta = train_expert(net, real, protocol, seed=seed_of(rng_for(seed, 'expert', i)))
