@@ -223,7 +223,8 @@ def test_d3s_by_the_commands(home):
     images, labels, rows = made('near')
     with pretend_gpu() as gpu: far_images, far_labels, far_rows = made('far'); assert gpu.launches > 500
     same_bytes([far_images], [images])
-    same(far_labels, labels, .02); same_rows(far_rows, rows)
+    for a, b in zip(far_labels, labels): assert (a.cpu() - b).abs().mean() <= .02 # of probabilities, of images that may differ in a byte
+    same_rows(far_rows, rows)
 
 def test_published_labels_fit_their_images_there(root, home):
     art = root/'docs'/'artefacts'/'cifar10-d3s-ipc10-k600.safetensors'

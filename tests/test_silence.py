@@ -10,14 +10,17 @@ import pytest
 HERE = Path(__file__).resolve().parent
 KINDS = dict(
     content='other_content_under_the_old_name experts_teachers_and_codes labels_belong_to a_folder_that_changed the_same_commands '
-            'a_row_is_made_anew one_expert_then_two a_set_that_was_written_to large_folders',
+            'a_row_is_made_anew one_expert_then_two a_set_that_was_written_to large_folders '
+            'images_that_changed held_and_streamed',
     content_not_recorded='an_old_checkpoint old_experts old_teachers old_images old_artefact published_artefacts old_results',
     functions='a_network_that_is_no_function what_passes_has_the_true_gradient randomness_on_some_batches '
               'a_batch_that_draws switched_on_later objectives_refuse_it_too a_branch_on_values',
     frozen='frozen_weights',
     labels='class_numbers_of_any_kind neither_classes_nor_probabilities probabilities_stay accuracy_of students_refuse_labels',
-    pictures='16_bit_grey float_and_32_bit transparency alpha exif several_frames without_variation same_bits of_any_depth',
-    identity='an_own_folder classes_in_another_order other_classes loaded_as_the_card_says settings_of_a_known_set source_is_in',
+    pictures='16_bit_grey float_and_32_bit transparency alpha exif several_frames without_variation same_bits of_any_depth '
+             'grey_on_one_side floats_that_networks_take',
+    identity='an_own_folder classes_in_another_order other_classes loaded_as_the_card_says settings_of_a_known_set source_is_in '
+             'under_another_norm',
     dead='died_raise no_numbers a_dead_network experts_that_die no_number_is_not_recorded one_class_are_counted',
     parts='of_known_sets_are_counted a_part_says_so',
     hidden='hidden_folders litter_beside endings_are_read other_files_says_which',
