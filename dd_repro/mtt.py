@@ -64,19 +64,19 @@ class MTT(Objective):
 
 def _same_arch(buffer, net):
     "ValueError when the experts' network is another one, as far as both say."
-    old, new = buffer.card.get('arch'), getattr(net, 'arch', None)
+    old, new = (getattr(buffer, 'card', None) or {}).get('arch'), getattr(net, 'arch', None)
     if isinstance(old, dict) and isinstance(new, dict):
         both = old.keys() & new.keys()
         if says := what_differs({k: old[k] for k in both}, {k: new[k] for k in both}):
             raise ValueError(f'{buffer.path}: experts of another network ({says})')
-    have = buffer.card.get('layers')
+    have = (getattr(buffer, 'card', None) or {}).get('layers')
     if have and have != layers_hash(net):
         raise ValueError(f'{buffer.path}: experts of another network (layers: {have!r}, here {layers_hash(net)!r})')
 
 def _same_data(buffer, d):
     "ValueError when a set was made from other data than the experts; those of codes saw codes."
     if type(d).__name__ == 'LatentCodes': return
-    have, here = buffer.card.get('content'), (getattr(d, 'source', None) or {}).get('key')
+    have, here = (getattr(buffer, 'card', None) or {}).get('content'), (getattr(d, 'source', None) or {}).get('key')
     if have and here and have != here:
         raise ValueError(f'{buffer.path}: experts of other data than the set (content: {have!r}, here {here!r})')
 
