@@ -86,6 +86,7 @@ def _said(v):
     arch = getattr(getattr(v, 'net', v), 'arch', None)
     return dict(arch) if isinstance(arch, dict) else None
 
+# %% ../nbs/09_loop.ipynb #91c93bc6
 def _plainly(o):
     "The plain settings of an objective, without its state; of a sum those of its terms, with weights."
     held, weights = getattr(o, '__dict__', {}), getattr(o, 'weights', ())
@@ -115,12 +116,14 @@ def _settled(old, new):
         return [_settled(a, b) for a, b in zip(old, new)]
     return _MOVES if old == _MOVES else new
 
+# %% ../nbs/09_loop.ipynb #dbde3db7
 def _moved(old, new):
     "`old` with a word in the place of what has changed in `new`."
     if isinstance(old, dict) and isinstance(new, dict): return {k: _moved(old.get(k), new.get(k)) for k in old | new}
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new): return [_moved(a, b) for a, b in zip(old, new)]
     return old if old == new else _MOVES
 
+# %% ../nbs/09_loop.ipynb #2dc56761
 class Run:
     "A distillation in progress: the set, its phases and optimisers, the iteration, and the history."
     def __init__(self, d, phases, steps, opts, sched=None, project=None, callbacks=(), ckpt=None, every=100, minutes=None, settings=None, quiet=None):

@@ -62,6 +62,7 @@ class MTT(Objective):
         end = unroll(self.f, start, batches, d.student_lr, self.grad, self.keep)
         return (end - target).square().sum()/(start - target).square().sum()
 
+# %% ../nbs/10_mtt.ipynb #a49d780a
 def _same_arch(buffer, net):
     "ValueError when the experts' network is another one, as far as both say."
     old, new = (getattr(buffer, 'card', None) or {}).get('arch'), getattr(net, 'arch', None)

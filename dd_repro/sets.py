@@ -86,6 +86,7 @@ def _numbers(y, n_classes):
         raise ValueError(f'labels run from {low} to {high}; {allowed}')
     return y
 
+# %% ../nbs/00_sets.ipynb #66b6bac3
 def _chances(y, n_classes):
     "Probabilities, as they are."
     if y.shape[1] != n_classes:

@@ -95,6 +95,7 @@ def _no_main():
     try: yield
     finally: sys.modules['__main__'] = real
 
+# %% ../nbs/00_workers.ipynb #b09885c3
 def _track_quietly():
     "Start the system's watcher of semaphores, which is to clean up without a warning after a kill."
     if os.name != 'posix': return
@@ -151,6 +152,7 @@ def _shared_out(fn, jobs, shared, k):
                 if error: raise error
                 yield job, out if there else fn(job, *shared)
 
+# %% ../nbs/00_workers.ipynb #0a52e873
 def spread(
     fn, # (job, *shared) -> result; a function of a module
     jobs, # independent pieces: numbers, or what can be pickled
