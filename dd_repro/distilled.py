@@ -141,6 +141,11 @@ def from_noise(cls:Pixels, real:ImageTensors, ipc:int, seed=0, **kw):
     d.images.data = torch.randn(d.images.shape, generator=rng_for(seed, 'from_noise')).to(d.device)
     return d
 
+@patch(cls_method=True)
+def begin(cls:Pixels, real, ipc:int, init='real', seed=0, **kw):
+    "Where a method begins: random real images, or noise."
+    return (cls.from_noise if init == 'noise' else cls.from_real)(real, ipc, seed, **kw).to(real.device)
+
 @patch
 def part(self:Pixels, idx:slice):
     "A view of consecutive images that shares their memory: what is learned there is learned here."
