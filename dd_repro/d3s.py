@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['TEACHERS', 'CROPS', 'SETS', 'seen', 'TeacherViews', 'Renormed', 'Teachers', 'train_teachers', 'start_from',
            'load_teacher', 'load_teachers', 'teacher_stats', 'stats_hash', 'crop_share', 'augment_batch', 'D3S',
-           'watch', 'StoredPixels', 'create_store', 'open_images', 'Synthesis', 'cosine', 'clamp_pixels', 'distill_d3s',
-           'probe_d3s', 'd3s_plan', 'print_plan']
+           'watch', 'StoredPixels', 'create_store', 'open_images', 'check_synthesis', 'Synthesis', 'cosine',
+           'clamp_pixels', 'distill_d3s', 'D3SMethod', 'SRe2LMethod', 'CDAMethod', 'probe_d3s', 'd3s_plan',
+           'print_plan']
 
 # %% ../nbs/17_d3s.ipynb #9cffafc8
 import hashlib, json, math, os, shutil, time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +33,8 @@ from .loop import *
 from .loop import _pack, _unpack
 from .gauss import *
 from .isu import *
+from .fields import *
+from .method import *
 
 # %% ../nbs/17_d3s.ipynb #a8c7aac7
 def seen(
@@ -477,6 +481,24 @@ def _check_d3s(s, real, teachers, jobs):
     if type(real.norm).__name__ not in ('Normalize', 'NoNorm'): raise ValueError(f'{real.norm}: pixels are clamped channel by channel, which this norm does not allow; load the data without it')
     if teachers.n_classes != real.n_classes: raise ValueError(f'the teachers tell {teachers.n_classes} classes apart; {real.name} has {real.n_classes}')
 
+def check_synthesis(
+    s, # settings of a synthesis
+    real, teachers, # as in `distill_d3s`
+    jobs=(0, 1), # (i, k): every k-th batch from i on
+):
+    "What cannot work with these data is said before anything is written."
+    n = s['ipc']*real.n_classes
+    if n % s['batch'] == 1 and n > 1:
+        raise ValueError(f'{n} images in batches of {s["batch"]} leave a last batch of 1; take another batch size')
+    if jobs != (0, 1) and (s['isu'] or not 0 <= jobs[0] < jobs[1]):
+        raise ValueError(f'jobs is {jobs}; with running statistics batches are done in order by one process, '
+                         'otherwise give (i, k) with i below k')
+    if type(real.norm).__name__ not in ('Normalize', 'NoNorm'):
+        raise ValueError(f'{real.norm}: pixels are clamped channel by channel, which this norm does not allow; '
+                         'load the data without it')
+    if teachers.n_classes != real.n_classes:
+        raise ValueError(f'the teachers tell {teachers.n_classes} classes apart; {real.name} has {real.n_classes}')
+
 # %% ../nbs/17_d3s.ipynb #6fa57e65
 _STUDENTS = dict(tinyimagenet='d3s-tiny', imagenet1k='d3s-in1k', imagenet21k='d3s-in21k', cifar10='d3s-cifar10', cifar100='d3s-cifar100')
 
@@ -487,10 +509,10 @@ def _decides(s, real, teachers, seed):
 
 class Synthesis:
     "A set of images in the making: batch after batch, from the first to the last."
-    def __init__(self, real, teachers, out, s, stats, seed=0, jobs=(0, 1)):
+    def __init__(self, real, teachers, out, s, stats, seed=0, jobs=(0, 1), full=None):
         store_attr('real,teachers,s,stats,seed,jobs'); [t.eval() for t in teachers]; self.out, self.n = Path(out), s['ipc']*real.n_classes
         self.part, self.final = self.out/'images.part', self.out/'distilled.safetensors'
-        self.full = _decides(s, real, teachers, seed)
+        self.full = full or _decides(s, real, teachers, seed)
         self.n_batches = -(-self.n//s['batch'])
         self.targets = [targets(st, s['eps'], real.device) for st in stats] if s['layers'] == 'conv' else [bn_targets(t) for t in teachers]
         self.isu, self.stopped, self.history, self.steps = ISU(len(teachers)) if s['isu'] else None, None, [], self.n_batches*s['iterations']
@@ -650,6 +672,80 @@ def distill_d3s(
     elif not isinstance(stats, list): stats = teacher_stats(teachers, real, stats or Path(out)/'stats', quiet=quiet)
     run = Synthesis(real, teachers, out, s, stats, seed, tuple(jobs))
     return run.fit(every, minutes, quiet), run
+
+# %% ../nbs/17_d3s.ipynb #91d34c34
+@dataclass(frozen=True)
+class D3SMethod(Method, name='d3s'):
+    "Images whose features are distributed as those of the whole set, batch by batch."
+    needs = ('teachers',)
+    ipc: int = setting(1, 'images per class', least=1, smoke=1)
+    batch: int = setting(200, 'images of a batch', least=2, smoke=10)
+    iterations: int = setting(1000, 'K, steps of a batch', least=1, smoke=1)
+    lr_img: float = setting(.25, 'step of the images at the beginning', above=0)
+    kind: str = setting('kl-multi', 'distance of distributions', among=KINDS)
+    layers: str = setting('conv', 'where features are taken', among=('conv', 'bn'))
+    weight: float = setting(1., 'of the distance', least=0)
+    alpha: float = setting(20., 'weight of the labels', least=0)
+    first: float = setting(1., 'factor of the first layer', above=0)
+    ens: str = setting('batch', "how teachers change ('': one alone)", among=('batch', 'iter', ''))
+    isu: bool = setting(True, 'running statistics over all batches')
+    level: bool = setting(False, 'divide alpha as running statistics divide the rest', needs='isu')
+    crop: str = setting('linear', 'how crops grow', among=CROPS)
+    scale: float = setting(.08, 'least share of an image that a crop keeps', above=0, most=1)
+    flip: bool = setting(None, 'mirror half of the views (default: where the set allows it)')
+    jitter: int = setting(0, 'px that images are rolled by, at most', least=0)
+    eps: float = setting(1e-3, 'floor of the covariances', above=0)
+    idle = {('crop', 'none'): 'scale', ('isu', False): 'level'}
+    def check(self):
+        if self.weight == 0 and self.alpha == 0:
+            raise ValueError('weight is 0 and alpha is 0: nothing is left to learn from')
+        if self.layers == 'bn' and (self.isu or self.kind != 'bn-diag'):
+            raise ValueError("layers='bn' has variances only: it goes with kind='bn-diag' and isu=False")
+        if self.level and not self.isu:
+            raise ValueError('level=True divides alpha where running statistics divide the gradient of the others: it goes with isu=True')
+    def used(self, task):
+        "The settings as a synthesis takes them."
+        flip = may_flip(task.real) if self.flip is None else self.flip
+        return self.settings() | dict(flip=flip)
+    def fits(self, task):
+        check_synthesis(self.used(task), task.real, task.teachers)
+
+@dataclass(frozen=True)
+class SRe2LMethod(D3SMethod, name='sre2l'):
+    "Squeeze, recover, relabel: images that fit one teacher's batch norm statistics."
+    batch: int = setting(100, 'images of a batch', least=2, smoke=10)
+    kind: str = setting('bn-diag', 'distance of distributions', among=KINDS)
+    layers: str = setting('bn', 'where features are taken', among=('conv', 'bn'))
+    weight: float = setting(.01, 'of the distance', least=0)
+    alpha: float = setting(1., 'weight of the labels', least=0)
+    first: float = setting(10., 'factor of the first layer', above=0)
+    ens: str = setting('', "how teachers change ('': one alone)", among=('batch', 'iter', ''))
+    isu: bool = setting(False, 'running statistics over all batches')
+    crop: str = setting('full', 'how crops grow', among=CROPS)
+    jitter: int = setting(4, 'px that images are rolled by, at most', least=0)
+
+@dataclass(frozen=True)
+class CDAMethod(SRe2LMethod, name='cda'):
+    "SRe2L with crops that grow smaller along a cosine."
+    crop: str = setting('cosine', 'how crops grow', among=CROPS)
+
+# %% ../nbs/17_d3s.ipynb #2d4b664b
+def _begun(out, full):
+    "Images that are there already have to be of this run; said before statistics are measured."
+    for f in (out/'distilled.safetensors', out/'images.part'):
+        if f.is_file():
+            _same_run(open_images(f), full, f)
+
+@patch
+def distill(self:D3SMethod, task, out, run):
+    "Statistics of the teachers, then batch after batch; continues where it was stopped."
+    out, s, t = Path(out), self.used(task), task.teachers
+    check_synthesis(s, task.real, t, tuple(run.jobs))
+    full = _decides(s, task.real, t, task.seed) | dict(method=self.name)
+    _begun(out, full)
+    stats = [] if self.layers == 'bn' else teacher_stats(t, task.real, task.folder or out/'stats', quiet=run.quiet)
+    synthesis = Synthesis(task.real, t, out, s, stats, task.seed, tuple(run.jobs), full)
+    return synthesis.fit(run.every, run.minutes, run.quiet), synthesis
 
 # %% ../nbs/17_d3s.ipynb #f731e074
 SETS = dict(cifar10=(10, 50_000, 32), cifar100=(100, 50_000, 32), tinyimagenet=(200, 100_000, 64), imagenet1k=(1000, 1_281_167, 224), imagenet21k=(10_450, 11_060_223, 224)) # classes, training images, px (table 7)

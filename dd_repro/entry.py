@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'dd_demo', 'dd_experts', 'dd_distill', 'dd_relabel', 'dd_eval', 'dd_bench', 'dd_row', 'dd_plan',
-           'dd_table', 'dd_smoke', 'make_words', 'start', 'write_assets']
+           'dd_table', 'dd_smoke', 'make_words', 'start', 'make_methods', 'write_assets']
 
 # %% ../nbs/26_entry.ipynb #45a78a59
 import importlib, json
@@ -12,6 +12,7 @@ from functools import cache, partial
 
 from .core import *
 from .shell import *
+from .method import *
 
 # %% ../nbs/26_entry.ipynb #137d7485
 COMMANDS = dict(dd_demo='cli', dd_experts='cli', dd_distill='cli', dd_relabel='cli', dd_eval='cli', dd_bench='bench', dd_row='rows', dd_plan='rows', dd_table='tables', dd_smoke='rows')
@@ -39,10 +40,15 @@ def start(
         if name == 'dd_demo': say('digits, ten images: importing PyTorch')
         _act(name, values)(**values)
 
+def make_methods()->dict: # what assets/methods.json holds
+    "The house's methods as text, from the classes themselves."
+    importlib.import_module('dd_repro.all')
+    return {n: words_of(c) for n, c in METHODS.own.items() if c.__module__.startswith('dd_repro.')}
+
 def write_assets():
     "Write what ships as text and is made by the library: words of commands, counts of arithmetic (`make assets`)."
     from dd_repro.results import _make_counts
-    for file, made in (('commands.json', make_words()), ('gmacs.json', _make_counts())):
+    for file, made in (('commands.json', make_words()), ('gmacs.json', _make_counts()), ('methods.json', make_methods())):
         write_atomic(asset(file), (json.dumps(made, indent=0, ensure_ascii=False) + '\n').encode())
 
 dd_demo, dd_experts, dd_distill, dd_relabel, dd_eval, dd_bench, dd_row, dd_plan, dd_table, dd_smoke = (partial(start, n) for n in COMMANDS)

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['LATENTDD', 'LATENT_METHODS', 'FULL_CODES', 'lpc_for', 'encode_set', 'LatentCodes', 'check_lpc', 'table6',
-           'latent_settings', 'code_depth', 'latent_net', 'latent_experts', 'latent_objective', 'distill_latent',
-           'full_rows']
+           'latent_settings', 'code_depth', 'latent_net', 'latent_experts', 'codes_space', 'latent_objective',
+           'distill_latent', 'CodesMethod', 'code_net', 'InitialMethod', 'LatentMethod', 'LatentDCMethod',
+           'LatentDMMethod', 'LatentMTTMethod', 'full_rows']
 
 # %% ../nbs/20_latent.ipynb #6279f7b8
 import csv, dataclasses, hashlib, math, time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +28,8 @@ from .students import *
 from .experts import *
 from .distilled import *
 from .loop import *
+from .fields import *
+from .method import *
 from .mtt import *
 from .match import *
 from .autoenc import *
@@ -241,7 +245,7 @@ def latent_experts(
     return train_experts(latent_net(codes, width, depth), codes, path, n, epochs, **(dict(aug='') | kw))
 
 # %% ../nbs/20_latent.ipynb #9e1e1003
-class _Space:
+class codes_space:
     "What is known of an encoded set before it is encoded."
     def __init__(self, real, ae):
         self.name, self.norm, self.shape, self.n_classes = real.name, ae, ae.code_shape(real.shape), real.n_classes
@@ -281,7 +285,7 @@ def distill_latent(
     lpc, out = lpc_for(ipc, ae.f, real.shape[0], ae.channels) if lpc is None else lpc, Path(out)
     s = latent_settings(method, real.shape[1], ipc, ae.f, **given)
     check_lpc(lpc, real)
-    space = _Space(real, ae) if codes is None else codes
+    space = codes_space(real, ae) if codes is None else codes
     net_fn = latent_net(space, width, depth)
     objective = latent_objective(method, space, net_fn, s, buffer, seed) if method == 'latent-mtt' else None # a buffer that does not fit is refused before the encoding
     codes = encode_set(real, ae, quiet=quiet is True) if codes is None else codes
@@ -294,6 +298,94 @@ def distill_latent(
     d.info.update(settings=full, seed=seed, iterations=run.it//s.get('outer', 1) if run else 0, seconds=round(run.seconds, 1) if run else 0., device=device_name(real.device))
     d.save(out/'distilled.safetensors')
     return d, run
+
+# %% ../nbs/20_latent.ipynb #7790b6e8
+@dataclass(frozen=True)
+class CodesMethod(Method):
+    "What all methods share that store latent codes."
+    needs = ('codes',)
+    ipc: int = setting(1, 'images per class whose bytes the codes may take', least=1, smoke=1)
+    lpc: int = setting(None, 'codes per class (default: what ipc images cost)', least=1, smoke=1)
+    def count(self, task):
+        "Codes per class."
+        ae = task.ae
+        return self.lpc or lpc_for(self.ipc, ae.f, task.real.shape[0], ae.channels)
+    def fits(self, task):
+        check_lpc(self.count(task), task.real)
+    def start(self, task):
+        real, ae = task.real, task.ae
+        if task.codes is None:
+            task.codes = encode_set(real, ae, task.folder, quiet=False)
+        arch = task.arch or ConvNet(real.shape[0], real.n_classes, real.shape[1], depth=code_depth(real.shape[1])).arch
+        lr = getattr(self, 'net_lr', .01)
+        return LatentCodes.from_real(real, self.count(task), ae, task.seed, task.codes, lr=lr, arch=arch)
+    def said(self, task, d):
+        net = code_net(task, task.codes)().arch
+        more = dict(codes=task.codes.key, lpc=self.count(task), ae=task.ae.card(), net=net)
+        return super().said(task, d) | more
+
+def code_net(task, codes):
+    "() -> the network that sees codes: the task's, or the ConvNet for this side."
+    return task.net_fn or latent_net(codes)
+
+@dataclass(frozen=True)
+class InitialMethod(CodesMethod, name='initial'):
+    "Random real codes as they are."
+
+# %% ../nbs/20_latent.ipynb #e6efdaa0
+@dataclass(frozen=True)
+class LatentMethod(CodesMethod, Iterative):
+    "What LatentDC, LatentDM and LatentMTT share."
+    lr_base: float = setting(.05, 'step of the codes, multiplied by the codes per class', above=0)
+    batch: int = setting(64, 'codes a step', least=1, smoke=4)
+    momentum: float = setting(.5, 'of the optimisers', least=0)
+    def opts(self, d):
+        rate = self.lr_base*(len(d)//d.n_classes)
+        return {'latents': partial(SGD, lr=rate, momentum=self.momentum)}
+
+@dataclass(frozen=True)
+class LatentDCMethod(LatentMethod, name='latent-dc'):
+    "Gradient matching of latent codes, with a network that learns from real codes."
+    outer: int = setting(10, 'updates of the codes per network', least=1, smoke=1)
+    inner: int = setting(50, 'steps of the network between two of them', least=1, smoke=1)
+    net_lr: float = setting(.01, 'rate of the network', above=0)
+    loss: str = setting('mse', 'distance of two gradients', among=MATCH_LOSSES)
+    @property
+    def updates(self): return self.outer
+    def phases(self, d, task, run):
+        loops, b = (self.outer, self.inner), self.batch
+        kw = dict(train_on='real', net_lr=self.net_lr, batch_train=b, batch_syn=b, seed=task.seed)
+        return DC(task.codes, code_net(task, task.codes), *loops, b, loss=self.loss, **kw)
+
+@dataclass(frozen=True)
+class LatentDMMethod(LatentMethod, name='latent-dm'):
+    "Distribution matching of latent codes."
+    lr_base: float = setting(.5, 'step of the codes, multiplied by the codes per class', above=0)
+    def phases(self, d, task, run):
+        return DM(task.codes, code_net(task, task.codes), batch_real=self.batch, seed=task.seed)
+
+@dataclass(frozen=True)
+class LatentMTTMethod(LatentMethod, name='latent-mtt'):
+    "Trajectory matching of latent codes, along experts that saw codes."
+    needs = ('codes', 'experts')
+    iterations: int = setting(5000, 'outer steps', least=1, smoke=1)
+    lr_base: float = setting(50., 'step of the codes, multiplied by the codes per class', above=0)
+    syn_steps: int = setting(40, 'N, student steps in the unroll', least=1, smoke=2)
+    expert_epochs: int = setting(1, 'M, expert epochs that they are to follow', least=1, smoke=1)
+    max_start_epoch: int = setting(5, 'T+, the latest start', least=1, smoke=1)
+    net_lr: float = setting(.01, 'where the learned rate begins', above=0)
+    lr_lr: float = setting(1e-6, 'step of the learned rate', above=0)
+    def follow(self, task, space):
+        "The objective on codes, or on what is known of them."
+        net, n = code_net(task, space)().to(task.device), (self.syn_steps, self.expert_epochs, self.max_start_epoch)
+        task.experts.fits(space)
+        return MTT(net, task.experts, *n, self.batch, inclusive=True, seed=task.seed)
+    def fits(self, task):
+        super().fits(task)
+        self.follow(task, codes_space(task.real, task.ae) if task.codes is None else task.codes)
+    def phases(self, d, task, run): return self.follow(task, task.codes)
+    def opts(self, d):
+        return super().opts(d) | {'lr': partial(SGD, lr=self.lr_lr, momentum=self.momentum)}
 
 # %% ../nbs/20_latent.ipynb #133c0051
 FULL_CODES = dataclasses.replace(PROTOCOLS['full'], name='full-codes', aug='crop_cutout')

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['MATCH_LOSSES', 'DC_LOOPS', 'MATCHING', 'match_loss', 'freeze_bn', 'DC', 'dc_loops', 'class_means', 'DM',
-           'match_settings', 'match_objective', 'distill_match']
+           'match_settings', 'match_objective', 'distill_match', 'MatchingMethod', 'DCMethod', 'DSAMethod', 'DMMethod']
 
 # %% ../nbs/11_match.ipynb #159d42c6
 import math
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -24,6 +25,8 @@ from .zoo import *
 from .students import *
 from .distilled import *
 from .loop import *
+from .fields import *
+from .method import *
 
 # %% ../nbs/11_match.ipynb #3b3eba9f
 MATCH_LOSSES = ('cosine', 'mse')
@@ -317,3 +320,74 @@ def distill_match(
     d.info.update(settings=full, iterations=run.it//s['outer'], seed=seed, seconds=round(run.seconds, 1), device=device_name(real.device))
     d.save(out/'distilled.safetensors')
     return d, run
+
+# %% ../nbs/11_match.ipynb #ecad9533
+@dataclass(frozen=True)
+class MatchingMethod(Iterative):
+    "What DC, DSA and DM share."
+    ipc: int = setting(1, 'images per class', least=1, smoke=1)
+    lr_img: float = setting(.1, 'step of the images', above=0)
+    momentum: float = setting(.5, 'of the images', least=0)
+    init: str = setting('real', 'what the images begin as', among=('real', 'noise'))
+    aug: str = setting(None, "DSA strategy; '' for none (default: all of it that suits the set)")
+    batch_real: int = setting(256, 'real images of a class a match, at most', least=1, smoke=4)
+    protocol = 'dsa' # how students are evaluated
+    def check(self):
+        if self.aug: DSA(self.aug)
+    def start(self, task):
+        aug = default_aug(task.real) if self.aug is None else self.aug
+        kw = dict(lr=.01, arch=getattr(task.net(), 'arch', None), aug=aug, protocol=self.protocol)
+        return Pixels.begin(task.real, self.ipc, self.init, task.seed, **kw)
+    def shared(self, d, task):
+        "What the objectives take alike."
+        aug = DSA(d.aug, siamese=True) if d.aug else noop
+        return dict(batch_real=self.batch_real, aug=aug, seed=task.seed)
+    def opts(self, d):
+        return {'images': partial(SGD, lr=self.lr_img, momentum=self.momentum)}
+
+@dataclass(frozen=True)
+class DCMethod(MatchingMethod, name='dc'):
+    "Gradient matching: images that push a network the way real images do."
+    init: str = setting('noise', 'what the images begin as', among=('real', 'noise'))
+    aug: str = setting('', "DSA strategy; '' for none")
+    batch_train: int = setting(256, 'images a step of the network', least=1)
+    net_lr: float = setting(.01, 'rate of the network', above=0)
+    outer: int = setting(None, 'updates of the images per network (default: by ipc)', least=1, smoke=1)
+    inner: int = setting(None, 'epochs of the network between two of them (default: by ipc)', least=1, smoke=1)
+    protocol = 'dc'
+    def check(self):
+        super().check()
+        self.loops
+    @property
+    def loops(self):
+        "Outer and inner loops: as given, or the official ones for this many images."
+        if None not in (self.outer, self.inner):
+            return self.outer, self.inner
+        outer, inner = dc_loops(self.ipc)
+        return self.outer or outer, self.inner or inner
+    @property
+    def updates(self): return self.loops[0]
+    def resolved(self, d): return super().resolved(d) | dict(zip(('outer', 'inner'), self.loops))
+    def phases(self, d, task, run):
+        kw = dict(net_lr=self.net_lr, batch_train=self.batch_train)
+        return DC(task.real, task.net_fn or task.net, *self.loops, **kw, **self.shared(d, task))
+
+@dataclass(frozen=True)
+class DSAMethod(DCMethod, name='dsa'):
+    "Gradient matching under one augmentation for real and synthetic images."
+    init: str = setting('real', 'what the images begin as', among=('real', 'noise'))
+    aug: str = setting(None, "DSA strategy; '' for none (default: all of it that suits the set)")
+    protocol = 'dsa'
+
+@dataclass(frozen=True)
+class DMMethod(MatchingMethod, name='dm'):
+    "Distribution matching: images whose features lie where those of real images lie."
+    iterations: int = setting(20000, 'outer steps', least=1, smoke=1)
+    lr_img: float = setting(None, 'step of the images (default: 1, from 100 images per class on 10)', above=0)
+    def resolved(self, d): return super().resolved(d) | dict(lr_img=self.rate)
+    @property
+    def rate(self): return self.lr_img or (10. if self.ipc >= 100 else 1.)
+    def phases(self, d, task, run):
+        return DM(task.real, task.net_fn or task.net, **self.shared(d, task))
+    def opts(self, d):
+        return {'images': partial(SGD, lr=self.rate, momentum=self.momentum)}

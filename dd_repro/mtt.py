@@ -136,7 +136,7 @@ class MTTMethod(TrajectoryMethod, name='mtt'):
         return Pixels.begin(task.real, self.ipc, self.init, task.seed, **kw)
     def phases(self, d, task, run):
         return self.follow(task, run, d.aug, grad=self.grad)
-    def opts(self): return mtt_opts(self.lr_img, self.lr_lr, self.momentum)
+    def opts(self, d): return mtt_opts(self.lr_img, self.lr_lr, self.momentum)
 
 
 # %% ../nbs/10_mtt.ipynb #a13c92b3

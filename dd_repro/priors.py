@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['BN', 'LOSSES', 'decoder_channels', 'Decoder', 'LatentPriors', 'KL', 'd3_opts', 'd3_phases', 'check_d3', 'distill_d3',
-           'show_rows', 'by_samples']
+           'D3Method', 'show_rows', 'by_samples']
 
 # %% ../nbs/14_priors.ipynb #998b8083
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from .distilled import *
 from .loop import *
 from .mtt import *
 from .mmd import *
+from .fields import *
+from .method import *
 
 # %% ../nbs/14_priors.ipynb #a8f8c2d4
 BN = ('batch', 'recalibrated', 'record')
@@ -251,6 +254,70 @@ def distill_d3(
     d.info.update(settings=full, iterations=run.it, seed=seed, seconds=round(run.seconds, 1), device=device_name(real.device))
     d.recalibrate().save(out/'distilled.safetensors')
     return d, run
+
+# %% ../nbs/14_priors.ipynb #22e6bae4
+@dataclass(frozen=True)
+class D3Method(TrajectoryMethod, name='d3'):
+    "A distribution for each class: Gaussian priors and one decoder, trained along expert trajectories."
+    ppc: int = setting(1, 'priors per class', least=1, smoke=1)
+    losses: str = setting('all', 'which losses are on', among=LOSSES)
+    z_dim: int = setting(64, 'numbers of a latent', least=1)
+    decoder_width: int = setting(256, 'channels of the decoder\'s first map', least=1)
+    scale: float = setting(1., 'spread of the priors at the beginning', above=0)
+    aug: str = setting(None, "DSA strategy of students; '' for none (default: all of it that suits the set)")
+    inner_aug: str = setting('', 'augmentation inside the unroll (default: none)')
+    feature_blocks: int = setting(None, 'block whose features are compared (default: the last)', least=1)
+    snapshot: str = setting('last', 'experts that features come from', among=('last', 'expert'))
+    syn_steps: int = setting(20, 'N, student steps in the unroll', least=1, smoke=2)
+    lr_latent: float = setting(1., 'step of the priors', above=0)
+    lr_decode: float = setting(1e-3, 'step of the decoder', above=0)
+    lr_lr: float = setting(1e-5, 'step of the learned rate', above=0)
+    lr_teacher: float = setting(.02, 'where the learned rate begins', above=0)
+    gamma1: float = setting(1e-5, 'weight of the divergence', least=0)
+    gamma2: float = setting(.1, 'weight of the MMD', least=0)
+    gamma3: float = setting(None, 'weight of diversity (default 0.01 with several priors)', least=0)
+    mmd_samples: int = setting(30, 'images of a class in the MMD', least=1, smoke=2)
+    wd: float = setting(1e-5, 'weight decay of the decoder', least=0)
+    idle = {('losses', 'MTT'): 'gamma2 gamma3 mmd_samples snapshot', ('losses', 'MTT+DM'): 'gamma3',
+            ('losses', 'DM'): 'gamma1 gamma3 syn_steps batch_syn lr_lr compiled'}
+    def check(self):
+        for aug in filter(None, (self.aug, self.inner_aug)): DSA(aug)
+        if self.gamma3 and self.ppc == 1:
+            raise ValueError(f'gamma3 is {self.gamma3} and ppc is 1: with one prior per class it has no effect; leave it out')
+    @property
+    def diversity(self): return .01 if self.gamma3 is None else self.gamma3
+    def resolved(self, d): return super().resolved(d) | dict(gamma3=self.diversity) | d.init_args()
+
+# %% ../nbs/14_priors.ipynb #e38925f7
+@patch
+def start(self:D3Method, task):
+    "Priors and a decoder, new."
+    real, aug = task.real, default_aug(task.real) if self.aug is None else self.aug
+    about = dict(classes=real.classes, norm=real.norm, name=real.name, source=source_of(real))
+    kw = dict(lr=self.lr_teacher, arch=getattr(task.net(), 'arch', None), aug=aug)
+    size = self.z_dim, real.shape[1], real.shape[0], self.decoder_width, self.scale
+    return LatentPriors(real.n_classes, self.ppc, *size, task.seed, **kw, **about).to(real.device)
+
+@patch
+def phases(self:D3Method, d, task, run):
+    "Both phases of an iteration, or the one that the ablation leaves."
+    mtt = self.follow(task, run, self.inner_aug)
+    net = None if task.experts.card.get('arch') else task.net().to(task.device)
+    n = self.expert_epochs, self.max_start_epoch
+    view = ExpertView(task.experts, self.mmd_samples, self.snapshot, *n, depth=self.feature_blocks, net=net, seed=task.seed)
+    wanted = self.losses == 'all' and self.ppc > 1 and self.diversity > 0
+    diversity = Diversity(view, seed=task.seed) if wanted else None
+    gammas = dict(gamma1=self.gamma1, gamma2=self.gamma2, gamma3=self.diversity)
+    return d3_phases(mtt, MMD(task.real, view, seed=task.seed), diversity, gammas, self.losses)
+
+@patch
+def opts(self:D3Method, d):
+    "D3's optimisers; the rate is not learned where no trajectory is followed."
+    o = d3_opts(self.lr_latent, self.lr_decode, self.lr_lr, self.momentum, self.wd)
+    return {k: v for k, v in o.items() if k != 'lr' or self.losses != 'DM'}
+
+@patch
+def finish(self:D3Method, d): return d.recalibrate()
 
 # %% ../nbs/14_priors.ipynb #5eee7a38
 @patch
