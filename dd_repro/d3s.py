@@ -677,7 +677,7 @@ def distill_d3s(
 @dataclass(frozen=True)
 class D3SMethod(Method, name='d3s'):
     "Images whose features are distributed as those of the whole set, batch by batch."
-    needs = ('teachers',)
+    needs, offers = ('teachers',), ('every', 'minutes')
     ipc: int = setting(1, 'images per class', least=1, smoke=1)
     batch: int = setting(200, 'images of a batch', least=2, smoke=10)
     iterations: int = setting(1000, 'K, steps of a batch', least=1, smoke=1)

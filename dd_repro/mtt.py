@@ -101,7 +101,7 @@ def mtt_opts(
 @dataclass(frozen=True)
 class TrajectoryMethod(Iterative):
     "What all methods share that follow expert trajectories."
-    needs, offers = ('experts',), ('keep', 'compiled')
+    needs, offers = ('experts',), (*LOOP, 'keep', 'compiled')
     syn_steps: int = setting(50, 'N, student steps in the unroll', least=1, smoke=2)
     expert_epochs: int = setting(2, 'M, expert epochs that they are to follow', least=1, smoke=1)
     max_start_epoch: int = setting(2, 'T+, starts are drawn below it', least=1, smoke=1)

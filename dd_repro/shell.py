@@ -104,21 +104,36 @@ def spec(
     return dict(name=fn.__name__, doc=fn.__doc__, options=options)
 
 # %% ../nbs/00_shell.ipynb #8f3805c8
+class _Lines(argparse.HelpFormatter):
+    "Help with one line an option."
+    def __init__(self, prog): super().__init__(prog, max_help_position=28, width=120)
+    def _split_lines(self, text, width): return [text]
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message): self.exit(2, f'dd_repro: {message}; see {self.prog} --help\n') # without a screen of usage before it
 
 def _add(parser, o):
-    "Add one option of a `spec` to a parser."
-    kind, text = _KINDS.get(o.get('kind')), o['help']
-    if o['form'] == 'switch': parser.add_argument(f'--{o["name"]}', action='store_true', help=text)
-    elif o['form'] == 'must': parser.add_argument(o['name'], type=kind, help=text)
-    elif o['form'] == 'may': parser.add_argument(o['name'], nargs='?', default=o['default'], help=text)
-    else: parser.add_argument(f'--{o["name"]}', type=kind, default=o['default'], metavar=o['kind'], help=text)
+    "Add one option of a `spec` to a parser, or to a group of one."
+    kind, text, name = _KINDS.get(o.get('kind')), o['help'], o['name']
+    if o['form'] == 'switch':
+        parser.add_argument(f'--{name}', action='store_true', default=o.get('default', False), help=text)
+    elif o['form'] == 'no':
+        parser.add_argument(f'--no-{name}', dest=name, action='store_false', default=None, help='not: ' + text)
+        parser.add_argument(f'--{name}', action='store_true', default=None, help=argparse.SUPPRESS)
+    elif o['form'] == 'must':
+        parser.add_argument(name, type=kind, help=text)
+    elif o['form'] == 'may':
+        parser.add_argument(name, nargs='?', default=o['default'], help=text)
+    else:
+        parser.add_argument(f'--{name}', type=kind, default=o['default'], metavar=o['kind'], help=text)
 
 def _underscored(word):
     "--lr-img as --lr_img; words that are no option as they are."
+    if not word.startswith('--'):
+        return word
     flag, is_, value = word.partition('=')
-    return '--' + flag[2:].replace('-', '_') + is_ + value if word.startswith('--') else word
+    name = flag[2:].replace('-', '_')
+    return ('--no-' + name[3:] if name.startswith('no_') else '--' + name) + is_ + value
 
 def _check_whole(parser, words):
     "One line and exit status 2 for the beginning of an option, with the options that begin so."
@@ -132,8 +147,14 @@ def parse(
     argv=None, # its words; those of the process when None
 )->dict: # parameters by name
     "Read a command line; a word that does not fit is one line and exit status 2."
-    parser = _Parser(prog=spec['name'], description=spec['doc'], allow_abbrev=False)
-    for o in spec['options']: _add(parser, o)
+    about = dict(usage=f'{spec["name"]} [options]', description=spec['doc'], formatter_class=_Lines)
+    parser = _Parser(prog=spec['name'], allow_abbrev=False, **about)
+    groups = {'': parser}
+    for o in spec['options']:
+        head = o.get('group', '')
+        if head not in groups:
+            groups[head] = parser.add_argument_group(head)
+        _add(groups[head], o)
     words = list(map(_underscored, sys.argv[1:] if argv is None else argv))
     _check_whole(parser, words)
     return vars(parser.parse_args(words))
