@@ -147,7 +147,9 @@ def parse(
     argv=None, # its words; those of the process when None
 )->dict: # parameters by name
     "Read a command line; a word that does not fit is one line and exit status 2."
-    about = dict(usage=f'{spec["name"]} [options]', description=spec['doc'], formatter_class=_Lines)
+    places = {'must': '{}', 'may': '[{}]'}
+    words = [places[o['form']].format(o['name']) for o in spec['options'] if o['form'] in places]
+    about = dict(usage=' '.join([spec['name'], *words, '[options]']), description=spec['doc'], formatter_class=_Lines)
     parser = _Parser(prog=spec['name'], allow_abbrev=False, **about)
     groups = {'': parser}
     for o in spec['options']:
