@@ -41,8 +41,8 @@ def start(
 
 def write_assets():
     "Write what ships as text and is made by the library: words of commands, counts of arithmetic (`make assets`)."
-    from dd_repro.results import _make_counts
-    for file, made in (('commands.json', make_words()), ('gmacs.json', _make_counts())):
+    from dd_repro.counts import make_counts
+    for file, made in (('commands.json', make_words()), ('gmacs.json', make_counts())):
         write_atomic(asset(file), (json.dumps(made, indent=0, ensure_ascii=False) + '\n').encode())
 
 dd_demo, dd_experts, dd_distill, dd_relabel, dd_eval, dd_bench, dd_row, dd_plan, dd_table, dd_smoke = (partial(start, n) for n in COMMANDS)

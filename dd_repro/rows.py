@@ -37,7 +37,9 @@ from .d3s import TEACHERS, distill_d3s, train_teachers
 from .relabel import Relabelled, relabel
 from .autoenc import AutoEncoder, TinyAE, load_autoencoder
 from .latent import distill_latent, encode_set
-from .results import *
+from .papers import *
+from .recipes import *
+from .counts import *
 from .tables import *
 from .cli import check_data, distill_mtt, expert_rows
 

@@ -6,7 +6,7 @@ from pretend import Far, Graph, pretend_gpu
 
 import dd_repro.unroll as U
 from dd_repro import d3s as S
-from dd_repro import results as R
+from dd_repro import recipes as R
 from dd_repro.augment import DSA, OPS
 from dd_repro.bench import unroll_iteration
 from dd_repro.cli import dd_demo, dd_distill, dd_eval, dd_experts, dd_relabel

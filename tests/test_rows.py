@@ -2,7 +2,7 @@
 import dataclasses
 
 import pytest, torch
-from dd_repro import results as R
+from dd_repro import recipes as R
 from dd_repro import rows as M
 from dd_repro import unroll as U
 from dd_repro.core import read_rows
