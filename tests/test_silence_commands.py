@@ -5,11 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from dd_repro import cli, counts, entry, rows, shell, tables
+from dd_repro import cli, counts, entry, rows, shell, stages, tables
 from dd_repro.bench import BENCH_OWN, dd_bench
 from dd_repro.cli import EVAL_OWN, EXPERTS_OWN, METHODS_OWN, dd_distill, dd_eval, dd_experts, dd_relabel
 from dd_repro.core import asset, dd_data, dd_home
-from dd_repro.rows import dd_plan, dd_row, dd_smoke
+from dd_repro.plans import dd_plan
+from dd_repro.rows import dd_row, dd_smoke
 from dd_repro.tables import dd_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -178,7 +179,7 @@ def test_a_flag_that_does_nothing_beside_another_is_refused(capsys, command, wor
     (dd_row, 'mtt/table1/cifar10/ipc1 --scale 0', 'scale is 0'), (dd_plan, 'mtt/table1/cifar10/ipc1 --minutes 0', 'minutes is 0'), (dd_smoke, '--limit -1', 'limit is -1'), (dd_bench, 'unroll --budget_s 0', 'budget_s is 0')])
 def test_a_value_out_of_range_is_refused_before_data_are_loaded(capsys, monkeypatch, command, words, says):
     def load(*a, **kw): raise AssertionError('data were loaded')
-    for m in (cli, rows): monkeypatch.setattr(m, 'load', load)
+    for m in (cli, rows, stages): monkeypatch.setattr(m, 'load', load)
     monkeypatch.setattr(cli.Distilled, 'load', load)
     assert says in refused(capsys, command, *words.split())
 
