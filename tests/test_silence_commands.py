@@ -12,6 +12,7 @@ from dd_repro.core import asset, dd_data, dd_home
 from dd_repro.plans import dd_plan
 from dd_repro.rows import dd_row, dd_smoke
 from dd_repro.tables import dd_table
+from dd_repro.ten_images import dd_demo
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ('torch', 'torchvision', 'pandas', 'matplotlib', 'sklearn', 'kornia', 'numpy')
@@ -220,7 +221,7 @@ def test_a_complete_run_that_is_asked_to_look_says_that_it_did_not(capsys, tmp_p
     assert ('was not looked at' in capsys.readouterr().out) == said
 
 # --- what a line says
-@pytest.mark.parametrize('command, words, full', [(cli.dd_demo, ['--iter', '7'], '--iterations'), (dd_distill, ['--lr-im', '1'], '--lr_img'), (dd_eval, ['x', '--rec=y'], '--record_to'), (dd_bench, ['unroll', '--qui'], '--quick'), (dd_experts, ['--dep', '2'], '--depth')])
+@pytest.mark.parametrize('command, words, full', [(dd_demo, ['--iter', '7'], '--iterations'), (dd_distill, ['--lr-im', '1'], '--lr_img'), (dd_eval, ['x', '--rec=y'], '--record_to'), (dd_bench, ['unroll', '--qui'], '--quick'), (dd_experts, ['--dep', '2'], '--depth')])
 def test_an_abbreviated_option_is_answered_with_the_full_one(capsys, command, words, full): assert f'is no option; write {full}' in refused(capsys, command, *words)
 
 @pytest.mark.parametrize('method, words, line', [('mtt', NEEDED['mtt'] + ' --width 4 --size 8', 'dd_experts --data digits --size 8 --width 4'), ('mtt', NEEDED['mtt'] + ' --width 4 --depth 2 --zca --buffer x', 'dd_experts --data digits --zca --width 4 --depth 2 --path x'),
