@@ -31,6 +31,9 @@ from .d3s import *
 from .relabel import *
 from .autoenc import *
 from .latent import *
-from .results import *
+from .papers import *
+from .recipes import *
+from .counts import *
+from .tables import *
 
 __all__ = [n for n in list(globals()) if not n.startswith('_')]

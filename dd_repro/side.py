@@ -27,7 +27,7 @@ from .priors import LatentPriors, distill_d3
 from .d3s import StoredPixels
 from .autoenc import train_tiny
 from .latent import distill_latent
-from .results import results_dir
+from .tables import results_dir
 
 # %% ../nbs/50_side_by_side.ipynb #f0238db2
 AUG8, NET8 = 'crop_scale_rotate', dict(name='convnet', n_in=1, n_out=10, size=8, width=32, depth=2)

@@ -5,12 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from dd_repro import cli, entry, results, rows, shell, tables
+from dd_repro import cli, counts, entry, rows, shell, stages, tables
 from dd_repro.bench import BENCH_OWN, dd_bench
 from dd_repro.cli import EVAL_OWN, EXPERTS_OWN, METHODS_OWN, dd_distill, dd_eval, dd_experts, dd_relabel
 from dd_repro.core import asset, dd_data, dd_home
-from dd_repro.rows import dd_plan, dd_row, dd_smoke
+from dd_repro.plans import dd_plan
+from dd_repro.rows import dd_row, dd_smoke
 from dd_repro.tables import dd_table
+from dd_repro.ten_images import dd_demo
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ('torch', 'torchvision', 'pandas', 'matplotlib', 'sklearn', 'kornia', 'numpy')
@@ -53,8 +55,8 @@ def test_importing_all_brings_nothing_that_is_used_seldom():
     r = python('import sys, dd_repro.all; print([m for m in "torchvision sklearn kornia matplotlib fastai diffusers pandas".split() if m in sys.modules])')
     assert (r.returncode, r.stdout) == (0, '[]\n'), r.stderr
 
-@pytest.mark.parametrize('code', ['from dd_repro.results import recipe; r = recipe("mtt/table1/cifar10/ipc10"); assert r["lr_img"] == 100.', 'from dd_repro.settings import d3s_settings; assert d3s_settings("imagenet1k")["batch"] == 200',
-    'import dd_repro.shell, dd_repro.tables, dd_repro.entry'])
+@pytest.mark.parametrize('code', ['from dd_repro.recipes import recipe; r = recipe("mtt/table1/cifar10/ipc10"); assert r["lr_img"] == 100.', 'from dd_repro.settings import d3s_settings; assert d3s_settings("imagenet1k")["batch"] == 200',
+    'import dd_repro.shell, dd_repro.papers, dd_repro.recipes, dd_repro.counts, dd_repro.tables, dd_repro.entry'])
 def test_recipes_and_settings_need_no_torch(code):
     r = python(f'{code}\nimport sys; print([m for m in {HEAVY} if m in sys.modules])')
     assert (r.returncode, r.stdout) == (0, '[]\n'), r.stderr
@@ -65,11 +67,11 @@ def test_the_words_of_commands_are_in_step():
 def test_the_counts_of_arithmetic_are_in_step():
     from dd_repro.zoo import NETS
     held = json.loads(asset('gmacs.json').read_text(encoding='utf-8'))
-    wanted = {results._shape_key(*s): s for r in results._runnable() for w in ('train', 'eval') for s in [results._net_of(results.recipe(r.row), w)]}
+    wanted = {counts._shape_key(*s): s for r in counts.runnable() for w in ('train', 'eval') for s in [counts._net_of(counts.recipe(r.row), w)]}
     assert held['nets'] == list(NETS) and set(held['gmacs']) == set(wanted), 'run make assets'
     small = [k for k in sorted(wanted) if k.split()[:2] in (['convnet', '16'], ['convnet', '32'], ['resnet18', '32'])]
     assert len(small) > 3
-    for k in small[::2]: assert results._count_gmacs(*wanted[k]) == held['gmacs'][k], k
+    for k in small[::2]: assert counts._count_gmacs(*wanted[k]) == held['gmacs'][k], k
 
 def test_the_installed_commands_are_those_of_the_entry():
     import tomllib
@@ -178,7 +180,7 @@ def test_a_flag_that_does_nothing_beside_another_is_refused(capsys, command, wor
     (dd_row, 'mtt/table1/cifar10/ipc1 --scale 0', 'scale is 0'), (dd_plan, 'mtt/table1/cifar10/ipc1 --minutes 0', 'minutes is 0'), (dd_smoke, '--limit -1', 'limit is -1'), (dd_bench, 'unroll --budget_s 0', 'budget_s is 0')])
 def test_a_value_out_of_range_is_refused_before_data_are_loaded(capsys, monkeypatch, command, words, says):
     def load(*a, **kw): raise AssertionError('data were loaded')
-    for m in (cli, rows): monkeypatch.setattr(m, 'load', load)
+    for m in (cli, rows, stages): monkeypatch.setattr(m, 'load', load)
     monkeypatch.setattr(cli.Distilled, 'load', load)
     assert says in refused(capsys, command, *words.split())
 
@@ -219,7 +221,7 @@ def test_a_complete_run_that_is_asked_to_look_says_that_it_did_not(capsys, tmp_p
     assert ('was not looked at' in capsys.readouterr().out) == said
 
 # --- what a line says
-@pytest.mark.parametrize('command, words, full', [(cli.dd_demo, ['--iter', '7'], '--iterations'), (dd_distill, ['--lr-im', '1'], '--lr_img'), (dd_eval, ['x', '--rec=y'], '--record_to'), (dd_bench, ['unroll', '--qui'], '--quick'), (dd_experts, ['--dep', '2'], '--depth')])
+@pytest.mark.parametrize('command, words, full', [(dd_demo, ['--iter', '7'], '--iterations'), (dd_distill, ['--lr-im', '1'], '--lr_img'), (dd_eval, ['x', '--rec=y'], '--record_to'), (dd_bench, ['unroll', '--qui'], '--quick'), (dd_experts, ['--dep', '2'], '--depth')])
 def test_an_abbreviated_option_is_answered_with_the_full_one(capsys, command, words, full): assert f'is no option; write {full}' in refused(capsys, command, *words)
 
 @pytest.mark.parametrize('method, words, line', [('mtt', NEEDED['mtt'] + ' --width 4 --size 8', 'dd_experts --data digits --size 8 --width 4'), ('mtt', NEEDED['mtt'] + ' --width 4 --depth 2 --zca --buffer x', 'dd_experts --data digits --zca --width 4 --depth 2 --path x'),
@@ -286,7 +288,7 @@ def test_no_text_file_is_opened_in_the_alphabet_of_the_machine():
     assert bad == []
 
 # --- home
-@pytest.mark.parametrize('variable, of', [('DD_HOME', dd_home), ('DD_DATA', dd_data), ('DD_RESULTS', results.results_dir)])
+@pytest.mark.parametrize('variable, of', [('DD_HOME', dd_home), ('DD_DATA', dd_data), ('DD_RESULTS', tables.results_dir)])
 def test_home_in_variables(monkeypatch, tmp_path, variable, of):
     (tmp_path/'x').mkdir(); monkeypatch.setenv('HOME', str(tmp_path)); monkeypatch.setenv('USERPROFILE', str(tmp_path))
     for text in ('~/x', f'{tmp_path}/x', f' {tmp_path}/x/../x '): monkeypatch.setenv(variable, text); assert of() == tmp_path/'x'
@@ -311,7 +313,7 @@ def test_home_in_flags(capsys, monkeypatch, tmp_path, command, words, says):
 @pytest.mark.parametrize('gone', ['resource', 'fcntl', 'pwd', 'grp', 'termios'])
 def test_modules_import_where_unix_has_not(gone):
     code = f'''import sys; sys.modules["{gone}"] = None
-import dd_repro.core, dd_repro.shell, dd_repro.results, dd_repro.tables, dd_repro.entry
+import dd_repro.core, dd_repro.shell, dd_repro.papers, dd_repro.tables, dd_repro.entry
 dd_repro.entry.dd_table(["mtt/table1"])'''
     r = python(code)
     assert r.returncode == 0, r.stderr

@@ -6,7 +6,7 @@ import numpy as np
 import pytest, torch
 from PIL import Image
 
-from dd_repro import results as R
+from dd_repro import recipes as R
 from dd_repro import sets as S
 from dd_repro.augment import DSA
 from dd_repro.autoenc import AutoEncoder, TinyAE

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from dd_repro.core import read_rows
-from dd_repro.results import printed
+from dd_repro.papers import printed
 
 STUDIES = Path(__file__).resolve().parent.parent/'docs'/'studies'
 SCRIPTS = sorted(p.name for p in STUDIES.glob('*.py') if p.name != 'study.py')

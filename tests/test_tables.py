@@ -4,11 +4,14 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-from dd_repro import results as R
+from dd_repro import all as R
 from dd_repro.core import Row, record, settings_hash
 from dd_repro.d3s import d3s_settings
 from dd_repro.latent import table6
-from dd_repro.rows import Job, dd_plan, dd_row, dd_table, plan, plan_errors, run_row, smoke_recipe
+from dd_repro.plans import dd_plan, plan
+from dd_repro.rows import dd_row, run_row, smoke_recipe
+from dd_repro.stages import Job
+from dd_repro.tables import dd_table, plan_errors
 from dd_repro.zoo import NETS
 
 COUNTS = dict(mtt=40, d3=86, d3s=58, latentdd=128)
@@ -23,8 +26,8 @@ TRANSCRIBED = Path(os.environ.get('DD_PAPERS') or Path(__file__).resolve().paren
 def test_package_data_are_the_transcriptions():
     import csv
     read = lambda p: list(csv.DictReader(open(p, newline='')))
-    assert R._asset_lines('printed.csv') == [r for p in R.PAPERS for r in read(TRANSCRIBED/f'{p}_numbers.csv')]
-    assert R._asset_lines('stated.csv') == read(TRANSCRIBED/'hparams.csv')
+    assert R.asset_lines('printed.csv') == [r for p in R.PAPERS for r in read(TRANSCRIBED/f'{p}_numbers.csv')]
+    assert R.asset_lines('stated.csv') == read(TRANSCRIBED/'hparams.csv')
 
 def test_names_are_unique_and_stable():
     ids = R.printed().row
