@@ -33,7 +33,7 @@ from .match import *
 from .priors import *
 from .gauss import KINDS
 from .d3s import *
-from .relabel import *
+from .labels import *
 from .autoenc import *
 from .latent import *
 from .ten_images import DEMO, result
