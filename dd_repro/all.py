@@ -28,7 +28,7 @@ from .priors import *
 from .gauss import *
 from .isu import *
 from .d3s import *
-from .relabel import *
+from .labels import *
 from .autoenc import *
 from .latent import *
 from .papers import *

@@ -27,7 +27,7 @@ from .match import distill_match
 from .coreset import coreset
 from .priors import distill_d3
 from .d3s import TEACHERS, distill_d3s, train_teachers
-from .relabel import Relabelled, relabel
+from .labels import Relabelled, relabel
 from .autoenc import AutoEncoder, TinyAE, load_autoencoder
 from .latent import distill_latent, encode_set
 from .recipes import *

@@ -18,7 +18,7 @@ from dd_repro.data import load
 from dd_repro.distilled import Distilled, Pixels
 from dd_repro.experts import to_vector, train_experts
 from dd_repro.mtt import closest
-from dd_repro.relabel import LabelStore
+from dd_repro.labels import LabelStore
 from dd_repro.rows import run_row
 from dd_repro.students import as_protocol, train
 from dd_repro.ten_images import dd_demo
