@@ -46,7 +46,7 @@ def made(tmp_path_factory):
     "What is needed of the tree, committed, with packed data and a queue beside it."
     top = tmp_path_factory.mktemp('kit')
     here = top/'tree'
-    shutil.copytree(ROOT/'dd_repro', here/'dd_repro', ignore=shutil.ignore_patterns('__pycache__'))
+    shutil.copytree(ROOT/'dd_repro', here/'dd_repro') # with what Python has compiled
     shutil.copytree(KIT, here/'docs'/'gpu', ignore=shutil.ignore_patterns('__pycache__'))
     for name in ('artefacts', 'images', 'results'): (here/'docs'/name).mkdir()
     for name in ('artefacts', 'images'): (here/'docs'/name/'large').write_bytes(bytes(1000))
@@ -72,7 +72,7 @@ def stage(top, what='all', queue='queue.txt', **kw):
 
 def machine(top, call):
     "The tree as a call finds it: no .git, one folder carried."
-    away = '.git', '.carry', '__pycache__'
+    away = '.git', '.carry'
     there = top/'machine'
     if there.exists(): shutil.rmtree(there)
     shutil.copytree(top/'tree', there, ignore=shutil.ignore_patterns(*away))
