@@ -141,7 +141,8 @@ def packed(folder, *rows, more=(), commit='abc'):
     out = folder.parent/f'{folder.name}-out'
     out.mkdir()
     with tarfile.open(out/'rows.tar', 'w') as t:
-        for name in ('results/mtt.csv', 'note.json', *(n for n, _ in more)): t.add(folder/name, name)
+        names = 'results/mtt.csv', 'note.json', *(n for n, _ in more)
+        for name in names: t.add(folder/name, name)
     return out
 
 def merged(merge, monkeypatch, *words):
