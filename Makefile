@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml settings.ini $(CONSTRAINTS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) uv
 	@VIRTUAL_ENV="$(CURDIR)/.venv" $(BIN)/uv pip install -q -c $(CONSTRAINTS) -e '.[dev]'
-	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import dd_repro.all'
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import dd_repro.all, torchvision, kornia'
 	@touch $@
 
 demo: $(STAMP)   ## digits, one image a class: random real, MTT, the whole set

@@ -1,5 +1,5 @@
 "The artefact: there and back for every norm and label, refusals in one line, a disk that fills up, and no pickle."
-import errno, json, os, pickle, resource
+import errno, importlib, json, os, pickle, resource, subprocess, sys
 
 import pytest, torch
 from torch.optim import SGD
@@ -7,7 +7,7 @@ from torch.optim import SGD
 from dd_repro.convnet import ConvNet
 from dd_repro.core import asset, load_tensors, rng_for, save_tensors
 from dd_repro.data import load
-from dd_repro.distilled import FORMAT, Distilled, Pixels
+from dd_repro.distilled import ALIASES, FORMAT, Distilled, Pixels, class_of
 from dd_repro.loop import distill
 from dd_repro.students import Protocol, as_protocol, evaluate
 
@@ -106,11 +106,60 @@ def test_files_that_are_not_ours(d, tmp_path):
     save_tensors(p, {'theta': torch.zeros(3)}, {'expert': 1}); refused('not a distilled dataset', p)
 
 @pytest.mark.parametrize('change, says', [(dict(format=FORMAT + 1), 'format 2 is newer than this dd_repro reads'), (dict(format='x'), 'not a distilled dataset'), (dict(kind='Voxels'), "unknown kind 'Voxels'; known: .*Pixels"),
-    (dict(kind='Voxels', module='dd_repro.nowhere'), "unknown kind 'Voxels'"), (dict(kind='Voxels', module='os'), "unknown kind 'Voxels'"), (dict(norm=dict(kind='median')), "norm of kind 'median'"),
+    (dict(kind='Voxels', module='dd_repro.nowhere'), "unknown kind 'Voxels'"), (dict(kind='Voxels', module='os'), "unknown kind 'Voxels'"), (dict(kind=['Pixels']), 'not a distilled dataset'), (dict(norm=dict(kind='median')), "norm of kind 'median'"),
     (dict(norm={}), 'incomplete'), (dict(init={}), 'incomplete'), (dict(init=dict(n_classes=10, shape=3, colour=1)), 'incomplete')])
 def test_cards_that_do_not_fit(d, tmp_path, change, says):
     t, card = load_tensors(d.save(tmp_path/'d'))
     refused(says, save_tensors(tmp_path/'e', t, card | change))
+
+# --- names of kinds in old cards
+def house():
+    "The kinds that the package defines, by name."
+    importlib.import_module('dd_repro.all')
+    return {c.__name__: c for c in Distilled.kinds.values() if c.__module__.startswith('dd_repro.')}
+
+def test_every_kind_has_an_entry():
+    "Under the name that its cards carry today; and every entry leads to a kind."
+    assert {k: f'{c.__module__}.{k}' for k, c in house().items()}.items() <= ALIASES.items()
+    assert all(issubclass(class_of(k), Distilled) for k in ALIASES)
+
+@pytest.mark.parametrize('module', ['dd_repro.gone', 'dd_repro.distilled', None])
+@pytest.mark.parametrize('kind', ['OldPixels', 'Pixels'])
+def test_a_class_that_moved_or_was_renamed(d, tmp_path, monkeypatch, kind, module):
+    "A card names a class and a module that are not there any more, or no module at all."
+    monkeypatch.setitem(ALIASES, 'OldPixels', 'dd_repro.distilled.Pixels')
+    t, card = load_tensors(d.save(tmp_path/'d'))
+    card = {k: v for k, v in (card | dict(kind=kind, module=module)).items() if v is not None}
+    e = Distilled.load(save_tensors(tmp_path/'e', t, card))
+    assert type(e) is Pixels and torch.equal(e.images, d.images)
+    assert load_tensors(e.save(tmp_path/'f'))[1]['kind'] == 'Pixels'
+
+def test_a_kind_of_ones_own_goes_before_the_table(d, tmp_path, monkeypatch):
+    monkeypatch.setitem(Distilled.kinds, 'Mine', Pixels)
+    monkeypatch.setitem(ALIASES, 'Mine', 'dd_repro.gone.Mine')
+    t, card = load_tensors(d.save(tmp_path/'d'))
+    assert type(Distilled.load(save_tensors(tmp_path/'e', t, card | dict(kind='Mine')))) is Pixels
+
+ALONE = """
+import sys
+from pathlib import Path
+from dd_repro.distilled import ALIASES, Distilled
+print(*(a.rpartition('.')[0] in sys.modules for a in ALIASES.values()))
+for f in sorted(Path('docs/artefacts').glob('*.safetensors')):
+    d = Distilled.load(f)
+    from dd_repro.students import as_protocol
+    print(f.stem, as_protocol(d.protocol).name == d.protocol, len(d) > 0, float(d.student_lr) > 0)
+"""
+
+def test_published_sets_load_where_one_module_was_imported(root):
+    "Each kind's module is imported when the first of its sets is loaded, and brings its protocol."
+    home = sorted((root/'docs'/'artefacts').glob('*.safetensors'))
+    if not home: pytest.skip('docs/artefacts is not here')
+    r = subprocess.run([sys.executable, '-c', ALONE], cwd=root, capture_output=True, text=True)
+    assert r.returncode == 0, r.stderr
+    before, *lines = r.stdout.splitlines()
+    assert before.split().count('True') == 1, 'only the module that was imported'
+    assert lines == [f'{f.stem} True True True' for f in home]
 
 @pytest.mark.parametrize('lost', ['d.images', 'd.y', 'd.lr'])
 def test_tensors_that_are_missing(d, tmp_path, lost):
