@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 CONSTRAINTS := .ci/constraints.txt
 
-.PHONY: help venv demo test versions smoke docs readme assets lab clean
+.PHONY: help venv demo test same versions smoke docs readme assets lab clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -29,6 +29,9 @@ demo: $(STAMP)   ## digits, one image a class: random real, MTT, the whole set
 
 test: $(STAMP)   ## notebooks, tests and the site, closed by one line of counts
 	@$(BIN)/python tests/run.py
+
+same: $(STAMP)   ## small runs of every method here and in the commit before the rebuild, compared bit by bit
+	@$(BIN)/python tests/same.py
 
 versions: $(STAMP) ## the tests on PyTorch 2.6, 2.11 and the newest, each in an environment of its own (6 GB); a table
 	@$(BIN)/python tests/versions.py
