@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['TEACHERS', 'CROPS', 'SETS', 'seen', 'TeacherViews', 'Renormed', 'Teachers', 'train_teachers', 'start_from',
            'load_teacher', 'load_teachers', 'teacher_stats', 'stats_hash', 'crop_share', 'augment_batch', 'D3S',
-           'watch', 'StoredPixels', 'create_store', 'open_images', 'check_synthesis', 'Synthesis', 'cosine',
-           'clamp_pixels', 'distill_d3s', 'D3SMethod', 'SRe2LMethod', 'CDAMethod', 'probe_d3s', 'd3s_plan',
-           'print_plan']
+           'watch', 'StoredPixels', 'create_store', 'open_images', 'check_synthesis', 'empty_store', 'Synthesis',
+           'cosine', 'clamp_pixels', 'D3SMethod', 'SRe2LMethod', 'CDAMethod', 'probe_d3s', 'd3s_plan', 'print_plan']
 
 # %% ../nbs/17_d3s.ipynb #9cffafc8
 import hashlib, json, math, os, shutil, time
@@ -448,7 +447,7 @@ def create_store(
     return open_images(path, 'r+')
 
 def open_images(
-    path, # a store: an artefact of `distill_d3s`
+    path, # a store: the artefact of a `Synthesis`
     mode='c', # 'c': changes stay in memory; 'r+': they go to the file
 )->StoredPixels:
     "Open a store without reading the images; ValueError in one line when it is something else."
@@ -464,58 +463,69 @@ def open_images(
     return d
 
 # %% ../nbs/17_d3s.ipynb #3965eae7
-def _check_d3s(s, real, teachers, jobs):
-    "What cannot work is said before anything is written."
-    n = s['ipc']*real.n_classes
-    for k in ('ipc', 'iterations'):
-        if s[k] < 1: raise ValueError(f'{k} is {s[k]}; it must be at least 1')
-    for k, allowed in dict(kind=KINDS, layers=('conv', 'bn'), ens=('batch', 'iter', ''), crop=CROPS).items():
-        if s[k] not in allowed: raise ValueError(f'{k} {s[k]!r} is not one of {", ".join(map(repr, allowed))}')
-    if s['batch'] < 2: raise ValueError(f'batch is {s["batch"]}; statistics of a batch need at least 2 images')
-    if n % s['batch'] == 1 and n > 1: raise ValueError(f'{n} images in batches of {s["batch"]} leave a last batch of 1; take another batch size')
-    for k, ok, want in (('lr_img', s['lr_img'] > 0, 'above 0'), ('scale', 0 < s['scale'] <= 1, 'above 0 and at most 1'), ('jitter', s['jitter'] >= 0, '0 or more'), ('weight', s['weight'] > 0 or s['alpha'] > 0, 'above 0 where alpha is not')):
-        if not ok: raise ValueError(f'{k} is {s[k]}; it must be {want}')
-    if s['layers'] == 'bn' and (s['isu'] or s['kind'] != 'bn-diag'): raise ValueError("layers='bn' has variances only: it goes with kind='bn-diag' and isu=False")
-    if s['level'] and not s['isu']: raise ValueError('level=True divides alpha where running statistics divide the gradient of the others: it goes with isu=True')
-    if jobs != (0, 1) and (s['isu'] or not 0 <= jobs[0] < jobs[1]): raise ValueError(f'jobs is {jobs}; with running statistics batches are done in order by one process, otherwise give (i, k) with i below k')
-    if type(real.norm).__name__ not in ('Normalize', 'NoNorm'): raise ValueError(f'{real.norm}: pixels are clamped channel by channel, which this norm does not allow; load the data without it')
-    if teachers.n_classes != real.n_classes: raise ValueError(f'the teachers tell {teachers.n_classes} classes apart; {real.name} has {real.n_classes}')
-
 def check_synthesis(
     s, # settings of a synthesis
-    real, teachers, # as in `distill_d3s`
-    jobs=(0, 1), # (i, k): every k-th batch from i on
+    real, # the real set
+    teachers, # its `Teachers`
 ):
     "What cannot work with these data is said before anything is written."
     n = s['ipc']*real.n_classes
     if n % s['batch'] == 1 and n > 1:
         raise ValueError(f'{n} images in batches of {s["batch"]} leave a last batch of 1; take another batch size')
-    if jobs != (0, 1) and (s['isu'] or not 0 <= jobs[0] < jobs[1]):
-        raise ValueError(f'jobs is {jobs}; with running statistics batches are done in order by one process, '
-                         'otherwise give (i, k) with i below k')
     if type(real.norm).__name__ not in ('Normalize', 'NoNorm'):
         raise ValueError(f'{real.norm}: pixels are clamped channel by channel, which this norm does not allow; '
                          'load the data without it')
     if teachers.n_classes != real.n_classes:
         raise ValueError(f'the teachers tell {teachers.n_classes} classes apart; {real.name} has {real.n_classes}')
 
+def _share(jobs, isu):
+    "Which batches a process does; ValueError where batches cannot be shared so."
+    i, k = jobs
+    if (i, k) != (0, 1) and (isu or not 0 <= i < k):
+        raise ValueError(f'jobs is {(i, k)}; with running statistics batches are done in order by one process, '
+                         'otherwise give (i, k) with i below k')
+    return i, k
+
 # %% ../nbs/17_d3s.ipynb #6fa57e65
 _STUDENTS = dict(tinyimagenet='d3s-tiny', imagenet1k='d3s-in1k', imagenet21k='d3s-in21k', cifar10='d3s-cifar10', cifar100='d3s-cifar100')
 
-def _decides(s, real, teachers, seed):
-    "All that decides the images of a run."
-    data = dict(data=real.name, n_images=len(real), norm=repr(real.norm), content=real.key)
-    return s | data | dict(method='d3s', seed=seed, teachers=teachers.card(), teachers_key=teachers.key)
+def empty_store(
+    real, # the real set
+    teachers, # its `Teachers`
+    n:int, # images
+    **info # of the card
+)->StoredPixels:
+    "The artefact before there are images: shape, labels and card."
+    y, name = torch.arange(n) % real.n_classes, known_name(real)
+    images = torch.empty(n, *real.shape, dtype=torch.uint8, device='meta')
+    about = dict(classes=real.classes, norm=real.norm, name=real.name, source=source_of(real), info=info)
+    how = dict(arch=getattr(teachers[0], 'arch', None), aug='', protocol=_STUDENTS.get(name, 'mtt'))
+    return StoredPixels(images, y, real.n_classes, **how, **about)
 
 class Synthesis:
     "A set of images in the making: batch after batch, from the first to the last."
-    def __init__(self, real, teachers, out, s, stats, seed=0, jobs=(0, 1), full=None):
-        store_attr('real,teachers,s,stats,seed,jobs'); [t.eval() for t in teachers]; self.out, self.n = Path(out), s['ipc']*real.n_classes
+    def __init__(self,
+        method, # a `D3SMethod`
+        task, # real set, teachers and seed
+        out, # folder of the run
+        stats, # of `teacher_stats`
+        jobs=(0, 1), # (i, k): every k-th batch from i on; only without running statistics
+    ):
+        self.real, self.teachers, self.seed, self.stats = task.real, task.teachers, task.seed, stats
+        self.s, self.full = method.used(task.real), method.said(task, method.start(task))
+        self.jobs, self.out = _share(jobs, self.s['isu']), Path(out)
         self.part, self.final = self.out/'images.part', self.out/'distilled.safetensors'
-        self.full = full or _decides(s, real, teachers, seed)
-        self.n_batches = -(-self.n//s['batch'])
-        self.targets = [targets(st, s['eps'], real.device) for st in stats] if s['layers'] == 'conv' else [bn_targets(t) for t in teachers]
-        self.isu, self.stopped, self.history, self.steps = ISU(len(teachers)) if s['isu'] else None, None, [], self.n_batches*s['iterations']
+        self.n, self.stopped, self.history = self.s['ipc']*self.real.n_classes, None, []
+        self.n_batches = -(-self.n//self.s['batch'])
+        self.steps = self.n_batches*self.s['iterations']
+        [t.eval() for t in self.teachers]
+        self.isu = ISU(len(self.teachers)) if self.s['isu'] else None
+        self.targets = self.aims()
+    def aims(self):
+        "For each teacher, what the statistics of images are compared with."
+        if self.s['layers'] == 'bn':
+            return [bn_targets(t) for t in self.teachers]
+        return [targets(st, self.s['eps'], self.real.device) for st in self.stats]
     def __repr__(self): return f'Synthesis({len(self.history)} of {self.n_batches} batches, {self.stopped or "running"})'
     def at(self, b): return slice(b*self.s['batch'], min((b + 1)*self.s['batch'], self.n))
     def marker(self, b): return self.out/'done'/f'{b:06}.json'
@@ -525,15 +535,16 @@ class Synthesis:
     @property
     def seconds(self): return sum(h['seconds'] for h in self.history)
     def blank(self):
-        "The artefact before there are images: shape, labels and card."
-        y, name = torch.arange(self.n) % self.real.n_classes, known_name(self.real)
-        return StoredPixels(torch.empty(self.n, *self.real.shape, dtype=torch.uint8, device='meta'), y, self.real.n_classes, classes=self.real.classes, norm=self.real.norm,
-            arch=getattr(self.teachers[0], 'arch', None), aug='', protocol=_STUDENTS.get(name, 'mtt'), name=self.real.name, source=source_of(self.real), info=dict(settings=self.full, stats=stats_hash(self.stats)))
+        "The artefact of this run before there are images."
+        return empty_store(self.real, self.teachers, self.n, settings=self.full, stats=stats_hash(self.stats))
 
 # %% ../nbs/17_d3s.ipynb #7dadef29
 def _same_run(d, full, path):
-    "ValueError when a store belongs to other settings."
+    "ValueError when a store belongs to other settings, or was made when settings had another form."
     old, new = d.info.get('settings', {}), json.loads(json.dumps(full))
+    if old.get('made_by') != new['made_by']:
+        raise ValueError(f'{path}: images of a run of another version of this library; a finished set still opens '
+                         'and evaluates, but no run goes on with it; give another folder')
     if old != new:
         raise ValueError(f'{path}: images of a run with other settings ({what_differs(old, new)}); give another folder')
     return d
@@ -647,37 +658,11 @@ def fit(self:Synthesis, every=100, minutes=None, quiet=None):
     self.stopped = self.stopped or 'done'
     return d
 
-@steady
-def distill_d3s(
-    real, # the real set: its statistics, classes and norm (not its images)
-    teachers:Teachers, # M of them
-    out, # folder of the run
-    ipc:int, # images per class
-    batch=200, iterations=1000, lr_img=.25, # |B|, K, and Adam's rate (table 9)
-    kind='kl-multi', layers='conv', weight=1., alpha=20., first=1., ens='batch', isu=True, level=False, crop='linear', scale=.08, flip=True, jitter=0, # as in `D3S`
-    eps=1e-3, # the covariance floor (notebook 15)
-    stats=None, # of `teacher_stats`, or a folder for them; None: beside the run
-    jobs=(0, 1), # (i, k): every k-th batch from i on; only without running statistics
-    seed=0, every=100, # iterations between checkpoints
-    minutes=None, # time box
-    quiet=None,
-)->tuple: # (StoredPixels, Synthesis)
-    "D3S from teachers to images; continues where it was stopped. The artefact is out/distilled.safetensors."
-    s = dict(ipc=ipc, batch=batch, iterations=iterations, lr_img=lr_img, kind=kind, layers=layers, weight=weight, alpha=alpha, first=first, ens=ens, isu=isu, level=level, crop=crop,
-             scale=scale, flip=flip, jitter=jitter, eps=eps)
-    _check_d3s(s, real, teachers, tuple(jobs))
-    for f in (Path(out)/'distilled.safetensors', Path(out)/'images.part'): # before statistics are measured
-        if f.is_file(): _same_run(open_images(f), _decides(s, real, teachers, seed), f)
-    if layers == 'bn': stats = []
-    elif not isinstance(stats, list): stats = teacher_stats(teachers, real, stats or Path(out)/'stats', quiet=quiet)
-    run = Synthesis(real, teachers, out, s, stats, seed, tuple(jobs))
-    return run.fit(every, minutes, quiet), run
-
 # %% ../nbs/17_d3s.ipynb #91d34c34
 @dataclass(frozen=True)
 class D3SMethod(Method, name='d3s'):
     "Images whose features are distributed as those of the whole set, batch by batch."
-    needs = ('teachers',)
+    needs, offers = ('teachers',), ('jobs',)
     ipc: int = setting(1, 'images per class', least=1, smoke=1)
     batch: int = setting(200, 'images of a batch', least=2, smoke=10)
     iterations: int = setting(1000, 'K, steps of a batch', least=1, smoke=1)
@@ -703,12 +688,16 @@ class D3SMethod(Method, name='d3s'):
             raise ValueError("layers='bn' has variances only: it goes with kind='bn-diag' and isu=False")
         if self.level and not self.isu:
             raise ValueError('level=True divides alpha where running statistics divide the gradient of the others: it goes with isu=True')
-    def used(self, task):
-        "The settings as a synthesis takes them."
-        flip = may_flip(task.real) if self.flip is None else self.flip
-        return self.settings() | dict(flip=flip)
-    def fits(self, task):
-        check_synthesis(self.used(task), task.real, task.teachers)
+    def used(self, of):
+        "The settings as a synthesis takes them, for a set."
+        return self.settings() | dict(flip=may_flip(of) if self.flip is None else self.flip)
+    def resolved(self, d): return dict(flip=self.used(d)['flip'])
+    def said(self, task, d):
+        t = task.teachers
+        return super().said(task, d) | dict(teachers=t.card(), teachers_key=t.key)
+    def fits(self, task): check_synthesis(self.used(task.real), task.real, task.teachers)
+    def start(self, task):
+        return empty_store(task.real, task.teachers, self.ipc*task.real.n_classes)
 
 @dataclass(frozen=True)
 class SRe2LMethod(D3SMethod, name='sre2l'):
@@ -739,12 +728,11 @@ def _begun(out, full):
 @patch
 def distill(self:D3SMethod, task, out, run):
     "Statistics of the teachers, then batch after batch; continues where it was stopped."
-    out, s, t = Path(out), self.used(task), task.teachers
-    check_synthesis(s, task.real, t, tuple(run.jobs))
-    full = _decides(s, task.real, t, task.seed) | dict(method=self.name)
-    _begun(out, full)
-    stats = [] if self.layers == 'bn' else teacher_stats(t, task.real, task.folder or out/'stats', quiet=run.quiet)
-    synthesis = Synthesis(task.real, t, out, s, stats, task.seed, tuple(run.jobs), full)
+    jobs, out, stats = _share(run.jobs, self.isu), Path(out), []
+    _begun(out, self.said(task, self.start(task)))
+    if self.layers != 'bn':
+        stats = teacher_stats(task.teachers, task.real, task.folder or out/'stats', quiet=run.quiet)
+    synthesis = Synthesis(self, task, out, stats, jobs)
     return synthesis.fit(run.every, run.minutes, run.quiet), synthesis
 
 # %% ../nbs/17_d3s.ipynb #f731e074

@@ -227,6 +227,11 @@ def method_of(
     known_settings(cls, settings, method)
     return cls(**settings)
 
+def _without(method):
+    "What may be said of a run that this method has no use for."
+    loop = () if isinstance(method, Iterative) else ('eval_every', 'callbacks', 'sched')
+    return [w for w in ('keep', 'compiled', 'jobs', *loop) if w not in method.offers]
+
 def learn(
     task:Task, # data, network, and what the method needs
     method, # a `Method`, or a name in `METHODS` for its defaults
@@ -239,8 +244,8 @@ def learn(
     for need in method.needs:
         if _lacks(task, need):
             raise ValueError(f'{method.name} needs {NEEDS[need]}')
-    for word in {'keep', 'compiled'} - set(method.offers):
-        if getattr(run, word):
+    for word in _without(method):
+        if getattr(run, word) and getattr(run, word) != getattr(RunOptions, word):
             raise ValueError(f'{word} has no meaning for {method.name}')
     with plain_torch():
         method.fits(task)
