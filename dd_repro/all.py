@@ -9,6 +9,7 @@ __all__ = []
 from pathlib import Path
 import torch
 from .core import *
+from .fields import *
 from .sets import *
 from .settings import *
 from .data import *
@@ -20,6 +21,7 @@ from .experts import *
 from .distilled import *
 from .unroll import *
 from .loop import *
+from .method import *
 from .mtt import *
 from .match import *
 from .coreset import *

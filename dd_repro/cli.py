@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DEMO', 'LENGTHS', 'LENGTH_S', 'SMOKE', 'EXPERTS_OWN', 'METHODS_OWN', 'EVAL_OWN', 'result', 'iteration_seconds',
            'fitting', 'begun', 'chosen', 'demo', 'dd_demo', 'buffer_path', 'open_autoencoder', 'latent_buffer_path',
-           'dd_experts', 'expert_rows', 'fill_in', 'distill_mtt', 'check_data', 'prepare', 'how_it_went',
-           'own_settings', 'run_method', 'dd_distill', 'dd_relabel', 'dd_eval']
+           'dd_experts', 'expert_rows', 'fill_in', 'check_data', 'prepare', 'how_it_went', 'own_settings', 'run_method',
+           'dd_distill', 'dd_relabel', 'dd_eval']
 
 # %% ../nbs/22_cli.ipynb #e932b4d5
 import copy, dataclasses, json, math, shlex, sys, time
@@ -29,6 +29,7 @@ from .experts import *
 from .distilled import *
 from .unroll import GRADS
 from .loop import *
+from .method import *
 from .mtt import *
 from .match import *
 from .priors import *
@@ -341,28 +342,15 @@ def fill_in(
     return s
 
 # %% ../nbs/22_cli.ipynb #81f1033c
-def distill_mtt(
-    real, test, net_fn, buffer, s:dict, out, ipc:int, iterations:int, init='real', aug='', grad='adjoint', seed=0,
-    every=100, eval_every=0, protocol='mtt', n_eval=5, minutes=None, quiet=None, keep=0, compiled=False
-)->tuple: # (Distilled, Run, Evaluate or None)
-    "MTT from settings to a checkpointed run; the artefact is in out/distilled.safetensors."
-    for k, v in dict(ipc=ipc, iterations=iterations, n_eval=n_eval).items():
-        if v < 1: raise ValueError(f'{k} is {v}; it must be at least 1')
-    for k, v in dict(eval_every=eval_every, minutes=minutes or 0).items():
-        if v < 0: raise ValueError(f'{k} is {v}; it must be at least 0')
-    buffer.fits(real)
-    out, kw = Path(out), dict(lr=s['lr_teacher'], arch=getattr(net_fn(), 'arch', None), aug=aug)
-    d = (Pixels.from_noise if init == 'noise' else Pixels.from_real)(real, ipc, seed, **kw).to(real.device)
-    full = dict(s, method='mtt', data=real.name, norm=repr(real.norm), content=real.key, ipc=ipc, init=init, aug=aug, seed=seed, arch=d.arch,
-                **buffer.settings(), **(dict(grad=grad) if grad == 'detached' else {}))
-    mtt = MTT(net_fn().to(real.device), buffer, s['syn_steps'], s['expert_epochs'], s['max_start_epoch'], s['batch_syn'], DSA(aug) if aug else noop, grad, keep, compiled, seed=seed)
-    look = Evaluate(test, eval_every, protocol, n_eval=n_eval) if eval_every else None
-    calls = [c for c in (look, Pictures(out/'pictures', eval_every) if eval_every else None) if c]
-    run = distill(d, mtt, iterations, mtt_opts(s['lr_img'], s['lr_lr']), callbacks=calls, ckpt=out/'checkpoint.safetensors', every=every, minutes=minutes, settings=full, quiet=quiet)
-    d.info.update(settings=full, iterations=run.it, seed=seed, seconds=round(run.seconds, 1), device=device_name(real.device))
-    if look and look.rows: d.info['result'] = result(look.rows[0], look.protocol) | dict(best=look.best, k=look.k)
-    d.save(out/'distilled.safetensors')
-    return d, run, look
+def _learned(task, method, out, **run):
+    "A method on a task: (Distilled, Run, Evaluate or None)."
+    d, r = learn(task, method, out, RunOptions(**run))
+    return d, r, next((c for c in getattr(r, 'callbacks', ()) if isinstance(c, Evaluate)), None)
+
+def _run_words(g, **more):
+    "What the flags say of how it is run; they are taken out."
+    words = {k: g.pop(k) for k in ('eval_every', 'eval_epochs', 'n_eval', 'keep', 'compiled') if g.get(k)}
+    return words | {k: v for k, v in more.items() if v is not None}
 
 # %% ../nbs/22_cli.ipynb #81f6e8d4
 def check_data(buffer, real):
@@ -451,18 +439,21 @@ def _d3_run(real, test, net_fn, stem, g, o, out):
     decoder_channels(real.shape[1]) # a side that the decoder can make
     b = Buffer(g.pop('buffer', '') or dd_home()/'buffers'/stem)
     check_data(b, real)
-    aug = g.setdefault('aug', default_aug(real))
-    look = _looking(test, g, 'd3', aug)
-    look = dict(test=test, eval_every=look[0].every, protocol=look[0].protocol, n_eval=look[0].n_eval) if look else {}
-    return distill_d3(real, net_fn, b, out, width=g.pop('decoder_width', 256), **g, **look, **o)
+    o, words = dict(o), _run_words(g)
+    task = Task(real, test, net_fn, o.pop('seed', 0), experts=b)
+    return learn(task, method_of('d3', **g), out, RunOptions(**words, **o))
 
 def _d3s_run(real, test, net_fn, stem, g, o, out):
     stated = {} if known_name(real) not in TEACHERS else d3s_settings(known_name(real))
-    if stated: say(f'settings from: {stated.pop("source")}'); stated.pop('teachers')
-    if 'ipc' not in g: raise ValueError('d3s needs --ipc')
+    if stated:
+        say(f'settings from: {stated.pop("source")}')
+        stated.pop('teachers')
+    if 'ipc' not in g:
+        raise ValueError('d3s needs --ipc')
     t = load_teachers(g.pop('teachers', '') or dd_home()/'teachers'/stem, real)
-    may = dict(isu=not g.pop('no_isu', False), flip=not g.pop('no_flip', False) and may_flip(real))
-    return distill_d3s(real, t, out, **(stated | may | g), **o)
+    o, may = dict(o), dict(isu=not g.pop('no_isu', False), flip=not g.pop('no_flip', False) and may_flip(real))
+    task = Task(real, test, net_fn, o.pop('seed', 0), teachers=t)
+    return learn(task, method_of('d3s', **(stated | may | g)), out, RunOptions(**o))
 
 def _match_run(method, real, test, net_fn, stem, g, o, out):
     aug = g.setdefault('aug', default_aug(real, MATCHING[method]['aug']))
@@ -534,11 +525,11 @@ def _distil_mtt(c, g):
     ipc, given = g.get('ipc', 1), {k: g.get(k) for k in _KEYS}
     init = g.get('init', 'real')
     s, b, real, test = prepare(init, given, c.data, ipc, c.zca, g.get('buffer') or buffer_path(c.data, c.zca, c.size, c.width, c.depth), c.size, c.root, c.device, c.skip_bad)
-    aug = g.get('aug', default_aug(real))
-    p = _changed(as_protocol('mtt'), g.get('eval_epochs', 0), aug)
     out = Path(c.out or dd_home()/'runs'/f'mtt-{b.path.name}-ipc{ipc}-s{c.seed}')
-    return out, distill_mtt(real, test, _net_fn(real, c.width, c.depth), b, s, out, ipc, g.get('iterations', 5000), init, aug, g.get('grad', 'adjoint'), c.seed, c.every,
-                            g.get('eval_every', 0), p, g.get('n_eval', 5), c.minutes, keep=g.get('keep', 0), compiled=g.get('compiled', False))
+    own = {k: g[k] for k in ('iterations', 'init', 'grad', 'aug') if k in g}
+    task = Task(real, test, _net_fn(real, c.width, c.depth), c.seed, experts=b)
+    words = _run_words(g, every=c.every, minutes=c.minutes)
+    return out, _learned(task, method_of('mtt', ipc=ipc, **own, **{k: s[k] for k in _KEYS}), out, **words)
 
 def _experts_line(method, c, path):
     "The command that makes the experts or teachers of a run."

@@ -31,15 +31,16 @@ from .distilled import *
 from .unroll import *
 from .match import distill_match
 from .coreset import coreset
-from .priors import LatentPriors, distill_d3
+from .priors import LatentPriors
 from .gauss import batch_stats, synthesis_step, targets
-from .d3s import TEACHERS, distill_d3s, train_teachers
+from .d3s import TEACHERS, train_teachers
+from .method import *
 from .relabel import Relabelled, relabel
 from .autoenc import AutoEncoder, TinyAE, load_autoencoder
 from .latent import distill_latent, encode_set
 from .results import *
 from .tables import *
-from .cli import check_data, distill_mtt, expert_rows
+from .cli import check_data, expert_rows
 
 # %% ../nbs/25_rows.ipynb #45d2b04f
 def generated(
@@ -165,24 +166,28 @@ def _pick(r, *names, **other):
     "Settings by name where the recipe has them, and some under another name."
     return {n: r[n] for n in names if n in r.settings} | {k: r[n] for k, n in other.items() if n in r.settings}
 
+def _run_of(job, **more):
+    "How a row's method is run."
+    return RunOptions(minutes=job.r.minutes or None, quiet=job.quiet, **more)
+
 def _mtt(job, out):
     r = job.r
-    s = dict(batch_syn=None) | _pick(r, 'syn_steps', 'expert_epochs', 'max_start_epoch', 'batch_syn', 'lr_img', 'lr_lr', 'lr_teacher')
-    buffer = job.experts()
-    with job.timed('distill', out):
-        return distill_mtt(job.real, job.test, row_net(r, job.real), buffer, s, out, r.budget, r['iterations'], r['init'], r['aug'], seed=job.seed, minutes=r.minutes, quiet=job.quiet, compiled=job.compiled)[:2]
+    s = _pick(r, 'syn_steps', 'expert_epochs', 'max_start_epoch', 'batch_syn', 'lr_img', 'lr_lr', 'lr_teacher')
+    task = Task(job.real, job.test, row_net(r, job.real), job.seed, experts=job.experts())
+    method = method_of('mtt', ipc=r.budget, iterations=r['iterations'], init=r['init'], aug=r['aug'], **s)
+    with job.timed('distill', out): return learn(task, method, out, _run_of(job, compiled=job.compiled))
 
 _LOSSES = {'MTT+DM+diversity': 'all', '': 'all'}
 
 def _d3(job, out):
     r = job.r
-    losses, buffer = _LOSSES.get(r.get('loss', ''), r.get('loss', '')), job.experts()
-    s = _pick(r, *D3)
+    losses = _LOSSES.get(r.get('loss', ''), r.get('loss', ''))
+    s = _pick(r, *D3, 'iterations', 'z_dim', 'decoder_width')
     if r.budget == 1 or losses != 'all': s.pop('gamma3', None)
     blocks = {'shallow': 2}.get(r.get('features'))
-    with job.timed('distill', out):
-        return distill_d3(job.real, row_net(r, job.real), buffer, out, r.budget or 1, r['iterations'], losses, r['z_dim'], r['decoder_width'], feature_blocks=blocks,
-                          seed=job.seed, minutes=r.minutes, quiet=job.quiet, compiled=job.compiled, **s)
+    task = Task(job.real, job.test, row_net(r, job.real), job.seed, experts=job.experts())
+    method = method_of('d3', ppc=r.budget or 1, losses=losses, feature_blocks=blocks, **s)
+    with job.timed('distill', out): return learn(task, method, out, _run_of(job, compiled=job.compiled))
 
 # %% ../nbs/25_rows.ipynb #e971cfe8
 def _d3s(job, out):
@@ -190,8 +195,9 @@ def _d3s(job, out):
     kw = _pick(r, 'batch', 'iterations', 'lr_img', 'kind', 'layers', 'weight', 'alpha', 'first', 'ens', 'crop', 'scale', 'jitter', 'eps') | dict(isu=bool(r['isu']), level=bool(r.get('level', 0)), flip=bool(r.get('flip', 1)))
     kw['ens'] = {'0': '', '1': 'batch'}.get(str(kw['ens']), kw['ens'])
     if loss: kw |= dict(kind=f'{loss.lower()}-{"multi" if r.get("cov") == "multivariate" else "diag"}')
-    t = job.teachers()
-    with job.timed('distill', out): return distill_d3s(job.real, t, out, r.budget or 1, **kw, seed=job.seed, minutes=r.minutes, quiet=job.quiet)
+    task = Task(job.real, job.test, seed=job.seed, teachers=job.teachers())
+    method = method_of(r.method.lower(), ipc=r.budget or 1, **kw)
+    with job.timed('distill', out): return learn(task, method, out, _run_of(job))
 
 def _match(job, out):
     kw = _pick(job.r, 'iterations', 'lr_img', 'init', 'batch_real', outer='outer_loop', inner='inner_loop', net_lr='lr_net', momentum='momentum_img')
