@@ -37,7 +37,8 @@ def distilled(o):
     full, train, held, test = images(o)
     buf = train_experts(net_fn, full, o.home/'buffers'/'cifar10-zca-w64', 1 if o.smoke else 6, 4)
     out = o.home/'runs'/f'd3-cifar10-ppc1-{o.iterations}'
-    d, run = distill_d3(train, net_fn, buf, out, 1, o.iterations, sched=lambda p: min(1., 2.5*(1.01 - p)), every=5, keep=20, **S)
+    how = RunOptions(sched=lambda p: min(1., 2.5*(1.01 - p)), every=5, keep=20)
+    d, run = learn(Task(train, net_fn=net_fn, experts=buf), D3Method(iterations=o.iterations, **S), out, how)
     lr, tried = grid(d, held, (float(d.student_lr.detach()), .04))
     dev = (f'{BASE} (MMD on 45,000 images; experts saw all); {run.it} iterations (10000); N 20, M 2, T+ 2; rates fall linearly over the last 40 %; '
            f'rate chosen on 2,500 held-out training images ({tried})')

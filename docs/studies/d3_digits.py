@@ -6,7 +6,7 @@ from functools import partial
 from study import *
 
 AUG, EPOCHS, N = 'crop_scale_rotate', 300, 5
-BASE = dict(ppc=1, iterations=60, z_dim=16, width=32, scale=1., syn_steps=20, lr_latent=1., lr_decode=3e-3, lr_lr=1e-4, lr_teacher=.03,
+BASE = dict(ppc=1, iterations=60, z_dim=16, decoder_width=32, scale=1., syn_steps=20, lr_latent=1., lr_decode=3e-3, lr_lr=1e-4, lr_teacher=.03,
             gamma1=1e-5, gamma2=.1, mmd_samples=20, losses='all')
 CHOSEN = dict(lr_decode=1e-2) # what the study changed
 TRIED = dict(gamma2=(1., .01), lr_decode=(1e-2, 1e-3), scale=(2.,), lr_latent=(10., .01), gamma1=(1e-3, 0.))
@@ -22,15 +22,17 @@ fixed = lambda: proto().scaled(view=None)
 
 def experts(o, real, name): return train_experts(net_fn, real, o.home/'buffers'/name, 2 if o.smoke else 20, 4, .05, 64, '', quiet=True)
 
-def distilled(o, real, buf, name, seed=0, look={}, **kw):
+def distilled(o, real, buf, name, seed=0, looks=(), **kw):
     "(the set, what it was made with, its file)"
     s, out = BASE | kw, o.home/'runs'/'d3-digits'/name
-    d, run = distill_d3(real, net_fn, buf, out, aug=AUG, sched=lambda p: 1 - p, keep=20, quiet=True, seed=seed, **s, **look)
+    task = Task(real, net_fn=net_fn, seed=seed, experts=buf)
+    how = RunOptions(sched=lambda p: 1 - p, keep=20, quiet=True, callbacks=looks)
+    d, run = learn(task, D3Method(aug=AUG, **s), out, how)
     return d, s, run, out/'distilled.safetensors'
 
 def text(s, real):
     "What differs from the paper."
-    return (f'digits 8 px, {len(real)} training images; ConvNet-2 width 32; 20 experts, 4 epochs kept; decoder width {s["width"]}, z {s["z_dim"]}; '
+    return (f'digits 8 px, {len(real)} training images; ConvNet-2 width 32; 20 experts, 4 epochs kept; decoder width {s["decoder_width"]}, z {s["z_dim"]}; '
             f'{s["iterations"]} iterations; N {s["syn_steps"]}; rates fall linearly')
 
 def mtt(real, buf, lr_img, ckpt=None, seed=0, **kw):
@@ -125,8 +127,8 @@ def longer(o):
     "Three times the iterations, with looks at the test set on the way."
     tr, te = load('digits'); buf = experts(o, tr, 'digits8')
     for k in (1, 2):
-        look = dict(test=te, eval_every=1 if o.smoke else 30, protocol=proto(), n_eval=1 if o.smoke else 3)
-        d, s, run, file = distilled(o, tr, buf, f'longer{k}', look=look, **CHOSEN, ppc=k, iterations=3*BASE['iterations'])
+        look = Evaluate(te, 1 if o.smoke else 30, proto(), n_eval=1 if o.smoke else 3)
+        d, s, run, file = distilled(o, tr, buf, f'longer{k}', looks=[look], **CHOSEN, ppc=k, iterations=3*BASE['iterations'])
         r, = evaluate(d, te, protocol=proto(), n_eval=N, row='d3/digits/longer', method=f'D3 ppc {k}', deviations=text(s, tr))
         looks = [h['acc_convnet'] for h in run.history if 'acc_convnet' in h]
         r.artefact, r.best, r.k = sha(file), max(looks), len(looks)
@@ -136,9 +138,9 @@ def curve(o):
     "One and two priors a class, two seeds, accuracy against iterations."
     tr, te = load('digits'); buf = experts(o, tr, 'digits8')
     for seed, k in ((s, k) for s in ((0,) if o.smoke else (0, 1)) for k in (1, 2)):
-        look = dict(test=te, eval_every=1 if o.smoke else 60, protocol=proto(), n_eval=1 if o.smoke else 3)
-        d, s, run, file = distilled(o, tr, buf, f'curve{k}-{seed}', seed, look, **CHOSEN, ppc=k, iterations=3*BASE['iterations'])
-        put(o, [at(s, tr, run, k, seed, h, look['n_eval'], file) for h in run.history if 'acc_convnet' in h])
+        look = Evaluate(te, 1 if o.smoke else 60, proto(), n_eval=1 if o.smoke else 3)
+        d, s, run, file = distilled(o, tr, buf, f'curve{k}-{seed}', seed, [look], **CHOSEN, ppc=k, iterations=3*BASE['iterations'])
+        put(o, [at(s, tr, run, k, seed, h, look.n_eval, file) for h in run.history if 'acc_convnet' in h])
 
 def at(s, tr, run, k, seed, h, n, file):
     "The row of one look."

@@ -49,7 +49,8 @@ class Bench:
         "Synthesise a set with some of the teachers: (set, its file)."
         kw, out = dict(batch=self.s['B'], iterations=self.s['K'], lr_img=.25) | kw | (dict(iterations=2) if self.o.smoke else {}), self.home/name
         some = self.teachers if t == slice(None) else self.teachers.some(list(range(len(self.teachers)))[t])
-        return distill_d3s(self.small, some, out, IPC, stats=self.stats[t], **kw, quiet=True)[0], out/'distilled.safetensors'
+        task = Task(self.small, teachers=some, folder=self.home/'stats')
+        return learn(task, D3SMethod(ipc=IPC, **kw), out, RunOptions(quiet=True))[0], out/'distilled.safetensors'
 
     def row(self, name, method, d, file='', note='', made=True):
         "Store labels, train students, record."

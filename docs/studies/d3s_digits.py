@@ -29,7 +29,8 @@ class Bench:
     def images(self, name, seed, alpha, kind='kl-multi', ens=False, isu=False, per='batch', **kw):
         "Synthesise a set, with one teacher, the first few (`ens` is a number) or all in turn."
         s, t = dict(ipc=IPC, batch=B, iterations=K, lr_img=.25, kind=kind, alpha=alpha, ens=per if ens else '', isu=isu, scale=.7, flip=False) | kw, self.some(ens)
-        return distill_d3s(self.real, t, self.home/f'{name}-{seed}', **s, stats=self.stats[:len(t)], seed=seed, quiet=True)[0]
+        task = Task(self.real, seed=seed, teachers=t, folder=self.home/'stats')
+        return learn(task, D3SMethod(**s), self.home/f'{name}-{seed}', RunOptions(quiet=True))[0]
 
     def judged(self, d, name, seed, enl, lr, row, method, note):
         "Store the labels of one teacher, the first few or all, train students on them, record the row."
