@@ -9,6 +9,9 @@ __all__ = []
 from pathlib import Path
 import torch
 from .core import *
+from .cost import *
+from .files import *
+from .records import *
 from .sets import *
 from .settings import *
 from .data import *

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 import dd_repro.core
 from .core import *
+from .cost import *
+from .records import *
 from .sets import *
 from .augment import *
 from .convnet import *

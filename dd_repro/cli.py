@@ -17,6 +17,9 @@ from types import SimpleNamespace
 
 import torch
 from .core import *
+from .cost import *
+from .files import *
+from .records import *
 from .sets import *
 from .settings import *
 from .shell import *

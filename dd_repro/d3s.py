@@ -20,6 +20,8 @@ from torch.nn import functional as F
 from fastcore.basics import patch, store_attr
 
 from .core import *
+from .cost import *
+from .files import *
 from .sets import *
 from .settings import *
 from .data import *

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from PIL import Image, features
 from .core import *
+from .files import *
 from .sets import *
 
 # %% ../nbs/01_data.ipynb #3377ee94

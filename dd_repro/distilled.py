@@ -14,6 +14,8 @@ import torch
 from torch import nn, Tensor
 from fastcore.basics import patch, store_attr
 from .core import *
+from .cost import *
+from .files import *
 from .sets import *
 from .data import *
 from .augment import *

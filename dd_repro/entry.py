@@ -11,6 +11,7 @@ import importlib, json
 from functools import cache, partial
 
 from .core import *
+from .files import *
 from .shell import *
 
 # %% ../nbs/26_entry.ipynb #137d7485

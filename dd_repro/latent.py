@@ -17,6 +17,8 @@ from torch import nn, Tensor
 from torch.optim import SGD
 from fastcore.basics import patch
 from .core import *
+from .cost import *
+from .files import *
 from .sets import *
 from .data import *
 from .augment import *

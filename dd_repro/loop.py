@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch, store_attr
 from .core import *
+from .files import *
 from .sets import *
 from .students import *
 from .distilled import *

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from fastcore.basics import patch
 from .core import *
-from .core import _named
+from .cost import *
+from .records import *
 from .settings import *
 from .settings import _asset_lines
 
@@ -223,7 +224,7 @@ def conflicts(paper:str|None=None)->'pd.DataFrame':
 # %% ../nbs/21_results.ipynb #6e7c94d9
 def results_dir()->Path: # DD_RESULTS, else docs/results of the checkout
     "Where results files lie."
-    here = [Path(p) for p in (_named('DD_RESULTS'), asset().parent.parent/'docs'/'results', 'docs/results', '../docs/results') if p]
+    here = [Path(p) for p in (named_path('DD_RESULTS'), asset().parent.parent/'docs'/'results', 'docs/results', '../docs/results') if p]
     return next((p for p in here if p.is_dir()), here[0])
 
 _FACTOR = {('s', 'min'): 1/60, ('h', 'min'): 60., ('MB', 'GB'): 1e-3, ('MB', 'MiB'): 1/1.048576}

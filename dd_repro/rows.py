@@ -17,6 +17,9 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 from .core import *
+from .cost import *
+from .files import *
+from .records import *
 from .sets import *
 from .settings import *
 from .shell import *

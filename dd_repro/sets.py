@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from PIL import Image, ImageColor, ImageOps
 from fastcore.basics import patch
 from .core import *
+from .files import *
 
 # %% ../nbs/00_sets.ipynb #138338f6
 class NoNorm:

@@ -11,7 +11,8 @@ import re
 from functools import partial
 from pathlib import Path
 import torch
-from .core import *
+from .files import *
+from .records import *
 from .sets import *
 from .data import *
 from .students import *

@@ -18,6 +18,8 @@ from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
 from .core import *
+from .cost import *
+from .records import *
 from .sets import *
 from .workers import *
 from .augment import *

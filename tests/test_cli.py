@@ -9,7 +9,8 @@ from PIL import Image
 from dd_repro import cli, unroll
 from dd_repro.cli import dd_distill, dd_eval, dd_experts, dd_relabel
 from dd_repro.convnet import ConvNet
-from dd_repro.core import load_tensors, read_rows, save_tensors
+from dd_repro.files import load_tensors, save_tensors
+from dd_repro.records import read_rows
 from dd_repro.data import load
 from dd_repro.distilled import FORMAT, Distilled, Pixels
 

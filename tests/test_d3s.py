@@ -6,6 +6,7 @@ import pytest, torch
 from torch.nn import functional as F
 
 from dd_repro.core import *
+from dd_repro.files import *
 from dd_repro.sets import *
 from dd_repro.settings import *
 from dd_repro.data import Normalize, load

@@ -3,6 +3,7 @@ import shutil
 import numpy as np, pytest, torch
 from PIL import Image
 from dd_repro.core import *
+from dd_repro.files import *
 from dd_repro.sets import *
 from dd_repro import data as D
 from dd_repro.data import *

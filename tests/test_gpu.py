@@ -11,7 +11,9 @@ from dd_repro.augment import DSA, OPS
 from dd_repro.bench import unroll_iteration
 from dd_repro.cli import dd_demo, dd_distill, dd_eval, dd_experts, dd_relabel
 from dd_repro.convnet import ConvNet
-from dd_repro.core import load_tensors, read_rows, rng_for, seeded
+from dd_repro.core import rng_for, seeded
+from dd_repro.files import load_tensors
+from dd_repro.records import read_rows
 from dd_repro.sets import ImageTensors
 from dd_repro.d3s import Teachers, distill_d3s, teacher_stats
 from dd_repro.data import load

@@ -1,7 +1,8 @@
 "Running statistics: against sums over all batches, through a checkpoint bit for bit, for several models, and out of order."
 import pytest, torch
 
-from dd_repro.core import load_tensors, rng_for, save_tensors
+from dd_repro.core import rng_for
+from dd_repro.files import load_tensors, save_tensors
 from dd_repro.gauss import Moments, Stats, moments
 from dd_repro.isu import ISU
 from dd_repro.loop import _pack, _unpack

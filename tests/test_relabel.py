@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from dd_repro import relabel as R
-from dd_repro.core import rng_for, seeded, load_tensors
+from dd_repro.core import rng_for, seeded
+from dd_repro.files import load_tensors
 from dd_repro.sets import ImageTensors
 from dd_repro.convnet import ConvNet
 from dd_repro.data import Normalize

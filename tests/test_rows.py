@@ -5,7 +5,7 @@ import pytest, torch
 from dd_repro import results as R
 from dd_repro import rows as M
 from dd_repro import unroll as U
-from dd_repro.core import read_rows
+from dd_repro.records import read_rows
 from dd_repro.distilled import Distilled
 from dd_repro.rows import dd_row, plan, run_row
 from dd_repro.zoo import make_net

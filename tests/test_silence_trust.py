@@ -11,7 +11,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from dd_repro.cli import dd_eval
 from dd_repro.convnet import ConvNet
-from dd_repro.core import Row, load_tensors, record, rng_for, save_tensors, seeded, what_file
+from dd_repro.core import rng_for, seeded
+from dd_repro.files import load_tensors, save_tensors, what_file
+from dd_repro.records import Row, record
 from dd_repro.coreset import coreset, correct, herding
 from dd_repro.data import load
 from dd_repro.distilled import Distilled, Pixels
