@@ -11,6 +11,7 @@ import torch
 from .core import *
 from .cost import *
 from .files import *
+from .norm import *
 from .records import *
 from .sets import *
 from .settings import *
@@ -21,6 +22,7 @@ from .zoo import *
 from .students import *
 from .experts import *
 from .distilled import *
+from .steps import *
 from .unroll import *
 from .loop import *
 from .mtt import *

@@ -24,6 +24,7 @@ import dd_repro.core
 from .core import *
 from .cost import *
 from .records import *
+from .norm import *
 from .sets import *
 from .augment import *
 from .convnet import *
@@ -32,7 +33,6 @@ from .experts import *
 from .distilled import *
 from .loop import *
 from .unroll import *
-from .unroll import _captured
 from .mtt import *
 from .mmd import *
 from .priors import *
@@ -89,7 +89,7 @@ def unroll_iteration(
     "One iteration of MTT on noise, ready to be timed."
     with seeded('bench', 'net'): net = ConvNet(width=width).to(device)
     f, buffer = Functional(net, compiled), _Trajectory(net)
-    for replay in _captured(f): replay.enabled = captured
+    for replay in prepared_steps(f): replay.enabled = captured
     x = torch.randn(batch, 3, 32, 32, generator=rng_for('bench', 'images'))
     d = Pixels(x, torch.arange(batch) % 10, 10, lr=.01).to(device)
     def iteration(steps=N):

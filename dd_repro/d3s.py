@@ -22,8 +22,10 @@ from fastcore.basics import patch, store_attr
 from .core import *
 from .cost import *
 from .files import *
+from .norm import *
 from .sets import *
 from .settings import *
+from .norm import *
 from .data import *
 from .augment import *
 from .zoo import *

@@ -16,7 +16,9 @@ from fastcore.basics import patch, store_attr
 from .core import *
 from .cost import *
 from .files import *
+from .norm import *
 from .sets import *
+from .norm import *
 from .data import *
 from .augment import *
 

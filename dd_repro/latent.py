@@ -19,7 +19,9 @@ from fastcore.basics import patch
 from .core import *
 from .cost import *
 from .files import *
+from .norm import *
 from .sets import *
+from .norm import *
 from .data import *
 from .augment import *
 from .convnet import *

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from .files import *
 from .records import *
-from .sets import *
+from .norm import *
+from .norm import *
 from .data import *
 from .students import *
 from .distilled import *

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from .core import *
 from .cost import *
 from .records import *
+from .norm import *
 from .sets import *
 from .workers import *
 from .augment import *

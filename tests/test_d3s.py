@@ -7,9 +7,11 @@ from torch.nn import functional as F
 
 from dd_repro.core import *
 from dd_repro.files import *
+from dd_repro.norm import *
 from dd_repro.sets import *
 from dd_repro.settings import *
-from dd_repro.data import Normalize, load
+from dd_repro.norm import Normalize
+from dd_repro.data import load
 from dd_repro.zoo import *
 from dd_repro.students import *
 from dd_repro.distilled import *

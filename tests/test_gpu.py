@@ -23,7 +23,8 @@ from dd_repro.mtt import closest
 from dd_repro.relabel import LabelStore
 from dd_repro.rows import run_row
 from dd_repro.students import as_protocol, train
-from dd_repro.unroll import Functional, Replay, unroll
+from dd_repro.steps import Replay
+from dd_repro.unroll import Functional, unroll
 from dd_repro.zoo import make_net
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*which is a no-op') # what torch says of the device meta, and is not so here
@@ -113,7 +114,7 @@ def test_captured_steps_give_the_same(grad, keep, labels):
 def test_steps_are_compiled_before_they_are_captured(monkeypatch):
     made, called = [], []
     monkeypatch.setattr(torch, 'compile', lambda f, dynamic: made.append(f) or (lambda *ts: called.append(1) or f(*ts)))
-    monkeypatch.setattr(U, '_need_compiler', lambda: pytest.fail('asked for a C++ compiler on a GPU'))
+    monkeypatch.setattr(U, 'need_compiler', lambda: pytest.fail('asked for a C++ compiler on a GPU'))
     want = gradients('cpu', NET, 'adjoint')
     with pretend_gpu():
         f = Functional(small().to('meta'), compiled=True)

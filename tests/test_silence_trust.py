@@ -26,7 +26,8 @@ from dd_repro.priors import LatentPriors
 from dd_repro.relabel import relabel
 from dd_repro.sets import ImageTensors
 from dd_repro.students import Died, Protocol, Team, accuracy, evaluate, go_together, train
-from dd_repro.unroll import _trace, unroll
+from dd_repro.steps import trace_step
+from dd_repro.unroll import unroll
 from dd_repro.zoo import make_net
 
 D = torch.double
@@ -493,7 +494,7 @@ def test_fewer_iterations_than_done_are_refused(done, asked, tmp_path):
 
 @pytest.mark.parametrize('branch', [lambda x: x*2 if x.sum() > 0 else x, lambda x: x[:int(x[0].sum() > 0) + 1], lambda x: x.clamp(max=x.max().item())])
 def test_a_branch_on_values_is_never_traced_as_if_it_were_none(branch):
-    with pytest.raises(ValueError, match='depends on the values that it sees') as e: _trace(lambda x: (branch(x),), [torch.ones(3, 2)])
+    with pytest.raises(ValueError, match='depends on the values that it sees') as e: trace_step(lambda x: (branch(x),), [torch.ones(3, 2)])
     assert '\n' not in str(e.value)
 
 @pytest.mark.parametrize('lr', ['1e30', 'inf', '-1', 'nan'])
