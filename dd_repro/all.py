@@ -32,6 +32,7 @@ from .mmd import *
 from .priors import *
 from .gauss import *
 from .isu import *
+from .teachers import *
 from .d3s import *
 from .relabel import *
 from .autoenc import *

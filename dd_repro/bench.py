@@ -38,6 +38,7 @@ from .mmd import *
 from .priors import *
 from .gauss import *
 from .zoo import *
+from .teachers import *
 from .d3s import *
 from .settings import *
 from .shell import *

@@ -36,6 +36,7 @@ from .mtt import *
 from .match import *
 from .priors import *
 from .gauss import KINDS
+from .teachers import *
 from .d3s import *
 from .relabel import *
 from .autoenc import *

@@ -18,7 +18,6 @@ from .cost import *
 from .files import *
 from .norm import *
 from .sets import *
-from .norm import *
 from .data import *
 from .augment import *
 

@@ -21,7 +21,6 @@ from .cost import *
 from .files import *
 from .norm import *
 from .sets import *
-from .norm import *
 from .data import *
 from .augment import *
 from .convnet import *

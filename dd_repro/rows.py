@@ -36,7 +36,8 @@ from .match import distill_match
 from .coreset import coreset
 from .priors import LatentPriors, distill_d3
 from .gauss import batch_stats, synthesis_step, targets
-from .d3s import TEACHERS, distill_d3s, train_teachers
+from .teachers import TEACHERS, train_teachers
+from .d3s import distill_d3s
 from .relabel import Relabelled, relabel
 from .autoenc import AutoEncoder, TinyAE, load_autoencoder
 from .latent import distill_latent, encode_set

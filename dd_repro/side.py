@@ -14,7 +14,6 @@ import torch
 from .files import *
 from .records import *
 from .norm import *
-from .norm import *
 from .data import *
 from .students import *
 from .distilled import *

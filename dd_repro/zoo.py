@@ -17,7 +17,6 @@ from torch import nn, Tensor
 
 from .core import *
 from .norm import *
-from .norm import *
 from .convnet import *
 
 # %% ../nbs/04_zoo.ipynb #4a58114f

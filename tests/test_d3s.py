@@ -17,6 +17,7 @@ from dd_repro.students import *
 from dd_repro.distilled import *
 from dd_repro.augment import *
 from dd_repro.gauss import *
+from dd_repro.teachers import *
 from dd_repro.d3s import *
 
 torch.set_num_threads(1)

@@ -15,7 +15,8 @@ from dd_repro.core import rng_for, seeded
 from dd_repro.files import load_tensors
 from dd_repro.records import read_rows
 from dd_repro.sets import ImageTensors
-from dd_repro.d3s import Teachers, distill_d3s, teacher_stats
+from dd_repro.teachers import Teachers, teacher_stats
+from dd_repro.d3s import distill_d3s
 from dd_repro.data import load
 from dd_repro.distilled import Distilled, Pixels
 from dd_repro.experts import to_vector, train_experts

@@ -15,7 +15,8 @@ from dd_repro.convnet import ConvNet
 from dd_repro.core import rng_for, seeded, what_differs
 from dd_repro.files import load_tensors, save_tensors
 from dd_repro.records import Row, read_rows, record
-from dd_repro.d3s import distill_d3s, load_teachers, train_teachers
+from dd_repro.teachers import load_teachers, train_teachers
+from dd_repro.d3s import distill_d3s
 from dd_repro.data import Files, load
 from dd_repro.distilled import Distilled, Pixels
 from dd_repro.experts import Buffer, train_experts
