@@ -9,6 +9,11 @@ __all__ = []
 from pathlib import Path
 import torch
 from .core import *
+from .fields import *
+from .cost import *
+from .files import *
+from .norm import *
+from .records import *
 from .sets import *
 from .settings import *
 from .data import *
@@ -18,8 +23,10 @@ from .zoo import *
 from .students import *
 from .experts import *
 from .distilled import *
+from .steps import *
 from .unroll import *
 from .loop import *
+from .method import *
 from .mtt import *
 from .match import *
 from .coreset import *
@@ -27,6 +34,7 @@ from .mmd import *
 from .priors import *
 from .gauss import *
 from .isu import *
+from .teachers import *
 from .d3s import *
 from .labels import *
 from .autoenc import *

@@ -18,6 +18,7 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 from fastcore.basics import patch, store_attr
 from .core import *
+from .files import *
 from .sets import *
 from .data import *
 

@@ -22,6 +22,9 @@ import torch
 from torch import Tensor
 import dd_repro.core
 from .core import *
+from .cost import *
+from .records import *
+from .norm import *
 from .sets import *
 from .augment import *
 from .convnet import *
@@ -35,7 +38,9 @@ from .mmd import *
 from .priors import *
 from .gauss import *
 from .zoo import *
+from .teachers import *
 from .d3s import *
+from .method import Task
 from .settings import *
 from .shell import *
 
@@ -322,8 +327,8 @@ def measure_memory(
     real = ImageTensors(torch.randn(40, 3, 32, 32, generator=rng_for('bench', 'd3s')), torch.arange(40) % 10, 10, norm=NoNorm(), name='noise')
     with seeded('bench', 'd3s'): teachers = Teachers([make_net('resnet18_bn', width=width)], real)
     with tempfile.TemporaryDirectory() as tmp:
-        s = dict(batch=batch, iterations=iterations, stats=teacher_stats(teachers, real, quiet=True), quiet=True)
-        with Cost() as cost: distill_d3s(real, teachers, Path(tmp)/'run', n//10, **s)
+        method, stats = D3SMethod(ipc=n//10, batch=batch, iterations=iterations), teacher_stats(teachers, real, quiet=True)
+        with Cost() as cost: Synthesis(method, Task(real, teachers=teachers), Path(tmp)/'run', stats).fit(quiet=True)
     return dict(memory_mb=cost.memory_mb, processor=device_name())
 
 def measure_plan(

@@ -15,6 +15,7 @@ from torch import nn, Tensor
 from safetensors import safe_open
 from fastcore.basics import patch
 from .core import *
+from .files import *
 from .sets import *
 from .workers import *
 from .augment import *

@@ -17,6 +17,7 @@ from torch import nn, Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from .core import *
+from .files import *
 from .sets import *
 from .zoo import *
 

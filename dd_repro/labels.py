@@ -19,6 +19,8 @@ from safetensors import safe_open
 from torch import nn, Tensor
 from fastcore.basics import patch, store_attr
 from .core import *
+from .cost import *
+from .files import *
 from .sets import *
 from .augment import *
 from .students import *

@@ -19,6 +19,9 @@ from torch import nn, Tensor
 from torch.optim import SGD
 from fastcore.basics import patch
 from .core import *
+from .cost import *
+from .files import *
+from .norm import *
 from .sets import *
 from .data import *
 from .augment import *

@@ -18,6 +18,7 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 from torch.optim import SGD
 from .core import *
+from .cost import *
 from .sets import *
 from .augment import *
 from .convnet import *

@@ -14,6 +14,9 @@ from functools import cache
 from pathlib import Path
 
 from .core import *
+from .files import *
+from .records import *
+from .cost import *
 from .fields import *
 
 # %% ../nbs/09_method.ipynb #bed3e703
@@ -228,6 +231,11 @@ def method_of(
     known_settings(cls, settings, method)
     return cls(**settings)
 
+def _without(method):
+    "What may be said of a run that this method has no use for."
+    loop = () if isinstance(method, Iterative) else ('eval_every', 'callbacks', 'sched')
+    return [w for w in ('keep', 'compiled', 'jobs', *loop) if w not in method.offers]
+
 def learn(
     task:Task, # data, network, and what the method needs
     method, # a `Method`, or a name in `METHODS` for its defaults
@@ -240,8 +248,8 @@ def learn(
     for need in method.needs:
         if _lacks(task, need):
             raise ValueError(f'{method.name} needs {NEEDS[need]}')
-    for word in {'keep', 'compiled', 'eval_every', 'minutes'} - set(method.offers):
-        if getattr(run, word):
+    for word in _without(method):
+        if getattr(run, word) and getattr(run, word) != getattr(RunOptions, word):
             raise ValueError(f'{word} has no meaning for {method.name}')
     with plain_torch():
         method.fits(task)

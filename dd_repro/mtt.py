@@ -127,6 +127,7 @@ class MTTMethod(TrajectoryMethod, name='mtt'):
     init: str = setting('real', 'what the images begin as', among=('real', 'noise'))
     aug: str = setting(None, "DSA strategy; '' for none (default: all of it that suits the set)")
     grad: str = setting('adjoint', 'how the unroll is differentiated', among=GRADS)
+    idle = {('grad', 'bptt'): 'keep'}
     def check(self):
         if self.aug: DSA(self.aug)
     def augment(self, task):
@@ -137,7 +138,6 @@ class MTTMethod(TrajectoryMethod, name='mtt'):
     def phases(self, d, task, run):
         return self.follow(task, run, d.aug, grad=self.grad)
     def opts(self, d): return mtt_opts(self.lr_img, self.lr_lr, self.momentum)
-
 
 # %% ../nbs/10_mtt.ipynb #a13c92b3
 def closest(

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import torch
 from .core import *
+from .files import *
+from .records import *
+from .cost import *
 from .shell import *
 from .students import *
 from .experts import *

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.optim import SGD, Adam
 from fastcore.basics import patch, store_attr
 from .core import *
+from .cost import *
 from .sets import *
 from .settings import *
 from .augment import *

@@ -14,6 +14,9 @@ from functools import cache
 
 from fastcore.basics import patch
 from .core import *
+from .files import *
+from .records import *
+from .cost import *
 from .settings import *
 from .papers import *
 

@@ -11,6 +11,11 @@ from pathlib import Path
 
 import torch
 from .core import *
+from .cost import *
+from .files import *
+from .records import *
+from .sets import *
+from .settings import *
 from .shell import *
 from .workers import *
 from .data import *

@@ -56,7 +56,7 @@ def d3s_table()->list: # dictionaries with text values
 def d3s_settings(
     dataset:str, # the data set's name
     method='d3s', # d3s, sre2l or cda
-)->dict: # arguments of `distill_d3s`, `teachers` (M) and `source`
+)->dict: # settings of the synthesis, `teachers` (M) and `source`
     "Settings by data set and method; ValueError naming what is known."
     rows = asset_lines('d3s_settings.csv')
     row = next((r for r in rows if (r['method'], r['dataset']) == (method, dataset)), None)

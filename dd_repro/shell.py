@@ -11,6 +11,7 @@ import argparse, functools, inspect, math, os, sys
 from contextlib import contextmanager
 
 from .core import *
+from .cost import *
 
 # %% ../nbs/00_shell.ipynb #28932236
 def _broken(f):

@@ -11,8 +11,9 @@ import re
 from functools import partial
 from pathlib import Path
 import torch
-from .core import *
-from .sets import *
+from .files import *
+from .records import *
+from .norm import *
 from .data import *
 from .students import *
 from .distilled import *
@@ -23,7 +24,8 @@ from .loop import distill
 from .mtt import MTT, mtt_opts
 from .match import distill_match
 from .coreset import coreset
-from .priors import LatentPriors, distill_d3
+from .priors import D3Method, LatentPriors
+from .method import *
 from .d3s import StoredPixels
 from .autoenc import train_tiny
 from .latent import distill_latent
@@ -68,7 +70,9 @@ def _matched_sets(real, tmp, its):
 def _expert_sets(real, buffer, tmp, its):
     mtt = Pixels.from_real(real, 1, **KW8)
     distill(mtt, MTT(net_fn8(), buffer, 30, 2, 2, aug=DSA(AUG8), keep=30), its(200), mtt_opts(100., 1e-4), sched=lambda done: 1 - done, quiet=True)
-    d3, _ = distill_d3(real, net_fn8, buffer, tmp/'d3', 1, its(150), z_dim=16, width=32, aug=AUG8, syn_steps=15, mmd_samples=12, lr_teacher=.04, lr_decode=5e-3, quiet=True)
+    how = dict(z_dim=16, decoder_width=32, aug=AUG8, syn_steps=15, mmd_samples=12, lr_teacher=.04, lr_decode=5e-3)
+    task = Task(real, net_fn=net_fn8, experts=buffer)
+    d3, _ = learn(task, D3Method(iterations=its(150), **how), tmp/'d3', RunOptions(quiet=True))
     return {'MTT, ipc 1': (mtt, 0), 'D3, ppc 1': (d3, sum(p.numel()*4 for p in d3.groups()['decoder']))}
 
 def _code_sets(real, tmp, its):

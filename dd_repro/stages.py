@@ -15,6 +15,9 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 from .core import *
+from .files import *
+from .records import *
+from .cost import *
 from .sets import *
 from .settings import *
 from .shell import *

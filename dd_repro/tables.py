@@ -13,6 +13,9 @@ from pathlib import Path
 from statistics import median
 
 from .core import *
+from .files import *
+from .records import *
+from .cost import *
 from .core import _named
 from .shell import *
 from .papers import *

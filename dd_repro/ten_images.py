@@ -11,6 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from .core import *
+from .files import *
+from .records import *
+from .cost import *
 from .shell import *
 from .data import *
 from .augment import *

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from .core import *
+from .cost import *
 
 # %% ../nbs/00_workers.ipynb #017e1198
 START_S = 8. # seconds until a spawned process has imported PyTorch, on a slow machine

@@ -16,8 +16,7 @@ import torch
 from torch import nn, Tensor
 
 from .core import *
-from .sets import *
-from .data import *
+from .norm import *
 from .convnet import *
 
 # %% ../nbs/04_zoo.ipynb #4a58114f

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
-from dd_repro import unroll
+from dd_repro import steps
 
 ATEN = torch.ops.aten
 MOVES = {ATEN._to_copy, ATEN.copy_} # between devices
@@ -107,7 +107,7 @@ class PretendGPU(TorchDispatchMode):
         if torch.Tag.nondeterministic_seeded in func.tags: raise RuntimeError(f'{func}: random numbers inside a captured graph')
         if not _is_view(func): self.tape.append((func, *tree_map(_alias, (a, k, out))))
 
-TRACE = unroll._trace
+TRACE = steps.trace_step
 
 def _traced(fn, ts):
     "The list of operations, made on the CPU (make_fx cannot look into `Far`) and moved: its new tensors are made on the pretend GPU."
@@ -139,7 +139,7 @@ def pretend_gpu():
     with ExitStack() as s:
         s.enter_context(mock.patch.multiple(torch.cuda, Stream=lambda: stream, current_stream=lambda: stream, stream=nullcontext, device=nullcontext, CUDAGraph=Graph, graph=capture))
         s.enter_context(mock.patch.multiple(torch, autocast=lambda *a, **k: nullcontext(), **{n: _maker(n) for n in MAKE}))
-        s.enter_context(mock.patch.object(unroll, '_trace', _traced))
+        s.enter_context(mock.patch.object(steps, 'trace_step', _traced))
         s.enter_context(mock.patch('torch.optim.optimizer._get_fused_kernels_supported_devices', lambda: ['meta', 'cpu']))
         s.enter_context(mock.patch.dict(os.environ, DD_DEVICE='meta'))
         yield s.enter_context(gpu)

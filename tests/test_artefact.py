@@ -5,7 +5,8 @@ import pytest, torch
 from torch.optim import SGD
 
 from dd_repro.convnet import ConvNet
-from dd_repro.core import asset, load_tensors, rng_for, save_tensors
+from dd_repro.core import asset, rng_for
+from dd_repro.files import load_tensors, save_tensors
 from dd_repro.data import load
 from dd_repro.distilled import ALIASES, FORMAT, Distilled, Pixels, class_of
 from dd_repro.loop import distill

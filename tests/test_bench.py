@@ -5,7 +5,8 @@ import pytest, torch
 
 from dd_repro import bench, core
 from dd_repro.bench import bench_unroll, claims, dd_bench, ratios, report, run_cell, summary, unroll_cells, visits
-from dd_repro.core import ONE_THREAD_MAX, read_rows
+from dd_repro.core import ONE_THREAD_MAX
+from dd_repro.records import read_rows
 
 TINY = dict(width=4, threads=1, n_mat=64)
 

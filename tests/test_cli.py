@@ -9,7 +9,8 @@ from PIL import Image
 from dd_repro import cli, unroll
 from dd_repro.cli import dd_distill, dd_eval, dd_experts, dd_relabel
 from dd_repro.convnet import ConvNet
-from dd_repro.core import load_tensors, read_rows, save_tensors
+from dd_repro.files import load_tensors, save_tensors
+from dd_repro.records import read_rows
 from dd_repro.data import load
 from dd_repro.distilled import FORMAT, Distilled, Pixels
 
@@ -148,7 +149,7 @@ def test_compiled_steps_by_command(home, tmp_path, capsys, monkeypatch, method, 
     "The flag reaches the unroll, whose two functions are traced for one shape; the translation itself is tested in test_unroll and left out here."
     seen = []
     monkeypatch.setattr(torch, 'compile', lambda g, **kw: seen.append(g) or g)
-    monkeypatch.setattr(unroll, '_need_compiler', lambda: seen.append('asked'))
+    monkeypatch.setattr(unroll, 'need_compiler', lambda: seen.append('asked'))
     kw |= {k: FAST[k] for k in ('syn_steps', 'expert_epochs', 'max_start_epoch', 'lr_lr', 'lr_teacher', 'aug')}
     a, b = (run(tmp_path/str(c), method, capsys, compiled=c, **kw) for c in (True, False))
     assert seen[0] == 'asked' and len(seen) == 3

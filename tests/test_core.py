@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest, torch
 
-from dd_repro.core import Row, load_tensors, read_rows, record, rng_for, save_tensors, seed_of, seeded, settings_hash, write_atomic
+from dd_repro.core import rng_for, seed_of, seeded, settings_hash
+from dd_repro.files import load_tensors, save_tensors, write_atomic
+from dd_repro.records import Row, read_rows, record
 from dd_repro.sets import ImageTensors
 
 FRESH = multiprocessing.get_context('forkserver')                 # children of a process that has run nothing yet

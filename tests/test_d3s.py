@@ -6,14 +6,18 @@ import pytest, torch
 from torch.nn import functional as F
 
 from dd_repro.core import *
+from dd_repro.files import *
+from dd_repro.norm import *
 from dd_repro.sets import *
 from dd_repro.settings import *
-from dd_repro.data import Normalize, load
+from dd_repro.norm import Normalize
+from dd_repro.data import load
 from dd_repro.zoo import *
 from dd_repro.students import *
 from dd_repro.distilled import *
 from dd_repro.augment import *
 from dd_repro.gauss import *
+from dd_repro.teachers import *
 from dd_repro.d3s import *
 
 torch.set_num_threads(1)

@@ -3,8 +3,10 @@ import shutil
 import numpy as np, pytest, torch
 from PIL import Image
 from dd_repro.core import *
+from dd_repro.files import *
+from dd_repro.norm import *
 from dd_repro.sets import *
-from dd_repro import data as D
+from dd_repro import data as D, norm as N
 from dd_repro.data import *
 
 def need(*folders):
@@ -55,8 +57,8 @@ def test_compact_form_obeys_its_tolerance():
     "The error predicted from eigenvalues is the error on the training images, at any tolerance; rank falls as it grows."
     x = load('digits')[0].raw(); z = fit_zca(x); ranks = []
     for tol in (1e-2, 1e-3, 0.):
-        U, lam, a = D._compact(z._consts['W'], .1, tol)
-        W, inv = D._expand(U, lam, a)
+        U, lam, a = N._compact(z._consts['W'], .1, tol)
+        W, inv = N._expand(U, lam, a)
         rms = ((x.flatten(1) - x.flatten(1).mean(0))@(W - z._consts['W'])).pow(2).mean().sqrt()
         assert rms < tol + 4e-4                                   # half precision adds its own
         ranks.append(len(lam))

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest, torch
 
 from dd_repro.convnet import ConvNet
-from dd_repro.core import load_tensors, rng_for, save_tensors
+from dd_repro.core import rng_for
+from dd_repro.files import load_tensors, save_tensors
 from dd_repro.data import load
 from dd_repro.experts import Buffer, to_vector, train_experts
 from dd_repro.mtt import MTT

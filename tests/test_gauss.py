@@ -4,7 +4,8 @@ from torch import nn
 from torch.distributions import MultivariateNormal, kl_divergence
 from torch.nn import functional as F
 
-from dd_repro.core import rng_for, save_tensors, seeded
+from dd_repro.core import rng_for, seeded
+from dd_repro.files import save_tensors
 from dd_repro.gauss import (KINDS, FeatureStats, Moments, Stats, Target, batch_stats, bn_layers, bn_targets, dataset_stats, feature_loss, gauss_kl, layer_loss,
                             main_convs, moments, targets)
 from dd_repro.zoo import make_net

@@ -11,9 +11,12 @@ from dd_repro.augment import DSA, OPS
 from dd_repro.bench import unroll_iteration
 from dd_repro.cli import dd_distill, dd_eval, dd_experts, dd_relabel
 from dd_repro.convnet import ConvNet
-from dd_repro.core import load_tensors, read_rows, rng_for, seeded
+from dd_repro.core import rng_for, seeded
+from dd_repro.files import load_tensors
+from dd_repro.records import read_rows
 from dd_repro.sets import ImageTensors
-from dd_repro.d3s import Teachers, distill_d3s, teacher_stats
+from dd_repro.teachers import Teachers, teacher_stats
+from dd_repro.d3s import distill_d3s
 from dd_repro.data import load
 from dd_repro.distilled import Distilled, Pixels
 from dd_repro.experts import to_vector, train_experts
@@ -22,7 +25,8 @@ from dd_repro.labels import LabelStore
 from dd_repro.rows import run_row
 from dd_repro.students import as_protocol, train
 from dd_repro.ten_images import dd_demo
-from dd_repro.unroll import Functional, Replay, unroll
+from dd_repro.steps import Replay
+from dd_repro.unroll import Functional, unroll
 from dd_repro.zoo import make_net
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*which is a no-op') # what torch says of the device meta, and is not so here
@@ -112,7 +116,7 @@ def test_captured_steps_give_the_same(grad, keep, labels):
 def test_steps_are_compiled_before_they_are_captured(monkeypatch):
     made, called = [], []
     monkeypatch.setattr(torch, 'compile', lambda f, dynamic: made.append(f) or (lambda *ts: called.append(1) or f(*ts)))
-    monkeypatch.setattr(U, '_need_compiler', lambda: pytest.fail('asked for a C++ compiler on a GPU'))
+    monkeypatch.setattr(U, 'need_compiler', lambda: pytest.fail('asked for a C++ compiler on a GPU'))
     want = gradients('cpu', NET, 'adjoint')
     with pretend_gpu():
         f = Functional(small().to('meta'), compiled=True)

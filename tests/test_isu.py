@@ -1,10 +1,11 @@
 "Running statistics: against sums over all batches, through a checkpoint bit for bit, for several models, and out of order."
 import pytest, torch
 
-from dd_repro.core import load_tensors, rng_for, save_tensors
+from dd_repro.core import rng_for
+from dd_repro.files import load_tensors, save_tensors
 from dd_repro.gauss import Moments, Stats, moments
 from dd_repro.isu import ISU
-from dd_repro.loop import _pack, _unpack
+from dd_repro.loop import pack_state, unpack_state
 
 D = torch.double
 
@@ -59,10 +60,10 @@ def test_single_precision_batches_stay_single():
 def test_resume_is_exact_through_a_file(at, tmp_path):
     one, two = ISU(2, True), ISU(2, True)
     for b in range(1, at + 1): one.fold(b, [stats(b, m) for m in range(2)])
-    t = {}; packed = _pack('s', one.state_dict(), t)
+    t = {}; packed = pack_state('s', one.state_dict(), t)
     save_tensors(tmp_path/'c.safetensors', t, dict(run=packed))
     tensors, meta = load_tensors(tmp_path/'c.safetensors')
-    two.load_state_dict(_unpack(meta['run'], tensors))
+    two.load_state_dict(unpack_state(meta['run'], tensors))
     for b in range(at + 1, 6):
         for isu in (one, two): isu.fold(b, [stats(b, m) for m in range(2)])
     assert one.b == two.b == 5

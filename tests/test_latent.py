@@ -5,7 +5,8 @@ import pytest, torch
 from torch.nn import functional as F
 
 from dd_repro.autoenc import AutoEncoder, TinyAE, train_tiny
-from dd_repro.core import load_tensors, rng_for, save_tensors, seed_of, seeded
+from dd_repro.core import rng_for, seed_of, seeded
+from dd_repro.files import load_tensors, save_tensors
 from dd_repro.sets import ImageTensors
 from dd_repro.data import load
 from dd_repro.distilled import Distilled, Pixels

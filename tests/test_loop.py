@@ -8,7 +8,7 @@ from torch.optim import SGD, Adam
 
 from dd_repro.augment import DSA
 from dd_repro.convnet import ConvNet
-from dd_repro.core import load_tensors
+from dd_repro.files import load_tensors
 from dd_repro.data import load
 from dd_repro.distilled import Distilled, Pixels
 from dd_repro.experts import Buffer, train_experts

@@ -7,7 +7,8 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from dd_repro.convnet import ConvNet
-from dd_repro.core import rng_for, save_tensors, load_tensors
+from dd_repro.core import rng_for
+from dd_repro.files import save_tensors, load_tensors
 from dd_repro.data import load
 from dd_repro.distilled import Distilled
 from dd_repro.experts import train_experts

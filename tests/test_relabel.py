@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from dd_repro import labels as R
-from dd_repro.core import rng_for, seeded, load_tensors
+from dd_repro.core import rng_for, seeded
+from dd_repro.files import load_tensors
 from dd_repro.sets import ImageTensors
 from dd_repro.convnet import ConvNet
-from dd_repro.data import Normalize
+from dd_repro.norm import Normalize
 from dd_repro.distilled import Pixels
 from dd_repro.augment import crop_boxes
 from dd_repro.labels import Relabelled, LabelStore, relabel, crop_flip, mean_logits, epoch_order, fingerprint, at_temperature

@@ -2,7 +2,7 @@
 import re
 from pathlib import Path
 import pytest
-from dd_repro.core import read_rows
+from dd_repro.records import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT/'docs'/'results').glob('*.csv'))

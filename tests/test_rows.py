@@ -4,8 +4,8 @@ import dataclasses
 import pytest, torch
 from dd_repro import recipes as R
 from dd_repro import plans, stages
-from dd_repro import unroll as U
-from dd_repro.core import read_rows
+from dd_repro import steps as S, unroll as U
+from dd_repro.records import read_rows
 from dd_repro.distilled import Distilled
 from dd_repro.plans import plan
 from dd_repro.rows import dd_row, run_row
@@ -24,8 +24,8 @@ def test_compiled_is_for_rows_with_student_steps(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="compiled is for rows of MTT and D3; with DM it is not offered"): run_row('mtt/table1/cifar10/dm/ipc1', compiled=True, home=tmp_path)
     assert not any(tmp_path.iterdir())
     made = []
-    monkeypatch.setattr(U, '_compile', lambda traced, ts: made.append(traced) or traced)
-    monkeypatch.setattr(U, '_need_compiler', lambda: None)
+    monkeypatch.setattr(S, '_compile', lambda traced, ts: made.append(traced) or traced)
+    monkeypatch.setattr(U, 'need_compiler', lambda: None)
     for n, row in enumerate(('mtt/table1/cifar10/ipc1', 'd3/table1/cifar10/ppc1'), 1):
         assert run_row(row, smoke=True, compiled=True, quiet=True, root=tmp_path, home=tmp_path) and len(made) == 2*n, row
 

@@ -12,8 +12,11 @@ from dd_repro.augment import DSA
 from dd_repro.autoenc import AutoEncoder, TinyAE
 from dd_repro.cli import dd_distill, dd_eval, dd_experts, distill_mtt
 from dd_repro.convnet import ConvNet
-from dd_repro.core import Row, load_tensors, read_rows, record, rng_for, save_tensors, seeded, what_differs
-from dd_repro.d3s import distill_d3s, load_teachers, train_teachers
+from dd_repro.core import rng_for, seeded, what_differs
+from dd_repro.files import load_tensors, save_tensors
+from dd_repro.records import Row, read_rows, record
+from dd_repro.teachers import load_teachers, train_teachers
+from dd_repro.d3s import distill_d3s
 from dd_repro.data import Files, load
 from dd_repro.distilled import Distilled, Pixels
 from dd_repro.experts import Buffer, train_experts
@@ -362,7 +365,7 @@ def test_pandas_reads_both_kinds_of_lines(root, tmp_path):
 def test_edits_of_either_kind_of_line_are_found(edit, tmp_path):
     f = tmp_path/'r.csv'; record([Row('old', mean=1.), Row('new', mean=2., content='abc')], f)
     head, old, new = f.read_text().splitlines()
-    from dd_repro.core import _cells, _FIELDS, _row_hash
+    from dd_repro.records import _cells, _FIELDS, _row_hash
     cells = {k: _cells(read_rows(f)[0])[k] for k in _FIELDS if k != 'content'} # as it was written before there was a content
     f.write_text('\n'.join([head, ','.join([*cells.values(), _row_hash(cells)]), new, ''])); assert [r.content for r in read_rows(f)] == ['', 'abc']
     f.write_text(edit(f.read_text())); refused('its hash does not fit', read_rows, f); refused('its hash does not fit', record, Row('z'), f)

@@ -10,7 +10,9 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from dd_repro import data as D
 from dd_repro.cli import dd_eval
-from dd_repro.core import dd_data, load_tensors, read_rows, rng_for
+from dd_repro.core import dd_data, rng_for
+from dd_repro.files import load_tensors
+from dd_repro.records import read_rows
 from dd_repro.coreset import coreset
 from dd_repro.data import *
 from dd_repro.distilled import Distilled, Pixels, real_for

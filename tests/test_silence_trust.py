@@ -11,7 +11,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from dd_repro.cli import dd_eval
 from dd_repro.convnet import ConvNet
-from dd_repro.core import Row, load_tensors, record, rng_for, save_tensors, seeded, what_file
+from dd_repro.core import rng_for, seeded
+from dd_repro.files import load_tensors, save_tensors, what_file
+from dd_repro.records import Row, record
 from dd_repro.coreset import coreset, correct, herding
 from dd_repro.data import load
 from dd_repro.distilled import Distilled, Pixels
@@ -24,7 +26,8 @@ from dd_repro.priors import LatentPriors
 from dd_repro.labels import relabel
 from dd_repro.sets import ImageTensors
 from dd_repro.students import Died, Protocol, Team, accuracy, evaluate, go_together, train
-from dd_repro.unroll import _trace, unroll
+from dd_repro.steps import trace_step
+from dd_repro.unroll import unroll
 from dd_repro.zoo import make_net
 
 D = torch.double
@@ -358,7 +361,7 @@ def test_a_network_of_ones_own_works_everywhere(extra, tmp_path):
     (lambda n, t: evaluate(Pixels.from_real(toy(), 1, arch=dict(width=3)), toy(), protocol=PLAIN), 'lacks n_in, n_out, name, size'),
     (lambda n, t: coreset(toy(), 1, 'herding', lambda: n, epochs=0), 'Body has no embed'),
     (lambda n, t: DM(toy(), lambda: n), 'Body has no embed'),
-    (lambda n, t: __import__('dd_repro.d3s', fromlist=['x']).train_teachers(lambda: n, toy(), t, 1, PLAIN, ''), 'Body has no `arch` dictionary')])
+    (lambda n, t: __import__('dd_repro.teachers', fromlist=['x']).train_teachers(lambda: n, toy(), t, 1, PLAIN, ''), 'Body has no `arch` dictionary')])
 def test_where_an_architecture_is_needed_one_line_says_so(use, says, tmp_path):
     with pytest.raises(ValueError, match=says) as e: use(Body(), tmp_path)
     assert '\n' not in str(e.value)
@@ -491,7 +494,7 @@ def test_fewer_iterations_than_done_are_refused(done, asked, tmp_path):
 
 @pytest.mark.parametrize('branch', [lambda x: x*2 if x.sum() > 0 else x, lambda x: x[:int(x[0].sum() > 0) + 1], lambda x: x.clamp(max=x.max().item())])
 def test_a_branch_on_values_is_never_traced_as_if_it_were_none(branch):
-    with pytest.raises(ValueError, match='depends on the values that it sees') as e: _trace(lambda x: (branch(x),), [torch.ones(3, 2)])
+    with pytest.raises(ValueError, match='depends on the values that it sees') as e: trace_step(lambda x: (branch(x),), [torch.ones(3, 2)])
     assert '\n' not in str(e.value)
 
 @pytest.mark.parametrize('lr', ['1e30', 'inf', '-1', 'nan'])

@@ -4,7 +4,8 @@ import pytest, torch
 from torch import nn
 from torch.nn import functional as F
 
-from dd_repro.core import read_rows, record, rng_for, seeded
+from dd_repro.core import rng_for, seeded
+from dd_repro.records import read_rows, record
 from dd_repro.sets import ImageTensors
 from dd_repro.students import PROTOCOLS, Protocol, Team, accuracy, as_protocol, evaluate, go_together, lr_factor, student_loss, train
 from dd_repro.zoo import make_net

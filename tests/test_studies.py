@@ -4,7 +4,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
-from dd_repro.core import read_rows
+from dd_repro.records import read_rows
 from dd_repro.papers import printed
 
 STUDIES = Path(__file__).resolve().parent.parent/'docs'/'studies'

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from dd_repro import all as R
-from dd_repro.core import Row, record, settings_hash
+from dd_repro.core import settings_hash
+from dd_repro.records import Row, record
 from dd_repro.d3s import d3s_settings
 from dd_repro.latent import table6
 from dd_repro.plans import dd_plan, plan

@@ -10,7 +10,8 @@ from dd_repro.augment import DSA, OPS
 from dd_repro.convnet import ConvNet
 from dd_repro.core import rng_for, seeded
 from dd_repro.experts import to_vector
-from dd_repro.unroll import CONV_BACKWARD, GRADS, Functional, Replay, _pull_back, _trace, peak_bytes, unroll
+from dd_repro.steps import CONV_BACKWARD, Replay, trace_step
+from dd_repro.unroll import GRADS, Functional, _pull_back, peak_bytes, unroll
 
 EXACT = ('adjoint', 'bptt')
 D = torch.double
@@ -272,7 +273,7 @@ def test_a_compiled_unroll_repeats_itself_bit_for_bit(compiled):
 def test_each_shape_is_compiled_once(monkeypatch):
     "Unequal chunks and soft labels, through the objective itself; what would be compiled is run as it was traced."
     made = []
-    monkeypatch.setattr('dd_repro.unroll._compile', lambda traced, ts: made.append([tuple(t.shape) for t in ts]) or traced)
+    monkeypatch.setattr('dd_repro.steps._compile', lambda traced, ts: made.append([tuple(t.shape) for t in ts]) or traced)
     f, X = Functional(NET, compiled=True), images().requires_grad_()
     batches = [(X, Y), (X[:2], soft()[:2]), (X, Y)]
     want = torch.autograd.grad(loss_of(unroll(NET, THETA, batches, .1)), X)[0]
@@ -294,7 +295,7 @@ def test_a_compiler_that_fails_is_one_line(monkeypatch):
 def test_unread_gradients_of_convolutions_are_struck_out():
     "The traced way back has the same values and no product for the weights' gradient of the first pass."
     back, ts = partial(_pull_back, Functional(NET)), (THETA.detach(), images().requires_grad_(), Y, torch.ones_like(THETA))
-    g, want = _trace(back, ts), back(*ts)
+    g, want = trace_step(back, ts), back(*ts)
     with torch.no_grad(): same([t for t in g(*ts) if t is not None], [t for t in want if t is not None], 1e-12)
     masks = [n.args[-1] for n in g.graph.nodes if n.target is CONV_BACKWARD]
     assert [True, False, False] in masks and any(m[1] for m in masks)

@@ -2,7 +2,8 @@
 import json, subprocess, sys, time
 from functools import partial
 from study import *
-from dd_repro.data import STATS, pixels, scan
+from dd_repro.norm import STATS
+from dd_repro.data import pixels, scan
 
 SIZE, W, B, N, PER = 256, 64, 16, 5, 16 # px, width, real batch, student steps, images a class
 WHAT = dict(dm=f'real batch {B} a class', dc=f'real batch {B} a class, then 2 steps of the network on 64 real ones',
