@@ -533,7 +533,7 @@ def dd_relabel(
         say(f'packed: {store.pack(f"{store.path}.zip")}')
     say(f'{store}; evaluate it: dd_eval {path} --labels {store.path}')
 
-# %% ../nbs/22_cli.ipynb #1551f385
+# %% ../nbs/22_cli.ipynb #455bd204
 @dataclass(frozen=True)
 class EvalOptions(Checked):
     "What is evaluated, on which networks."
@@ -559,7 +559,7 @@ class EvalOptions(Checked):
         if self.record_to:
             read_rows(self.record_to) # a results file that was edited is refused before the work, not after
 
-STUDENTS = changes_of(Protocol, 'epochs batch lr opt momentum wd schedule drop_every warmup aug temperature'.split())
+STUDENTS = changes_of(Protocol, 'epochs batch lr opt momentum wd schedule drop_every warmup aug'.split())
 EVALUATE = Subject('dd_eval', '', 'Train fresh networks on a distilled set and test them.',
                    dict(subject=EvalOptions, students=STUDENTS, data=DataOptions, network=NetOptions))
 _EVAL_OWN = {'an artefact': 'labels', '--full': 'zca size width depth', '--random': 'zca size width depth ipc'}

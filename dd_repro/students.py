@@ -18,6 +18,7 @@ from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
 from .core import *
+from .fields import *
 from .cost import *
 from .records import *
 from .norm import *
@@ -33,25 +34,25 @@ OPTS, SCHEDULES, LABELS = ('sgd', 'adamw'), ('step', 'cosine', 'onecycle', 'none
 @dataclass(frozen=True)
 class Protocol:
     "How students are trained: all but the data and the network."
-    name:str # a key of `PROTOCOLS`, or your own
-    kind:str='decided' # paper, decided, reduced or smoke
-    epochs:int=1001 # passes over the set
-    batch:int=256 # images a step
-    lr:float|None=None # learning rate; None: the one that was learned with the set
-    opt:str='sgd' # 'sgd' or 'adamw'
-    momentum:float=0.9 # of sgd
-    wd:float=5e-4 # weight decay, on all parameters
-    schedule:str='step' # 'step', 'cosine', 'onecycle' or 'none', see `lr_factor`
-    drop_every:int=0 # of 'step': a tenth after every so many epochs; 0: once, after the middle
-    warmup:int=0 # epochs of linear rise before the schedule
-    aug:str='color_crop_cutout_flip_scale_rotate' # DSA strategy; '' for none
-    labels:str='hard' # 'hard': class numbers; 'soft': probabilities [n, classes]
-    temperature:float=1. # the student's logits are divided by it when labels are soft
-    t2:bool=False # multiply the loss on soft labels by the temperature squared
-    view:dict|None=None # passed on to the set's `epoch`: how a distribution is sampled, say
-    test_batch:int=128 # images a step at test time
-    amp:bool=False # bfloat16 autocast on a GPU
-    base:'Protocol|None'=dataclasses.field(default=None, repr=False) # what `scaled` began from
+    name: str # a key of `PROTOCOLS`, or your own
+    kind: str = 'decided' # paper, decided, reduced or smoke
+    epochs: int = setting(1001, 'passes over the set', least=1, smoke=1)
+    batch: int = setting(256, 'images a step', least=1)
+    lr: float = setting(None, 'rate (default: the one that was learned with the set)', above=0)
+    opt: str = setting('sgd', 'optimiser', among=OPTS)
+    momentum: float = setting(.9, 'of sgd', least=0)
+    wd: float = setting(5e-4, 'weight decay, on all parameters', least=0)
+    schedule: str = setting('step', 'how the rate falls, see `lr_factor`', among=SCHEDULES)
+    drop_every: int = setting(0, "of 'step': a tenth after every so many epochs; 0: once, after the middle", least=0)
+    warmup: int = setting(0, 'epochs of linear rise before the schedule', least=0)
+    aug: str = setting('color_crop_cutout_flip_scale_rotate', "DSA strategy; '' for none")
+    labels: str = 'hard' # 'hard': class numbers; 'soft': probabilities [n, classes]
+    temperature: float = setting(1., "the student's logits are divided by it when labels are soft", above=0)
+    t2: bool = False # multiply the loss on soft labels by the temperature squared
+    view: dict|None = None # passed on to the set's `epoch`: how a distribution is sampled, say
+    test_batch: int = 128 # images a step at test time
+    amp: bool = False # bfloat16 autocast on a GPU
+    base: 'Protocol|None' = dataclasses.field(default=None, repr=False) # what `scaled` began from
     def __post_init__(self): _check_protocol(self)
 
 # %% ../nbs/05_students.ipynb #dfec0bd1

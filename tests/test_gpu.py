@@ -15,8 +15,8 @@ from dd_repro.core import rng_for, seeded
 from dd_repro.files import load_tensors
 from dd_repro.records import read_rows
 from dd_repro.sets import ImageTensors
-from dd_repro.teachers import Teachers, teacher_stats
-from dd_repro.d3s import distill_d3s
+from dd_repro.teachers import Teachers
+from dd_repro.method import RunOptions, Task, learn, method_of
 from dd_repro.data import load
 from dd_repro.distilled import Distilled, Pixels
 from dd_repro.experts import to_vector, train_experts
@@ -240,7 +240,7 @@ def test_running_statistics_go_on_there(tmp_path, monkeypatch):
     def synthesis(device, out):
         with seeded('gpu'): nets = [make_net('resnet18_bn', 1, 10, 32, width=4).to(device) for _ in range(2)]
         real = load('digits', size=32)[0].subset(torch.arange(60)).to(device); t = Teachers(nets, real)
-        return distill_d3s(real, t, tmp_path/out, 1, batch=5, iterations=2, stats=teacher_stats(t, real, quiet=True), quiet=True)
+        return learn(Task(real, teachers=t), method_of('d3s', batch=5, iterations=2), tmp_path/out, RunOptions(quiet=True))
     def stop(self, teachers, targets, steps, b, **kw):
         if b: raise KeyboardInterrupt
         start(self, teachers, targets, steps, b, **kw)

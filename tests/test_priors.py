@@ -15,14 +15,19 @@ from dd_repro.experts import train_experts
 from dd_repro.loop import Evaluate, distill
 from dd_repro.mmd import MMD, Diversity, ExpertView
 from dd_repro.mtt import MTT
-from dd_repro.priors import D3, KL, LOSSES, Decoder, LatentPriors, d3_opts, d3_phases, decoder_channels, distill_d3
+from dd_repro.method import RunOptions, Task, learn, method_of
+from dd_repro.priors import D3, KL, LOSSES, Decoder, LatentPriors, d3_opts, d3_phases, decoder_channels
 from dd_repro.students import as_protocol, evaluate
 from dd_repro.unroll import peak_bytes
 
 D = torch.double
 NET = partial(ConvNet, n_in=1, n_out=10, size=8, width=4, depth=2)
 TINY = dict(syn_steps=2, expert_epochs=1, max_start_epoch=1, mmd_samples=4)
-RUN = dict(z_dim=4, width=8, aug='', quiet=True) | TINY
+RUN = dict(z_dim=4, decoder_width=8, aug='') | TINY
+
+def d3(real, buffer, out, net_fn=NET, how={}, **kw):
+    "A small run of D3."
+    return learn(Task(real, real, net_fn, experts=buffer), method_of('d3', **RUN | kw), out, RunOptions(quiet=True, **how))
 
 @pytest.fixture(scope='module')
 def real(): return load('digits')[0].subset(torch.arange(0, 1437, 4))
@@ -113,27 +118,27 @@ def test_graphs_are_freed_between_the_phases(real, buffer):
 
 @pytest.mark.parametrize('ppc,losses', [(1, 'all'), (2, 'all'), (2, 'MTT+DM'), (1, 'MTT'), (1, 'DM')])
 def test_stopped_and_resumed_is_the_same(real, buffer, tmp_path, ppc, losses):
-    go = partial(distill_d3, real, NET, buffer, ppc=ppc, iterations=3, losses=losses, **RUN)
+    go = partial(d3, real, buffer, ppc=ppc, iterations=3, losses=losses)
     whole, run = go(tmp_path/'a')
-    for i in range(3): parts, part = go(tmp_path/'b', minutes=1e-9); assert part.it == i + 1
+    for i in range(3): parts, part = go(tmp_path/'b', how=dict(minutes=1e-9)); assert part.it == i + 1
     assert all(torch.equal(v, parts.state_dict()[k]) for k, v in whole.state_dict().items())
     start = LatentPriors(10, ppc, 4, 8, 1, 8, lr=whole.info['settings']['lr_teacher'])
     assert torch.equal(whole.lr, start.lr) == (losses == 'DM') and not torch.equal(whole.latents, start.latents)
     assert ('loss2' in run.history[0]) == (losses in ('all', 'MTT+DM'))
 
 def test_the_snapshot_is_passed_on(real, tmp_path):
-    "T+ + M = 2 of three epochs is another network to look through than the last; named only where it is not the usual one."
+    "T+ + M = 2 of three epochs is another network to look through than the last."
     longer = train_experts(NET, real, tmp_path/'b', 1, 3, .05, 64, '', quiet=True)
-    a, b = (distill_d3(real, NET, longer, tmp_path/s, ppc=1, iterations=1, losses='DM', snapshot=s, **RUN)[0] for s in ('last', 'expert'))
-    assert not torch.equal(a.latents, b.latents) and 'snapshot' not in a.info['settings'] and b.info['settings']['snapshot'] == 'expert'
+    a, b = (d3(real, longer, tmp_path/s, ppc=1, iterations=1, losses='DM', snapshot=s)[0] for s in ('last', 'expert'))
+    assert not torch.equal(a.latents, b.latents) and [s.info['settings']['snapshot'] for s in (a, b)] == ['last', 'expert']
 
 def test_losses_differ(real, buffer, tmp_path):
-    sets = [distill_d3(real, NET, buffer, tmp_path/l, ppc=2, iterations=1, losses=l, **RUN)[0].latents for l in LOSSES]
+    sets = [d3(real, buffer, tmp_path/l, ppc=2, iterations=1, losses=l)[0].latents for l in LOSSES]
     assert all(not torch.equal(a, b) for i, a in enumerate(sets) for b in sets[:i])
 
 def test_the_artefact_gives_the_same_students(real, buffer, tmp_path):
-    look = dict(test=real, eval_every=1, protocol=as_protocol('mtt').scaled(epochs=2, aug=''), n_eval=1)
-    d, run = distill_d3(real, NET, buffer, tmp_path, iterations=1, **RUN, **look)
+    d, run = d3(real, buffer, tmp_path, iterations=1, how=dict(eval_every=1, eval_epochs=2, n_eval=1))
+    assert d.info['result']['protocol']['epochs'] == 2 and d.info['result']['protocol']['aug'] == ''
     again, p = Distilled.load(tmp_path/'distilled.safetensors'), as_protocol('d3').scaled(epochs=3, aug='', view=dict(samples=2, bn='recalibrated'))
     a, b = (evaluate(s, real, protocol=p, n_eval=2)[0] for s in (d, again))
     assert a.accs == b.accs and 'acc_convnet' in run.history[-1] and a.protocol == 'reduced'
@@ -146,18 +151,18 @@ def test_a_damaged_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match='incomplete artefact'): Distilled.load(p)
 
 @pytest.mark.parametrize('what,words', [
-    (dict(ppc=0), 'ppc is 0'), (dict(iterations=0), 'iterations is 0'), (dict(z_dim=0), 'z_dim is 0'), (dict(width=0), 'width is 0'), (dict(scale=0.), 'output scale is 0'),
-    (dict(losses='KL'), "losses='KL' is not one of MTT, DM"), (dict(gamma3=.5), 'no effect'), (dict(gamma2=-1.), 'gamma2 is -1'), (dict(lr_img=3.), 'lr_img: no setting of D3'),
-    (dict(syn_steps=0), 'syn_steps is 0'), (dict(max_start_epoch=9), 'the buffer holds 2 epochs'), (dict(mmd_samples=1), 'samples is 1'), (dict(lr_teacher=0.), 'learning rate is 0'), (dict(snapshot='best'), "snapshot='best' is not one of last, expert"),
+    (dict(ppc=0), 'ppc is 0'), (dict(iterations=0), 'iterations is 0'), (dict(z_dim=0), 'z_dim is 0'), (dict(decoder_width=0), 'decoder_width is 0'), (dict(scale=0.), 'scale is 0'),
+    (dict(losses='KL'), "losses='KL' is not one of MTT, DM"), (dict(gamma3=.5), 'no effect'), (dict(gamma2=-1.), 'gamma2 is -1'), (dict(lr_img=3.), "'lr_img' is no setting of d3"), (dict(momentum=-.1), 'momentum is -0.1'), (dict(wd=-1.), 'wd is -1'), (dict(aug='flop'), 'flop'),
+    (dict(syn_steps=0), 'syn_steps is 0'), (dict(max_start_epoch=9), 'the buffer holds 2 epochs'), (dict(mmd_samples=1), 'samples is 1'), (dict(lr_teacher=0.), 'lr_teacher is 0'), (dict(how=dict(eval_every=-1)), 'eval_every is -1'), (dict(how=dict(jobs=(0, 2))), 'jobs has no meaning for d3'), (dict(snapshot='best'), "snapshot='best' is not one of last, expert"),
     (dict(net_fn=partial(NET, width=5)), 'a buffer of a network')])
 def test_bad_words_are_refused_before_anything_is_written(real, buffer, tmp_path, what, words):
-    kw = dict(net_fn=NET, **RUN) | what
-    with pytest.raises(ValueError, match=words): distill_d3(real, buffer=buffer, out=tmp_path/'run', **kw)
+    with pytest.raises(ValueError, match=words) as e: d3(real, buffer, tmp_path/'run', **what)
+    assert '\n' not in str(e.value)
     assert not (tmp_path/'run').exists()
 
 def test_a_side_that_doubling_cannot_reach(real, buffer, tmp_path):
     odd = load('digits', size=12)[0]
-    with pytest.raises(ValueError, match='not 12'): distill_d3(odd, partial(NET, size=12), buffer, tmp_path/'run', **RUN)
+    with pytest.raises(ValueError, match='not 12'): d3(odd, buffer, tmp_path/'run', partial(NET, size=12))
 
 SETS = dict(cifar10=(50_000, 32, 10), tinyimagenet=(100_000, 64, 200), imagenette=(12_894, 128, 10), imagewoof=(12_454, 128, 10))
 

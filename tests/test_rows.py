@@ -49,10 +49,10 @@ def test_an_interrupted_row_ends_as_an_uninterrupted_one(tmp_path, monkeypatch):
     r = R.shrink(dataclasses.replace(R.recipe('mtt/table1/cifar10/ipc1'), dataset='digits', size=8), n_experts=2, max_start_epoch=1, syn_steps=2, iterations=6, eval_epochs=2, n_eval=1, eval_aug='', aug='', expert_aug='', width=4,
                  depth_eval=2, depth_train=2, zca=0)
     whole, = run_row(r, quiet=True, home=tmp_path/'a')
-    seen, keep = [], stages.distill_mtt
-    def cut(*a, **kw): seen.append(1); kw['minutes'] = 1e-9; return keep(*a, **kw)
-    monkeypatch.setattr(stages, 'distill_mtt', cut); run_row(r, quiet=True, home=tmp_path/'b')
-    monkeypatch.setattr(stages, 'distill_mtt', keep); again, = run_row(r, quiet=True, home=tmp_path/'b')
+    seen, keep = [], stages.learn
+    def cut(task, method, out, how): seen.append(1); return keep(task, method, out, dataclasses.replace(how, minutes=1e-9))
+    monkeypatch.setattr(stages, 'learn', cut); run_row(r, quiet=True, home=tmp_path/'b')
+    monkeypatch.setattr(stages, 'learn', keep); again, = run_row(r, quiet=True, home=tmp_path/'b')
     assert seen and again.mean == whole.mean
     files = [next((tmp_path/k).rglob('rows/**/distilled.safetensors')) for k in 'ab']
     assert torch.equal(Distilled.load(files[0]).images, Distilled.load(files[1]).images)

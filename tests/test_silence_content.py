@@ -10,13 +10,12 @@ from dd_repro import recipes as R
 from dd_repro import sets as S
 from dd_repro.augment import DSA
 from dd_repro.autoenc import AutoEncoder, TinyAE
-from dd_repro.cli import dd_distill, dd_eval, dd_experts, distill_mtt
+from dd_repro.cli import dd_distill, dd_eval, dd_experts
 from dd_repro.convnet import ConvNet
 from dd_repro.core import rng_for, seeded, what_differs
 from dd_repro.files import load_tensors, save_tensors
 from dd_repro.records import Row, read_rows, record
 from dd_repro.teachers import load_teachers, train_teachers
-from dd_repro.d3s import distill_d3s
 from dd_repro.data import Files, load
 from dd_repro.distilled import Distilled, Pixels
 from dd_repro.experts import Buffer, train_experts
@@ -25,7 +24,7 @@ from dd_repro.loop import Objective, distill
 from dd_repro.coreset import coreset
 from dd_repro.match import DC, DM, distill_match
 from dd_repro.mtt import MTT, mtt_opts
-from dd_repro.priors import distill_d3
+from dd_repro.method import RunOptions, Task, learn, method_of
 from dd_repro.labels import Relabelled, relabel
 from dd_repro.rows import run_row
 from dd_repro.sets import ImageStream, ImageTensors, content_key, not_recorded
@@ -67,11 +66,12 @@ def ae():
     with seeded('ae'): return AutoEncoder(TinyAE(1, 2, 2, 4), 'tiny (test)', 2, 2, 1., 2, 1, own=True)
 def teachers(r, top, name='teachers'): return train_teachers(TEACHER, r, top/name, 1, ONCE, '', quiet=True)
 
-def run_mtt(r, top): return distill_mtt(r, None, NET, fresh_experts(r, top), S8, top/'run', 1, 2, quiet=True)
-def run_d3(r, top):
-    kw = {k: v for k, v in S8.items() if k not in ('lr_img', 'batch_syn')}
-    return distill_d3(r, NET, fresh_experts(r, top), top/'run', 1, 2, z_dim=4, width=8, mmd_samples=2, quiet=True, **kw)
-def run_d3s(r, top): return distill_d3s(r, teachers(r, top, f't-{r.key}'), top/'run', 1, batch=5, iterations=2, quiet=True)
+QUIET, D3 = RunOptions(quiet=True), dict(z_dim=4, decoder_width=8, mmd_samples=2) | {k: v for k, v in S8.items() if k != 'lr_img'}
+def by_mtt(r, b, out): return learn(Task(r, net_fn=NET, experts=b), method_of('mtt', iterations=2, aug='', **S8), out, QUIET)
+def by_d3(r, b, out): return learn(Task(r, net_fn=NET, experts=b), method_of('d3', iterations=2, **D3), out, QUIET)
+def run_mtt(r, top): return by_mtt(r, fresh_experts(r, top), top/'run')
+def run_d3(r, top): return by_d3(r, fresh_experts(r, top), top/'run')
+def run_d3s(r, top): return learn(Task(r, teachers=teachers(r, top, f't-{r.key}')), method_of('d3s', batch=5, iterations=2), top/'run', QUIET)
 def run_dm(r, top): return distill_match(r, top/'run', 'dm', 1, NET, iterations=2, quiet=True)
 def run_dc(r, top): return distill_match(r, top/'run', 'dc', 1, NET, iterations=1, outer=2, inner=1, quiet=True)
 def run_codes(r, top): return distill_latent(r, ae(), top/'run', 'latent-dm', 1, width=4, iterations=2, quiet=True)
@@ -93,8 +93,8 @@ def test_other_content_under_the_old_name_is_refused(stage, change, real, tmp_pa
 @pytest.mark.parametrize('change', CHANGES)
 def test_experts_teachers_and_codes_are_not_used_for_other_data(change, real, tmp_path):
     buffer, other = experts(real, tmp_path), change(real); teachers(real, tmp_path)
-    refused('experts of other data .content', distill_mtt, other, None, NET, buffer, S8, tmp_path/'run', 1, 2)
-    refused('experts of other data .content', distill_d3, other, NET, buffer, tmp_path/'run', 1, 2, width=8)
+    refused('experts of other data .content', by_mtt, other, buffer, tmp_path/'run')
+    refused('experts of other data .content', by_d3, other, buffer, tmp_path/'run')
     refused('made from other data.*content', load_teachers, tmp_path/'teachers', other)
     a, b = encode_set(real, ae()), encode_set(other, ae())
     assert a.key != b.key and not (torch.equal(a.x, b.x) and torch.equal(a.y, b.y)) and len(list((tmp_path/'home'/'codes').iterdir())) == 2
@@ -122,10 +122,9 @@ def test_cards_and_rows_say_what_they_were_made_from(change, real, tmp_path):
 
 def test_one_expert_then_two(real, tmp_path):
     "In MTT, D3 and codes; and what differs is named."
-    one, kw = experts(real, tmp_path), {k: v for k, v in S8.items() if k not in ('lr_img', 'batch_syn')}
+    one = experts(real, tmp_path)
     codes = encode_set(real, ae()); few = lambda n: latent_experts(codes, tmp_path/'c', n, 3, 4, batch=25, quiet=True)
-    runs = dict(mtt=lambda b, c, out: distill_mtt(real, None, NET, b, S8, out, 1, 2, quiet=True),
-        d3=lambda b, c, out: distill_d3(real, NET, b, out, 1, 2, z_dim=4, width=8, mmd_samples=2, quiet=True, **kw),
+    runs = dict(mtt=lambda b, c, out: by_mtt(real, b, out), d3=lambda b, c, out: by_d3(real, b, out),
         latent=lambda b, c, out: distill_latent(real, ae(), out, 'latent-mtt', 1, buffer=c, width=4, iterations=2, syn_steps=2, expert_epochs=1, max_start_epoch=1, quiet=True))
     c = few(1)
     for k, run in runs.items(): run(one, c, tmp_path/k)
@@ -314,7 +313,7 @@ def test_old_experts_are_used_and_not_added_to(real, tmp_path, capsys):
     refused('content not recorded', experts, real, tmp_path, 2)
     refused('lr: ', train_experts, NET, real, b.path, 1, 2, lr=.3, batch=25, aug='', quiet=True)
     assert [torch.equal(old.snapshot(0, e), b.snapshot(0, e)) for e in range(3)] == [True]*3 and old.key != key
-    distill_mtt(real, None, NET, old, S8, tmp_path/'run', 1, 2, quiet=True)
+    by_mtt(real, old, tmp_path/'run')
     assert old.settings()['n_experts'] == 1 and Buffer(b.path).key == old.key # hashed from the path itself
 
 def test_old_teachers_are_used_and_not_added_to(real, tmp_path, capsys):
