@@ -323,7 +323,18 @@ def expert_rows(
 
 # %% ../nbs/22_cli.ipynb #6bd5917b
 _KEYS = ('syn_steps', 'expert_epochs', 'max_start_epoch', 'batch_syn', 'lr_img', 'lr_lr', 'lr_teacher')
-_OURS = {('digits', 1): {k: DEMO.get(k) for k in _KEYS} | dict(source='our own (the demo, at 16 px and width 32)')}
+
+def _known(data, ipc, zca):
+    "What the table says of MTT for a command; ValueError naming the sets that it knows."
+    where = dict(dataset=data, budget=ipc, variant=['zca'] if zca else [])
+    values = settings_of('mtt', resolution=128, **where) # the side of the subsets in official code
+    if found := {k: values[k] for k in _KEYS if k in values}: return found
+    lines = [l.when for l in settings_table().by['mtt']['syn_steps'] if 'paper' not in l.when]
+    words = lambda w: f'ipc {"/".join(sorted(w["budget"], key=int))}{" zca" * ("zca" in w.get("variant", ()))}'
+    known = ', '.join(words(w) for w in lines if data in w['dataset'])
+    known = known or 'only ' + ', '.join(sorted(set().union(*(w['dataset'] for w in lines))))
+    raise ValueError(f'no stated MTT settings for {data}, ipc {ipc}{", zca" * bool(zca)}; known: {known}. '
+                     f'Give all of {", ".join(k for k in _KEYS if k != "batch_syn")}')
 
 def fill_in(
     given:dict, # settings by name; None means not given
@@ -334,10 +345,11 @@ def fill_in(
         if v is not None and v <= 0: raise ValueError(f'{k} is {v}; it must be above 0')
     got = {k: v for k, v in given.items() if v is not None}
     need = [k for k in _KEYS if k not in got and k != 'batch_syn']
-    base = (_OURS.get((data, ipc)) or mtt_settings(data, ipc, zca)) if need else {}
-    s = {k: got.get(k, base.get(k)) for k in _KEYS}
-    if open_ := [k for k in need if s[k] is None]: raise ValueError(f'{", ".join(open_)}: {base["source"]}; say which')
-    if base: say(f'settings from: {base["source"]}')
+    base = _known(data, ipc, zca) if need else {}
+    s = {k: got.get(k, base[k].value if k in base else None) for k in _KEYS}
+    source = sources_of(base.values())
+    if open_ := [k for k in need if s[k] is None]: raise ValueError(f'{", ".join(open_)}: {source}; say which')
+    if base: say(f'settings from: {source}')
     return s
 
 # %% ../nbs/22_cli.ipynb #81f1033c
@@ -457,8 +469,11 @@ def _d3_run(real, test, net_fn, stem, g, o, out):
     return distill_d3(real, net_fn, b, out, width=g.pop('decoder_width', 256), **g, **look, **o)
 
 def _d3s_run(real, test, net_fn, stem, g, o, out):
-    stated = {} if known_name(real) not in TEACHERS else d3s_settings(known_name(real))
-    if stated: say(f'settings from: {stated.pop("source")}'); stated.pop('teachers')
+    name, stated = known_name(real), {}
+    if name in TEACHERS:
+        stated = plain_settings('d3s', dataset=name)
+        values = settings_of('d3s', dataset=name)
+        say(f'settings from: {sources_of(values[n] for n in stated)}')
     if 'ipc' not in g: raise ValueError('d3s needs --ipc')
     t = load_teachers(g.pop('teachers', '') or dd_home()/'teachers'/stem, real)
     may = dict(isu=not g.pop('no_isu', False), flip=not g.pop('no_flip', False) and may_flip(real))

@@ -31,7 +31,7 @@ from .distilled import *
 from .unroll import *
 from .match import distill_match
 from .coreset import coreset
-from .priors import LatentPriors, distill_d3
+from .priors import D3, LatentPriors, distill_d3
 from .gauss import batch_stats, synthesis_step, targets
 from .d3s import TEACHERS, distill_d3s, train_teachers
 from .relabel import Relabelled, relabel
@@ -79,7 +79,7 @@ def row_data(
 )->tuple: # (train, test, what to say about them)
     "The data of a row."
     n = 14 if r.size <= 64 else 4 # images a class of a smoke run
-    try: real, test = load(r.dataset, r.size, bool(r.get('zca')) and not smoke, root, download=not smoke, device=device)
+    try: real, test = load(r.dataset, r.size, bool(r.get('data_zca')) and not smoke, root, download=not smoke, device=device)
     except ValueError as e:
         if not smoke: raise ValueError(f'{e}; or --smoke, on generated images') from None
         return (*(s.to(device or 'cpu') for s in generated(r.dataset, r.size, per_class=n)), 'generated images')
@@ -116,9 +116,10 @@ def row_net(
     which='train', # or 'eval'
 ):
     "() -> the network that a row distils with, or is evaluated on; D3S's have batch norm."
-    name, depth = net_name(getattr(r, f'{which}_net')), r.get(f'depth_{which}')
+    name = net_name(getattr(r, f'{which}_net'))
+    depth = r.get(dict(train='net_depth', eval='student_depth')[which])
     if name == 'resnet18' and r.paper == 'd3s': name = 'resnet18_bn'
-    kw = dict(width=r.get('width', 128)) | (dict(depth=depth) if depth else {}) if name == 'convnet' else dict(width=r['resnet_width']) if name.startswith('resnet') and r.get('resnet_width') else {}
+    kw = dict(width=r.get('net_width', 128)) | (dict(depth=depth) if depth else {}) if name == 'convnet' else dict(width=r['resnet_width']) if name.startswith('resnet') and r.get('resnet_width') else {}
     return partial(make_net, name, data.shape[0], data.n_classes, data.shape[1], **kw)
 
 # %% ../nbs/25_rows.ipynb #17e9dd5d
@@ -133,10 +134,10 @@ def _only(stem):
 def experts(self:Job, data=None):
     "The expert trajectories of a row, trained where they are missing."
     r, data = self.r, self.real if data is None else data
-    epochs = r['max_start_epoch'] + (r.get('expert_epochs') or r['expert_epochs_matched']) + (r.method == 'LatentMTT')
+    epochs = r['max_start_epoch'] + r['expert_epochs'] + (r.method == 'LatentMTT')
     path = _folder(Path(self.home)/'buffers'/f'{r.dataset}-{r.size}px-s{self.seed}-{r.key("experts")}', data)
-    kw = dict(aug=str(r.get('expert_aug') or ''), momentum=r.get('expert_momentum', 0), wd=r.get('expert_weight_decay', 0), seed=self.seed, quiet=self.quiet)
-    with self.timed('experts', path): buffer = train_experts(row_net(r, data), data, path, r['n_experts'], epochs, r['expert_lr'], r['expert_batch'], **kw)
+    kw = dict(aug=str(r.get('expert_aug') or ''), momentum=r.get('expert_momentum', 0), wd=r.get('expert_wd', 0), seed=self.seed, quiet=self.quiet)
+    with self.timed('experts', path): buffer = train_experts(row_net(r, data), data, path, r['expert_n'], epochs, r['expert_lr'], r['expert_batch'], **kw)
     check_data(buffer, data)
     return buffer
 
@@ -144,18 +145,18 @@ def experts(self:Job, data=None):
 def teachers(self:Job, n=None):
     "The teachers of a row, n of them."
     r, known = self.r, TEACHERS[self.r.dataset]
-    p = known['protocol'] if self.smoke or r.get('expert_epochs') in (None, known['protocol'].epochs) else known['protocol'].scaled(epochs=r['expert_epochs'])
+    p = known['protocol'] if self.smoke or r.get('teacher_epochs') in (None, known['protocol'].epochs) else known['protocol'].scaled(epochs=r['teacher_epochs'])
     if self.smoke: p = known['protocol'].scaled(kind='smoke', epochs=1, batch=32, warmup=0, drop_every=0)
     folder = lambda name, p: Path(self.home)/'teachers'/f'{name}-{r.size}px-s{self.seed}-{settings_hash(p.settings())}'
     path, start = _folder(folder(r.dataset, p), self.real), 'random'
     if not self.smoke and known['init'] != 'random': start = _only(folder(known['init'], TEACHERS[known['init']]['protocol']))
-    with self.timed('teachers', path): return train_teachers(row_net(r, self.real), self.real, path, n or r['teachers'], p, known['view'], self.seed, self.quiet, init=start)
+    with self.timed('teachers', path): return train_teachers(row_net(r, self.real), self.real, path, n or r['teacher_n'], p, known['view'], self.seed, self.quiet, init=start)
 
 # %% ../nbs/25_rows.ipynb #87df710a
 @patch
 def autoencoder(self:Job):
     "The autoencoder of a row; a smoke run without its weights takes a small untrained one."
-    f, device = int(self.r.get('f', 4)), getattr(self.real, 'device', 'cpu')
+    f, device = int(self.r.get('ae_f', 4)), getattr(self.real, 'device', 'cpu')
     try: return load_autoencoder('sd14', f, download=not self.smoke, device=device)
     except (ValueError, ImportError):
         if not self.smoke: raise
@@ -163,9 +164,9 @@ def autoencoder(self:Job):
     with seeded(self.seed, 'tiny'): return AutoEncoder(TinyAE(3, f, 4, 8), 'tiny (untrained)', f, f, n_in=3, own=True).to(device)
 
 # %% ../nbs/25_rows.ipynb #ffff6e00
-def _pick(r, *names, **other):
-    "Settings by name where the recipe has them, and some under another name."
-    return {n: r[n] for n in names if n in r.settings} | {k: r[n] for k, n in other.items() if n in r.settings}
+def _pick(r, *names):
+    "Settings by name, where the recipe has them."
+    return {n: r[n] for n in names if n in r.settings}
 
 def _mtt(job, out):
     r = job.r
@@ -174,35 +175,29 @@ def _mtt(job, out):
     with job.timed('distill', out):
         return distill_mtt(job.real, job.test, row_net(r, job.real), buffer, s, out, r.budget, r['iterations'], r['init'], r['aug'], seed=job.seed, minutes=r.minutes, quiet=job.quiet, compiled=job.compiled)[:2]
 
-_LOSSES = {'MTT+DM+diversity': 'all', '': 'all'}
-
 def _d3(job, out):
     r = job.r
-    losses, buffer = _LOSSES.get(r.get('loss', ''), r.get('loss', '')), job.experts()
+    losses, buffer = r.get('losses', 'all'), job.experts()
     s = _pick(r, *D3)
     if r.budget == 1 or losses != 'all': s.pop('gamma3', None)
-    blocks = {'shallow': 2}.get(r.get('features'))
     with job.timed('distill', out):
-        return distill_d3(job.real, row_net(r, job.real), buffer, out, r.budget or 1, r['iterations'], losses, r['z_dim'], r['decoder_width'], feature_blocks=blocks,
+        return distill_d3(job.real, row_net(r, job.real), buffer, out, r.budget or 1, r['iterations'], losses, r['z_dim'], r['decoder_width'], feature_blocks=r.get('feature_blocks'),
                           seed=job.seed, minutes=r.minutes, quiet=job.quiet, compiled=job.compiled, **s)
 
 # %% ../nbs/25_rows.ipynb #e971cfe8
 def _d3s(job, out):
-    r, loss = job.r, str(job.r.get('loss', ''))
+    r = job.r
     kw = _pick(r, 'batch', 'iterations', 'lr_img', 'kind', 'layers', 'weight', 'alpha', 'first', 'ens', 'crop', 'scale', 'jitter', 'eps') | dict(isu=bool(r['isu']), level=bool(r.get('level', 0)), flip=bool(r.get('flip', 1)))
-    kw['ens'] = {'0': '', '1': 'batch'}.get(str(kw['ens']), kw['ens'])
-    if loss: kw |= dict(kind=f'{loss.lower()}-{"multi" if r.get("cov") == "multivariate" else "diag"}')
     t = job.teachers()
     with job.timed('distill', out): return distill_d3s(job.real, t, out, r.budget or 1, **kw, seed=job.seed, minutes=r.minutes, quiet=job.quiet)
 
 def _match(job, out):
-    kw = _pick(job.r, 'iterations', 'lr_img', 'init', 'batch_real', outer='outer_loop', inner='inner_loop', net_lr='lr_net', momentum='momentum_img')
-    if job.r.method == 'DM': kw.pop('outer', None), kw.pop('inner', None)
+    kw = _pick(job.r, 'iterations', 'lr_img', 'init', 'batch_real', 'outer', 'inner', 'net_lr', 'momentum')
     with job.timed('distill', out):
         return distill_match(job.real, out, job.r.method.lower(), job.r.budget, row_net(job.r, job.real), job.seed, minutes=job.r.minutes, quiet=job.quiet, **kw)
 
 def _coreset(job, out):
-    kw = dict(epochs=job.r['coreset_epochs']) if 'coreset_epochs' in job.r.settings else {}
+    kw = _pick(job.r, 'epochs')
     arch = row_net(job.r, job.real, 'eval')
     with job.timed('distill', out): d = coreset(job.real, job.r.budget, job.r.method.lower(), arch, seed=job.seed, arch=arch().arch, **kw)
     d.save(out/'distilled.safetensors')
@@ -214,13 +209,11 @@ _LATENT = dict(LatentDC='latent-dc', LatentDM='latent-dm', LatentMTT='latent-mtt
 def _latent(job, out):
     r, ae = job.r, job.autoencoder()
     with job.timed('build'): codes = encode_set(job.real, ae, cache=Path(job.home)/'codes')
-    kw = dict(iterations='iterations', lr_base='lr_base', batch='batch_size')
-    if r.method == 'LatentDC': kw |= dict(outer='outer_loop', inner='inner_loop', net_lr='lr_model')
-    if r.method == 'LatentMTT': kw |= dict(syn_steps='syn_steps', expert_epochs='expert_epochs_matched', max_start_epoch='max_start_epoch', net_lr='lr_model', lr_lr='lr_lr')
+    names = 'iterations lr_base batch outer inner syn_steps expert_epochs max_start_epoch net_lr lr_lr'.split()
     buffer = job.experts(codes) if r.method == 'LatentMTT' else None
-    given = {} if r.method == 'Initial' else _pick(r, **kw)
+    given = {} if r.method == 'Initial' else _pick(r, *names)
     with job.timed('distill', out):
-        return distill_latent(job.real, ae, out, _LATENT[r.method], int(r['lpc']), r.budget or 1, buffer, codes, r.get('width', 128), r.get('depth_train'),
+        return distill_latent(job.real, ae, out, _LATENT[r.method], int(r['lpc']), r.budget or 1, buffer, codes, r.get('net_width', 128), r.get('net_depth'),
                               row_net(r, job.real, 'eval')().arch if r.eval_net == 'convnet' else None, job.seed, minutes=r.minutes, quiet=job.quiet, **given)
 
 RUNS = dict(MTT=_mtt, D3=_d3, **{m: _d3s for m in SYNTHESIS}, **{m: _match for m in ('DC', 'DSA', 'DM')},
@@ -255,7 +248,7 @@ def with_labels(self:Job, d, name='labels'):
     "The set that students learn from: the images, or images with stored soft labels."
     r = self.r
     if r.method not in SYNTHESIS: return d
-    p, n = row_protocol(r, self.smoke), max(r['teachers'], r.get('n_teachers', 1) if r.get('enl') and not self.smoke else 1)
+    p, n = row_protocol(r, self.smoke), max(r['teacher_n'], r.get('label_n', 1) if r.get('label_enl') and not self.smoke else 1)
     t = self.teachers(n)
     with self.timed(name, self.out('distilled')/name): store = relabel(d, list(t), self.out('distilled')/name, r['label_epochs'], p.batch, seed=self.seed, quiet=True)
     return Relabelled(d, store, r['label_epochs'])
@@ -279,7 +272,7 @@ def students(self:Job, d, test=None, lr=None):
     r, p, test = self.r, row_protocol(self.r, self.smoke), self.test if test is None else test
     if lr is None and p.lr is None and getattr(d, 'student_lr', None) is None: lr = .01
     with self.timed('evaluate'):
-        rows = evaluate(d, test, _nets(dataclasses.replace(self, test=test)), p, r['n_eval'], self.seed, r.row, r.method, 'smoke' if self.smoke else r.kind, lr=lr)
+        rows = evaluate(d, test, _nets(dataclasses.replace(self, test=test)), p, r['eval_n'], self.seed, r.row, r.method, 'smoke' if self.smoke else r.kind, lr=lr)
     return _average(rows)
 
 # %% ../nbs/25_rows.ipynb #77405222
@@ -287,7 +280,7 @@ def _full(job):
     "A row of the whole training set: teachers for D3S, codes where the row is about latent space, else pictures."
     r = job.r
     if r.paper == 'd3s': return _teacher_row(job)
-    if r.get('space') != 'latent': return job.students(job.real)
+    if 'ae_f' not in r.settings: return job.students(job.real)
     ae = job.autoencoder()
     with job.timed('build'): a, b = (encode_set(s, ae, cache=Path(job.home)/'codes') for s in (job.real, job.test))
     job.r = dataclasses.replace(r, settings=r.settings | dict(eval_protocol=Value('full-codes', 'only crop and cutout act on codes', 'decided')))
@@ -295,7 +288,7 @@ def _full(job):
 
 def _teacher_row(job):
     "Accuracy of the source models."
-    t = job.teachers(job.r['n_eval'])
+    t = job.teachers(job.r['eval_n'])
     with job.timed('evaluate'): acc = torch.tensor(t.accuracies(job.test), dtype=torch.float64)
     return [Row(job.r.row, 'smoke' if job.smoke else job.r.kind, method='full', net=job.r.eval_net, n=len(acc), mean=float(acc.mean()), std=float(acc.std(correction=0)), last=float(acc.mean()),
                 seconds=job.costs['evaluate'].seconds, memory_mb=job.costs['evaluate'].memory_mb, device=device_name(job.real.device), settings=job.r.key())]
@@ -323,7 +316,7 @@ def _experts_row(job):
 # %% ../nbs/25_rows.ipynb #01ee9ab4
 def _build_row(job):
     "Encoding a set, or reading it: seconds and memory."
-    if 'f' not in job.r.settings:
+    if 'ae_f' not in job.r.settings:
         with job.timed('build'): held = job.real.held() if hasattr(job.real, 'held') else load(job.r.dataset, job.r.size, download=False)[0]
         return _cost_row(job, 'build')
     with tempfile.TemporaryDirectory() as tmp, job.timed('build'): encode_set(job.real, job.autoencoder(), cache=tmp)
@@ -356,14 +349,17 @@ def _random_beside(job):
     return [dataclasses.replace(r, method='random') for r in job.students(job.with_labels(d, 'labels-random'))]
 
 # %% ../nbs/25_rows.ipynb #d39ae1de
-SMOKE_SETTINGS = dict(iterations=1, n_experts=1, syn_steps=2, max_start_epoch=1, expert_epochs=1, expert_epochs_matched=1, outer_loop=1, inner_loop=1, lpc=1, batch_real=4, batch_size=4,
-                      mmd_samples=2, teachers=1, batch=10, label_epochs=1, eval_epochs=1, n_eval=1, coreset_epochs=1, expert_batch=32)
+SMOKE_SETTINGS = dict(
+    iterations=1, expert_n=1, syn_steps=2, max_start_epoch=1, expert_epochs=1, outer=1, inner=1, lpc=1,
+    batch_real=4, batch=10, mmd_samples=2, teacher_n=1, teacher_epochs=1, label_epochs=1, eval_epochs=1,
+    eval_n=1, epochs=1, expert_batch=32)
 
 def smoke_recipe(
     r:Recipe # a recipe
 )->Recipe:
     "The same shapes, one step of everything, one image a class."
     values = {k: v for k, v in SMOKE_SETTINGS.items() if k in r.settings}
+    if 'batch' in values and 'lr_base' in r.settings: values['batch'] = 4 # of real codes
     small = shrink(r, **values)
     return dataclasses.replace(small, row=f'smoke/{r.row}', budget=1 if r.budget else None)
 
@@ -454,7 +450,7 @@ class Plan:
 # %% ../nbs/25_rows.ipynb #0dfe4337
 def _batch_of(r, stage, n):
     "Images a step in a stage."
-    return int({'experts': r.get('expert_batch', 256), 'teachers': r.get('batch_size_teacher', 256), 'distill': r.get('batch_syn') or r.get('batch') or min(n, 256)}.get(stage, min(n, r.get('eval_batch_size', 256))))
+    return int({'experts': r.get('expert_batch', 256), 'teachers': r.get('teacher_batch', 256), 'distill': r.get('batch_syn') or r.get('batch') or min(n, 256)}.get(stage, min(n, r.get('eval_batch', 256))))
 
 def _one_step(net_fn, kind, batch, device):
     "A function that takes one step of a kind on random images."
@@ -470,7 +466,7 @@ def _passes(r):
     "The passes of notebook 21; for D3S and its kin with the divergence, the statistics of the real set and the folding of batches."
     p = passes(r)
     if r.method not in SYNTHESIS or 'distill' not in p: return p
-    whole = r.get('teachers', 0)*(TRAIN_SIZE.get(r.dataset, 13_000)*(r.get('layers') != 'bn') + n_images(r)*bool(r.get('isu')))
+    whole = r.get('teacher_n', 0)*(TRAIN_SIZE.get(r.dataset, 13_000)*(r.get('layers') != 'bn') + n_images(r)*bool(r.get('isu')))
     return p | dict(distill=[(which, 'synthesis', n) for which, _, n in p['distill']], statistics=[('train', 'forward', whole)])
 
 def _probe(net_fn, kind, batch, device):
@@ -486,9 +482,9 @@ def _probe(net_fn, kind, batch, device):
 # %% ../nbs/25_rows.ipynb #ba72193b
 def _disk(r, n, c, numel, net):
     "MB that the stages of a row leave behind."
-    theta, epochs = sum(p.numel() for p in net.parameters())*4, r.get('max_start_epoch', 0) + (r.get('expert_epochs_matched') or r.get('expert_epochs') or 0)
-    trajectories = r['n_experts']*(epochs + 1)*theta if 'n_experts' in r.settings else 0
-    labels = r.get('label_epochs', 0)*n*c*2 + r.get('teachers', 0)*theta if r.method in SYNTHESIS else 0
+    theta, epochs = sum(p.numel() for p in net.parameters())*4, r.get('max_start_epoch', 0) + r.get('expert_epochs', 0)
+    trajectories = r['expert_n']*(epochs + 1)*theta if 'expert_n' in r.settings else 0
+    labels = r.get('label_epochs', 0)*n*c*2 + r.get('teacher_n', 0)*theta if r.method in SYNTHESIS else 0
     return (trajectories + labels + (n*numel*4 if r.method != 'full' else 0))/1e6
 
 # %% ../nbs/25_rows.ipynb #44dae6c1
