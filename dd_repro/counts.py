@@ -69,8 +69,8 @@ def work_space(
     r # a recipe
 )->tuple: # (channels, side)
     "The space in which a row distils: pictures, or codes."
-    f = r.get('f')
-    return (4, r.size//f) if f and (r.method.startswith('Latent') or r.get('space') == 'latent') else (3, r.size)
+    f, whole = r.get('ae_f'), r.method == 'full' and r.stage == 'row'
+    return (4, r.size//f) if f and (whole or r.method.startswith('Latent')) else (3, r.size)
 
 # %% ../nbs/21_counts.ipynb #bbf04d9c
 def n_images(
@@ -86,14 +86,14 @@ def passes(
 )->dict: # stage -> [(network train|eval, kind of pass, images)]
     "How many images go through which network, in each stage."
     n, it, real, c = n_images(r), r.get('iterations', 0), TRAIN_SIZE.get(r.dataset, 13_000), N_CLASSES.get(r.dataset, 10)
-    epochs, N, b = r.get('max_start_epoch', 0) + (r.get('expert_epochs_matched') or r.get('expert_epochs') or 0), r.get('syn_steps', 1), min(n, r.get('batch_syn') or n)
-    traj = dict(experts=[('train', 'train', r.get('n_experts', 0)*epochs*real)], distill=[('train', 'unroll', it*N*b)])
+    epochs, N, b = r.get('max_start_epoch', 0) + r.get('expert_epochs', 0), r.get('syn_steps', 1), min(n, r.get('batch_syn') or n)
+    traj = dict(experts=[('train', 'train', r.get('expert_n', 0)*epochs*real)], distill=[('train', 'unroll', it*N*b)])
     if r.method == 'D3': traj['distill'] += [('train', 'train', it*c*2*r.get('mmd_samples', 30))]
-    dc = dict(distill=[('train', 'train', it*r.get('outer_loop', 1)*(c*256 + r.get('inner_loop', 1)*n)), ('train', 'unroll', it*r.get('outer_loop', 1)*n)])
+    dc = dict(distill=[('train', 'train', it*r.get('outer', 1)*(c*256 + r.get('inner', 1)*n)), ('train', 'unroll', it*r.get('outer', 1)*n)])
     dm = dict(distill=[('train', 'forward', it*c*256), ('train', 'train', it*n)])
-    syn = dict(teachers=[('train', 'train', r.get('teachers', 0)*(r.get('expert_epochs') or 90)*real)], distill=[('train', 'train', n*it)], labels=[('train', 'forward', n*r.get('label_epochs', 0)*r.get('teachers', 0))])
+    syn = dict(teachers=[('train', 'train', r.get('teacher_n', 0)*(r.get('teacher_epochs') or 90)*real)], distill=[('train', 'train', n*it)], labels=[('train', 'forward', n*r.get('label_epochs', 0)*r.get('teacher_n', 0))])
     by = dict(MTT=traj, D3=traj, LatentMTT=traj, DC=dc, DSA=dc, LatentDC=dc, DM=dm, LatentDM=dm, D3S=syn, SRe2L=syn, CDA=syn)
-    students = dict(evaluate=[('eval', 'train', r.get('n_eval', 5)*r.get('eval_epochs', 0)*n)])
+    students = dict(evaluate=[('eval', 'train', r.get('eval_n', 5)*r.get('eval_epochs', 0)*n)])
     return {k: v for k, v in (by.get(r.method, {}) | students).items() if any(p[2] for p in v)}
 
 PASS_COST = dict(forward=1, train=3, unroll=9) # in forward passes
@@ -102,7 +102,8 @@ def _net_of(r, which):
     "What `gmacs` takes for the network that a row distils with ('train') or is evaluated on ('eval')."
     c, (chan, side) = N_CLASSES.get(r.dataset, 10), work_space(r)
     if which == 'eval' and r.method != 'full': chan, side = 3, r.size
-    return net_name(getattr(r, f'{which}_net')), side, c, chan, r.get(f'depth_{which}'), r.get('width')
+    depth = r.get(dict(train='net_depth', eval='student_depth')[which])
+    return net_name(getattr(r, f'{which}_net')), side, c, chan, depth, r.get('net_width')
 
 def make_counts()->dict: # what assets/gmacs.json holds
     "The names of all networks, and the multiply-adds of those in rows that can be run, counted now."

@@ -532,10 +532,11 @@ def d3s_plan(
     probe=(4, 8), # the two batch sizes that are timed
     device=None, # cpu or cuda
     quiet=False, # do not print the table
-    **other, # other settings than those of `d3s_settings`, or arguments of the network (width, say)
+    **other, # other settings than those of the table, or arguments of the network (width, say)
 )->list: # dictionaries: part, seconds, memory_mb, disk (bytes)
     "Seconds, memory and disk of each part, from a probe of a few seconds on the machine at hand."
-    s, device = d3s_settings(dataset), str(device or default_device())
+    s, device = plain_settings('d3s', dataset=dataset), str(device or default_device())
+    s['teachers'] = settings_of('d3s', dataset=dataset)['teacher_n'].value
     s |= {k: other.pop(k) for k in list(other) if k in s}
     (C, N, side), (a, b) = SETS[dataset], probe
     with seeded('plan'): net = make_net(name, 3, C, side, **other)

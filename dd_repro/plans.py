@@ -40,7 +40,7 @@ class Plan:
 # %% ../nbs/25_plans.ipynb #0dfe4337
 def _batch_of(r, stage, n):
     "Images a step in a stage."
-    return int({'experts': r.get('expert_batch', 256), 'teachers': r.get('batch_size_teacher', 256), 'distill': r.get('batch_syn') or r.get('batch') or min(n, 256)}.get(stage, min(n, r.get('eval_batch_size', 256))))
+    return int({'experts': r.get('expert_batch', 256), 'teachers': r.get('teacher_batch', 256), 'distill': r.get('batch_syn') or r.get('batch') or min(n, 256)}.get(stage, min(n, r.get('eval_batch', 256))))
 
 def _one_step(net_fn, kind, batch, device):
     "A function that takes one step of a kind on random images."
@@ -56,7 +56,7 @@ def _passes(r):
     "The passes of a recipe; for D3S and its kin with the divergence, the statistics of the real set and the folding of batches."
     p = passes(r)
     if r.method not in SYNTHESIS or 'distill' not in p: return p
-    whole = r.get('teachers', 0)*(TRAIN_SIZE.get(r.dataset, 13_000)*(r.get('layers') != 'bn') + n_images(r)*bool(r.get('isu')))
+    whole = r.get('teacher_n', 0)*(TRAIN_SIZE.get(r.dataset, 13_000)*(r.get('layers') != 'bn') + n_images(r)*bool(r.get('isu')))
     return p | dict(distill=[(which, 'synthesis', n) for which, _, n in p['distill']], statistics=[('train', 'forward', whole)])
 
 def _probe(net_fn, kind, batch, device):
@@ -72,9 +72,9 @@ def _probe(net_fn, kind, batch, device):
 # %% ../nbs/25_plans.ipynb #ba72193b
 def _disk(r, n, c, numel, net):
     "MB that the stages of a row leave behind."
-    theta, epochs = sum(p.numel() for p in net.parameters())*4, r.get('max_start_epoch', 0) + (r.get('expert_epochs_matched') or r.get('expert_epochs') or 0)
-    trajectories = r['n_experts']*(epochs + 1)*theta if 'n_experts' in r.settings else 0
-    labels = r.get('label_epochs', 0)*n*c*2 + r.get('teachers', 0)*theta if r.method in SYNTHESIS else 0
+    theta, epochs = sum(p.numel() for p in net.parameters())*4, r.get('max_start_epoch', 0) + r.get('expert_epochs', 0)
+    trajectories = r['expert_n']*(epochs + 1)*theta if 'expert_n' in r.settings else 0
+    labels = r.get('label_epochs', 0)*n*c*2 + r.get('teacher_n', 0)*theta if r.method in SYNTHESIS else 0
     return (trajectories + labels + (n*numel*4 if r.method != 'full' else 0))/1e6
 
 # %% ../nbs/25_plans.ipynb #44dae6c1
