@@ -16,7 +16,6 @@ from .core import *
 from .files import *
 from .records import *
 from .cost import *
-from .core import _named
 from .shell import *
 from .papers import *
 from .recipes import *
@@ -25,7 +24,7 @@ from .counts import *
 # %% ../nbs/21_tables.ipynb #6e7c94d9
 def results_dir()->Path: # DD_RESULTS, else docs/results of the checkout
     "Where results files lie."
-    here = [Path(p) for p in (_named('DD_RESULTS'), asset().parent.parent/'docs'/'results', 'docs/results', '../docs/results') if p]
+    here = [Path(p) for p in (named_path('DD_RESULTS'), asset().parent.parent/'docs'/'results', 'docs/results', '../docs/results') if p]
     return next((p for p in here if p.is_dir()), here[0])
 
 _FACTOR = {('s', 'min'): 1/60, ('h', 'min'): 60., ('MB', 'GB'): 1e-3, ('MB', 'MiB'): 1/1.048576}
