@@ -79,7 +79,7 @@ def made_of(
     "An object of a class, from those of the options that are its fields."
     return cls(**{k: v for k, v in given.items() if k in settings_fields(cls) and v is not None})
 
-# %% ../nbs/22_cli.ipynb #8a79a67e
+# %% ../nbs/22_cli.ipynb #1b7d71f6
 class Subject:
     "A command, perhaps with a word after it, and the classes that its options come from."
     def __init__(self, command, name, doc, classes, skip=()):
@@ -96,6 +96,8 @@ class Subject:
         own = {}
         for head, cls in self.classes.items():
             own |= {o['name']: o | dict(group=head) for o in options_of(cls, self.skip)}
+        first = {n: own[n] for n in ('ipc', 'ppc', 'lpc') if n in own} # what everybody gives
+        own = first | own
         return dict(name=f'{self.command} {self.name}'.strip(), doc=self.doc, options=list(own.values()))
 
 def take(

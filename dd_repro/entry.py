@@ -69,7 +69,20 @@ def _subject(name, argv):
     make = cli.distill_subject if name == 'dd_distill' else cli.experts_subject
     return argv[0], make(argv[0]).spec()
 
-# %% ../nbs/26_entry.ipynb #5d268583
+# %% ../nbs/26_entry.ipynb #da569071
+def _flags(argv):
+    "The options of a line by name, as fields have them."
+    words = (w.partition('=')[0][2:].replace('-', '_') for w in argv if w.startswith('--'))
+    return [w.removeprefix('no_') for w in words]
+
+def _others(name, subject, words, argv):
+    "ValueError for an option that is another subject's."
+    mine = {o['name'] for o in words['options']}
+    for flag in _flags(argv):
+        who = [k for k, v in _words()[name].items() if flag in {o['name'] for o in v['options']}]
+        if flag not in mine and who:
+            raise ValueError(f'--{flag} has no meaning for {subject}; it is for {", ".join(who)}')
+
 def _act(name, values):
     "The function that acts on what was read; its module is imported now."
     if name == 'dd_plan' and values['settings'] and not values['device']:
@@ -85,6 +98,7 @@ def start(
     with program(), manners():
         if name in SUBJECTS:
             subject, words = _subject(name, argv)
+            _others(name, subject, words, argv[1:])
             values = parse(words, argv[1:])
             return _act(name, values)(subject, **values)
         values = parse(_words()[name], argv)
