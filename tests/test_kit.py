@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dd_repro.core import Row, read_rows, record
+from dd_repro.records import Row, read_rows, record
 
 ROOT = Path(__file__).resolve().parent.parent
 KIT = ROOT/'docs'/'gpu'

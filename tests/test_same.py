@@ -3,7 +3,8 @@ import json
 
 import pytest, torch
 import same, same_drive as drive
-from dd_repro.core import Row, save_tensors
+from dd_repro.files import save_tensors
+from dd_repro.records import Row
 
 def test_equal_values_are_equal():
     one = dict(a=dict(x='1', y='2'), b=dict(x='3'))

@@ -57,7 +57,7 @@ def modest(row):
 
 def merge_file(file, results, commits, last, a):
     "Append what is new in one file of rows; returns the new rows."
-    from dd_repro.core import read_rows, record
+    from dd_repro.records import read_rows, record
     rows = read_rows(file) # ValueError where a hash does not fit
     if not a.paper: rows = [modest(r) for r in rows]
     have = {same(r) for r in read_rows(results/file.name)}
@@ -109,7 +109,7 @@ def take_over(a):
 
 def tell(rows, files, done):
     "New rows and their sets, files that were kept, and what is open or failed."
-    from dd_repro.core import file_sha256
+    from dd_repro.files import file_sha256
     sets = {file_sha256(f)[:16]: f for f in STATE.glob('rows/*/distilled.safetensors')}
     for r in rows:
         print(f'new  {r.row}  {" ".join(str(r).split())}  {r.device}, {r.commit}')

@@ -78,7 +78,7 @@ def tree():
 def check_queue(path):
     "The end, in one line, for a row or a setting that this tree does not know."
     sys.path.insert(0, '.')
-    from dd_repro.results import recipe
+    from dd_repro.recipes import recipe
     for _, (row, *words) in read_queue(path):
         try: known = recipe(row).settings
         except ValueError as e: sys.exit(f'{path}: {e}')

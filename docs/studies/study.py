@@ -36,5 +36,5 @@ def sha(file):
 
 def toy(size=32, per_class=30):
     "Generated colour images in place of a data set, for smoke runs: (train, test)."
-    from dd_repro.rows import generated
+    from dd_repro.stages import generated
     return tuple(s.renorm(Normalize((.5,)*3, (.25,)*3)) for s in generated('toy', size, per_class=per_class))
