@@ -16,7 +16,11 @@ from same_drive import chosen, title
 ROOT = Path(__file__).resolve().parent.parent
 BEFORE = 'ddb195d' # the commit before the rebuild
 # (part of a case's title, part of a value's name) -> why it differs, as in docs/decisions.md
-EXPLAINED = {}
+EXPLAINED = {
+    ('', 'card.info.settings'): 'a card has the fields of its method now, by their names',
+    ('', '/settings'): 'the hash of a recipe, whose settings have the names of fields now',
+    ('row', '/deviations'): 'settings have the names of fields now',
+    ('', 'card.settings'): 'the same, of labels'}
 SHOWN = 6 # differing values of a case that are printed; --all prints every one
 
 

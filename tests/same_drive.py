@@ -192,7 +192,7 @@ def of_rows(rows):
 
 
 # how things are called
-HOMES = ('all', 'core', 'coreset', 'cli', 'rows', 'entry', 'results') # where a name is looked for
+HOMES = ('all', 'core', 'coreset', 'latent', 'cli', 'rows', 'entry', 'results') # where a name is looked for
 
 @cache
 def dd(name):
@@ -279,8 +279,31 @@ class Before:
         kw = dict(smoke=True, root=home/'none', home=home, device='cpu')
         return dd('run_row')(row, **kw, **self.kw, **s)
 
+ALL_DSA = 'color_crop_cutout_flip_scale_rotate'
+NAMES = dict(width='net_width') # of settings of a row
+
 class Now(Before):
-    "The calls of this tree, where they are not those of `Before`."
+    "The calls of version 0.2: one verb on a task and a method, a subcommand for each."
+    USED = dict(mtt=dict(aug=''), d3=dict(aug=ALL_DSA), dsa=dict(aug=ALL_DSA), dm=dict(aug=ALL_DSA),
+                **{m: dict(flip=True) for m in ('d3s', 'sre2l', 'cda')}) # what `Before` takes where nothing is said
+    def method(self, name, out, s):
+        "A method from settings to a set; `out` is the run's folder."
+        method = dd('method_of')(name, **self.USED.get(name, {}) | s)
+        task = dd('Task')(self.w.real, self.w.test, self.w.net, self.w.seed)
+        for need in method.needs: getattr(self, f'_{need}')(name, task, out)
+        return dd('learn')(task, method, out, dd('RunOptions')(quiet=True))[0]
+    def _experts(self, name, task, out):
+        codes = name == 'latent-mtt'
+        make = partial(self.latent_experts, n=2, epochs=3) if codes else partial(self.experts, **EXPERTS)
+        task.experts = make(out/'experts')
+    def _teachers(self, name, task, out): task.teachers = self.teachers(out/'teachers')
+    def _codes(self, name, task, out):
+        w, task.ae = self.w, self.w.ae()
+        task.net_fn = dd('latent_net')(dd('codes_space')(w.real, task.ae), w.width)
+        task.arch = dd('ConvNet')(1, 10, 8, w.width, dd('code_depth')(8)).arch
+    def method_words(self, method): return [method]
+    def row(self, row, home, s):
+        return super().row(row, home, {NAMES.get(k, k): v for k, v in s.items()})
 
 def ways(world):
     "How this tree is called, by what it offers."
