@@ -20,6 +20,8 @@ from .experts import *
 from .distilled import *
 from .unroll import *
 from .loop import *
+from .fields import *
+from .method import *
 from .mtt import *
 from .match import *
 from .coreset import *

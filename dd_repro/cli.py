@@ -29,6 +29,7 @@ from .experts import *
 from .distilled import *
 from .unroll import GRADS
 from .loop import *
+from .method import *
 from .mtt import *
 from .match import *
 from .priors import *
@@ -465,14 +466,27 @@ def _d3s_run(real, test, net_fn, stem, g, o, out):
     return distill_d3s(real, t, out, **(stated | may | g), **o)
 
 def _match_run(method, real, test, net_fn, stem, g, o, out):
-    aug = g.setdefault('aug', default_aug(real, MATCHING[method]['aug']))
-    look = _looking(test, g, MATCHING[method]['protocol'], aug)
-    return distill_match(real, out, method, g.pop('ipc', 1), net_fn, callbacks=look, **g, **o)
+    own = METHODS[method]
+    aug = g.setdefault('aug', default_aug(real) if own.aug is None else own.aug)
+    look = _looking(test, g, own.protocol, aug)
+    return _learned(Task(real, test, net_fn), method_of(method, **g), out, look, **o)
 
 def _latent_run(method, real, test, net_fn, stem, g, o, out, width=128, depth=None):
     ae, look = open_autoencoder(g.pop('ae', 'sd14'), g.pop('f', 4), real), _looking(test, g, 'latentdd', default_aug(real, LATENTDD.aug))
     buffer = Buffer(g.pop('buffer', '') or latent_buffer_path(stem, ae)) if method == 'latent-mtt' else None
-    return distill_latent(real, ae, out, method, buffer=buffer, width=width, depth=depth, callbacks=look, **g, **o)
+    g = _latent_stated(method, real.shape[1], g.get('ipc', 1), ae.f) | g
+    task = Task(real, test, latent_net(codes_space(real, ae), width, depth), experts=buffer, ae=ae)
+    return _learned(task, method_of(method, **g), out, look, **o)
+
+def _latent_stated(method, size, ipc, f):
+    "What table 6 states for a column, or for 256 px where there is no such column."
+    if method == 'initial': return {}
+    try: s = table6(method, size, ipc, f)
+    except ValueError: s = table6(method, 256, 1, f if f in (4, 8) else 4)
+    return {k: v for k, v in s.items() if not k.startswith('depth_')}
+
+def _learned(task, method, out, look, seed=0, **o):
+    return learn(dataclasses.replace(task, seed=seed), method, out, RunOptions(callbacks=tuple(look), **o))
 
 # %% ../nbs/22_cli.ipynb #84091676
 def run_method(method, real, test, net_fn, stem, g, out, width=128, depth=None, **o)->tuple: # (Distilled, Run, Evaluate or None)

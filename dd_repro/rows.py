@@ -29,14 +29,14 @@ from .students import _stateless
 from .experts import *
 from .distilled import *
 from .unroll import *
-from .match import distill_match
+from .method import RunOptions, Task, learn, method_of
 from .coreset import coreset
 from .priors import LatentPriors, distill_d3
 from .gauss import batch_stats, synthesis_step, targets
 from .d3s import TEACHERS, distill_d3s, train_teachers
 from .relabel import Relabelled, relabel
 from .autoenc import AutoEncoder, TinyAE, load_autoencoder
-from .latent import distill_latent, encode_set
+from .latent import encode_set, latent_net
 from .results import *
 from .tables import *
 from .cli import check_data, distill_mtt, expert_rows
@@ -195,9 +195,10 @@ def _d3s(job, out):
 
 def _match(job, out):
     kw = _pick(job.r, 'iterations', 'lr_img', 'init', 'batch_real', outer='outer_loop', inner='inner_loop', net_lr='lr_net', momentum='momentum_img')
-    if job.r.method == 'DM': kw.pop('outer', None), kw.pop('inner', None)
+    if job.r.method == 'DM': [kw.pop(k, None) for k in ('outer', 'inner', 'net_lr')]
+    task = Task(job.real, job.test, row_net(job.r, job.real), job.seed)
     with job.timed('distill', out):
-        return distill_match(job.real, out, job.r.method.lower(), job.r.budget, row_net(job.r, job.real), job.seed, minutes=job.r.minutes, quiet=job.quiet, **kw)
+        return learn(task, method_of(job.r.method.lower(), ipc=job.r.budget, **kw), out, RunOptions(minutes=job.r.minutes, quiet=job.quiet))
 
 def _coreset(job, out):
     kw = dict(epochs=job.r['coreset_epochs']) if 'coreset_epochs' in job.r.settings else {}
@@ -217,9 +218,10 @@ def _latent(job, out):
     if r.method == 'LatentMTT': kw |= dict(syn_steps='syn_steps', expert_epochs='expert_epochs_matched', max_start_epoch='max_start_epoch', net_lr='lr_model', lr_lr='lr_lr')
     buffer = job.experts(codes) if r.method == 'LatentMTT' else None
     given = {} if r.method == 'Initial' else _pick(r, **kw)
-    with job.timed('distill', out):
-        return distill_latent(job.real, ae, out, _LATENT[r.method], int(r['lpc']), r.budget or 1, buffer, codes, r.get('width', 128), r.get('depth_train'),
-                              row_net(r, job.real, 'eval')().arch if r.eval_net == 'convnet' else None, job.seed, minutes=r.minutes, quiet=job.quiet, **given)
+    arch = row_net(r, job.real, 'eval')().arch if r.eval_net == 'convnet' else None
+    task = Task(job.real, job.test, latent_net(codes, r.get('width', 128), r.get('depth_train')), job.seed, experts=buffer, ae=ae, codes=codes, arch=arch)
+    method = method_of(_LATENT[r.method], lpc=int(r['lpc']), ipc=r.budget or 1, **given)
+    with job.timed('distill', out): return learn(task, method, out, RunOptions(minutes=r.minutes, quiet=job.quiet))
 
 RUNS = dict(MTT=_mtt, D3=_d3, **{m: _d3s for m in SYNTHESIS}, **{m: _match for m in ('DC', 'DSA', 'DM')},
             **{m: _coreset for m in ('Random', 'Herding', 'Forgetting')}, **{m: _latent for m in _LATENT})
