@@ -125,7 +125,7 @@ class ChoiceMethod(Method):
     ipc: int = setting(1, 'images per class', least=1, smoke=1)
     def start(self, task):
         kw = dict(epochs=self.epochs) if hasattr(self, 'epochs') else {}
-        kw |= dict(arch=task.net().arch) if task.net_fn else {}
+        kw |= dict(arch=task.students) if task.net_fn or task.arch else {}
         return coreset(task.real, self.ipc, self.name, task.net_fn, seed=task.seed, **kw)
 
 @dataclass(frozen=True)

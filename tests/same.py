@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BEFORE = 'ddb195d' # the commit before the rebuild
 # (part of a case's title, part of a value's name) -> why it differs, as in docs/decisions.md
 EXPLAINED = {
-    ('', 'card.info.settings'): 'a card has the fields of its method now, by their names',
+    ('', 'info.settings'): 'a card has the fields of its method now, by their names',
     ('', '/settings'): 'the hash of a recipe, whose settings have the names of fields now',
     ('row', '/deviations'): 'settings have the names of fields now',
     ('', 'card.settings'): 'the same, of labels'}

@@ -6,9 +6,10 @@ import pytest, torch
 from dd_repro.convnet import ConvNet
 from dd_repro.core import rng_for
 from dd_repro.sets import ImageTensors
-from dd_repro.coreset import CORESETS, coreset, correct, forgetting, forgetting_events, herding, learn_real
+from dd_repro.coreset import CORESETS, ForgettingMethod, HerdingMethod, RandomMethod, coreset, correct, forgetting, forgetting_events, herding, learn_real
 from dd_repro.data import load
 from dd_repro.distilled import Distilled
+from dd_repro.method import Task, learn, method_of
 
 net_fn = partial(ConvNet, n_in=1, n_out=10, size=8, width=8, depth=2)
 
@@ -80,3 +81,20 @@ def test_refused(real, kw, msg):
 def test_a_stream_is_held_first():
     class Stream: n_classes = 2
     with pytest.raises(ValueError, match='held'): coreset(Stream(), 1)
+
+@pytest.mark.parametrize('method', [RandomMethod(ipc=2), HerdingMethod(ipc=2, epochs=2), ForgettingMethod(ipc=2, epochs=2)], ids=lambda m: m.name)
+def test_chosen_by_learn(real, method, tmp_path):
+    "The same choice as by `coreset`, with a card that says how; no run, and nothing but the artefact."
+    d, run = learn(Task(real, net_fn=net_fn, seed=3), method, tmp_path)
+    c = coreset(real, 2, method.name, net_fn, epochs=2, seed=3, arch=net_fn().arch)
+    assert run is None and torch.equal(d.images, c.images) and d.info['index'] == c.info['index'] and d.arch == c.arch
+    e, s = Distilled.load(tmp_path/'distilled.safetensors'), d.info['settings']
+    assert e.info['settings'] == s and [p.name for p in tmp_path.iterdir()] == ['distilled.safetensors']
+    assert (s['method'], s['ipc'], s['seed'], s['content'], s.get('epochs')) == (method.name, 2, 3, real.key, getattr(method, 'epochs', None))
+
+@pytest.mark.parametrize('method, kw, msg', [('random', dict(ipc=0), 'ipc is 0; it must be at least 1'), ('random', dict(epochs=3), "'epochs' is no setting of random"),
+    ('forgetting', dict(epochs=0), 'epochs is 0; it must be at least 1'), ('herding', dict(epochs=-1), 'epochs is -1; it must be at least 0'), ('herdin', {}, "'herdin' is not known; did you mean herding"),
+    ('herding', dict(ipc=10**6), '1000000 images')])
+def test_refused_by_learn(real, method, kw, msg, tmp_path):
+    with pytest.raises(ValueError, match=msg): learn(Task(real, net_fn=net_fn), method_of(method, **kw), tmp_path/'x')
+    assert not (tmp_path/'x').exists()

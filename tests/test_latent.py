@@ -10,8 +10,10 @@ from dd_repro.files import load_tensors, save_tensors
 from dd_repro.sets import ImageTensors
 from dd_repro.data import load
 from dd_repro.distilled import Distilled, Pixels
-from dd_repro.latent import LATENT_METHODS, LatentCodes, code_depth, distill_latent, encode_set, latent_experts, latent_net, latent_objective, latent_settings, lpc_for, table6
+from dd_repro.latent import (InitialMethod, LatentCodes, LatentDCMethod, LatentDMMethod, LatentMTTMethod, code_depth, codes_space, encode_set, latent_experts, latent_net,
+                             lpc_for, table6)
 from dd_repro.match import match_loss
+from dd_repro.method import METHODS, RunOptions, Task, learn, method_of
 from dd_repro.students import PROTOCOLS, evaluate
 from dd_repro.zoo import make_net
 
@@ -34,11 +36,20 @@ def made(digits, tmp_path):
     real, _, ae, codes = digits
     return LatentCodes.from_real(real, 2, ae, codes=codes), tmp_path/'codes.safetensors'
 
+def task_of(digits, **kw):
+    "The task of these digits."
+    real, _, ae, codes = digits
+    return Task(**(dict(real=real, net_fn=latent_net(codes, 8), ae=ae, codes=codes) | kw))
+
+def objective(digits, method, **kw):
+    "What a method matches on these digits."
+    return method.phases(None, task_of(digits, **kw), RunOptions())
+
 # --- the objectives on codes, written out again in double precision
 def test_latent_dm_is_equation_7(digits):
     real, _, ae, codes = digits
     net_fn, d = latent_net(codes, 8), LatentCodes.from_real(real, 3, ae, codes=codes)
-    dm = latent_objective('latent-dm', codes, net_fn, dict(batch=100))
+    dm = objective(digits, LatentDMMethod(batch=100))
     loss = dm(d); loss.backward()
     with seeded(seed_of(rng_for(0, 'DM'))): net = net_fn().double()
     z = d.latents.detach().double().requires_grad_()
@@ -49,8 +60,7 @@ def test_latent_dm_is_equation_7(digits):
 
 def test_latent_dc_trains_its_network_on_real_codes_only(digits):
     real, _, ae, codes = digits
-    s = dict(batch=20, outer=3, inner=2, net_lr=.05, loss='mse')
-    d, dc = LatentCodes.from_real(real, 2, ae, codes=codes), latent_objective('latent-dc', codes, latent_net(codes, 8), s)
+    d, dc = LatentCodes.from_real(real, 2, ae, codes=codes), objective(digits, LatentDCMethod(batch=20, outer=3, inner=2, net_lr=.05))
     net = latent_net(codes, 8)().double(); net.load_state_dict(dc.net.state_dict())
     value, params = dc.backward(d), list(net.parameters())
     grads = lambda x, c: torch.autograd.grad(F.cross_entropy(net(x.double()), torch.full((len(x),), c)), params)
@@ -64,11 +74,13 @@ def test_latent_dc_trains_its_network_on_real_codes_only(digits):
 def test_latent_mtt_may_start_at_the_last_epoch(digits, tmp_path):
     real, _, ae, codes = digits
     buffer = latent_experts(codes, tmp_path, 1, epochs=3, width=8, lr=.1, batch=64, quiet=True)
-    s = dict(syn_steps=1, expert_epochs=1, max_start_epoch=2, batch=64)
-    mtt = latent_objective('latent-mtt', codes, latent_net(codes, 8), s, buffer)
+    method = partial(LatentMTTMethod, syn_steps=1, max_start_epoch=2)
+    mtt = objective(digits, method(), experts=buffer)
     starts = [buffer.segment(1, 2, mtt.rng, mtt.inclusive)[0] for _ in range(40)]
     assert {next(e for e in range(4) if torch.equal(t, buffer.snapshot(0, e))) for t in starts} == {0, 1, 2}
-    refused('reach epoch 4', latent_objective, 'latent-mtt', codes, latent_net(codes, 8), s | dict(max_start_epoch=3), buffer)
+    for known in (codes, None): # also before anything is encoded
+        refused('reach epoch 4', learn, task_of(digits, experts=buffer, codes=known), method(max_start_epoch=3), tmp_path/'x')
+    assert not (tmp_path/'x').exists()
 
 # --- what is stored, and by whom it may be read
 def test_a_file_with_other_weights_inside_is_refused(made, tmp_path):
@@ -114,18 +126,46 @@ def test_codes_and_pixels_start_from_the_same_pictures(digits):
     assert torch.allclose(LatentCodes.from_real(real, 2, ae, seed=3, codes=codes).latents, d.latents, atol=1e-4)
 
 # --- runs
-@pytest.mark.parametrize('method', [m for m in LATENT_METHODS if m != 'initial'])
+@pytest.mark.parametrize('method', ['latent-dm', 'latent-dc', 'latent-mtt'])
 def test_resume_is_exact(digits, tmp_path, method):
     real, _, ae, codes = digits
     own = {'latent-dm': dict(iterations=4), 'latent-dc': dict(iterations=2, outer=2, inner=1), 'latent-mtt': dict(iterations=4, syn_steps=2, max_start_epoch=1, lr_base=.1)}[method]
-    if method == 'latent-mtt': own['buffer'] = latent_experts(codes, tmp_path/'e', 1, epochs=2, width=8, quiet=True)
-    go = partial(distill_latent, real, ae, method=method, lpc=2, codes=codes, width=8, quiet=True, **own)
+    buffer = latent_experts(codes, tmp_path/'e', 1, epochs=2, width=8, quiet=True) if method == 'latent-mtt' else None
+    task = task_of(digits, experts=buffer)
+    def go(out, callback=lambda r: None, **kw): return learn(task, method_of(method, lpc=2, **own | kw), out, RunOptions(quiet=True, callbacks=[callback]))
     whole, _ = go(tmp_path/'whole')
-    half, run = go(tmp_path/'half', callbacks=[lambda r: setattr(r, 'stopped', 'time' if r.it == 3 else None)])
-    rest, _ = go(tmp_path/'half', callbacks=[lambda r: None])
+    half, run = go(tmp_path/'half', lambda r: setattr(r, 'stopped', 'time' if r.it == 3 else None))
+    rest, _ = go(tmp_path/'half')
     assert run.it == 3 and torch.equal(whole.latents, rest.latents) and not torch.equal(half.latents, rest.latents)
     refused('other settings', go, tmp_path/'half', lr_base=3.)
     assert torch.equal(Distilled.load(tmp_path/'whole'/'distilled.safetensors').latents, whole.latents)
+
+def test_codes_that_a_run_makes_are_those_that_it_is_given(digits, tmp_path):
+    "The task stays as it was, and its folder keeps the codes."
+    real, _, ae, codes = digits
+    task, method = task_of(digits, codes=None, folder=tmp_path/'codes'), LatentDMMethod(lpc=2, iterations=2)
+    a, b = (learn(t, method, tmp_path/k, RunOptions(quiet=True))[0] for k, t in (('made', task), ('given', task_of(digits))))
+    assert torch.equal(a.latents, b.latents) and task.codes is None and len(list((tmp_path/'codes').iterdir())) == 1
+    assert a.info['settings'] == b.info['settings'] and a.info['settings']['codes'] == codes.key
+
+@pytest.mark.parametrize('own, want', [({}, dict(width=8, size=16, depth=2)), (dict(net_fn=None), dict(width=128, size=16)), (dict(arch=dict(name='x')), dict(name='x'))], ids=str)
+def test_the_network_of_students(digits, tmp_path, own, want):
+    "The task's, or one for pictures as wide as the one that sees codes; the card has both."
+    d, run = learn(task_of(digits, **own), InitialMethod(lpc=1), tmp_path)
+    net = (own.get('net_fn', latent_net(digits[3], 8)) or latent_net(digits[3]))().arch
+    assert want.items() <= d.arch.items() and d.info['settings']['net'] == net and run is None
+
+@pytest.mark.parametrize('lpc, ipc, rate', [(3, 1, .3), (None, 1, .4), (None, 2, .8)])
+def test_the_rate_is_for_one_code(digits, lpc, ipc, rate):
+    real, _, ae, codes = digits
+    method, task = LatentDMMethod(lr_base=.1, lpc=lpc, ipc=ipc, momentum=.2), task_of(digits)
+    opt = method.opts(method.start(task))['latents']([torch.zeros(1, requires_grad=True)])
+    assert opt.defaults['lr'] == pytest.approx(rate) and opt.defaults['momentum'] == .2
+
+def test_the_defaults_are_those_of_table_6(digits):
+    for name in ('latent-dc', 'latent-dm', 'latent-mtt'):
+        stated, s = table6(name, 256, 1, 4), METHODS[name]().settings()
+        assert {k: s[k] for k in stated if k in s} == {k: v for k, v in stated.items() if not k.startswith('depth')}
 
 def test_students_see_pictures_under_cutmix(digits):
     real, test, ae, codes = digits
@@ -155,8 +195,15 @@ def test_bad_input(digits, tmp_path):
     refused('18 x 18 px cannot be divided by f = 4', encode_set, odd, ae, False)
     refused('has 20', LatentCodes.from_real, real, 21, ae)
     refused('ipc 0', lpc_for, 0)
-    refused("setting 'syn_steps' is not one of", latent_settings, 'latent-dm', syn_steps=3)
-    refused('iterations is 0', distill_latent, real, ae, tmp_path/'x', 'latent-dm', 2, codes=codes, iterations=0)
-    refused("method 'mtt' is not one of initial", distill_latent, real, ae, tmp_path/'x', 'mtt', 2, codes=codes)
-    refused('codes= is', distill_latent, real, ae, tmp_path/'x', 'latent-dm', 2, codes=real)
+    refused("'syn_steps' is no setting of latent-dm", method_of, 'latent-dm', syn_steps=3)
+    refused('iterations is 0', LatentDMMethod, iterations=0)
+    refused('lr_base is -1.0; it must be above 0', LatentDMMethod, lr_base=-1)
+    refused("loss='l1' is not one of cosine, mse", LatentDCMethod, loss='l1')
+    refused('lpc is 0; it must be at least 1', InitialMethod, lpc=0)
+    refused("'latent-mt' is not known; did you mean latent-mtt", method_of, 'latent-mt')
+    go = lambda method, **kw: learn(task_of(digits, **kw), method, tmp_path/'x', RunOptions(quiet=True))
+    refused('codes= is', go, LatentDMMethod(lpc=2), codes=real)
+    refused('latent-dm needs ae=', go, LatentDMMethod(lpc=2), ae=None)
+    refused('latent-mtt needs experts=', go, LatentMTTMethod(lpc=2))
+    refused("lpc is 21; class '0' has 20", go, InitialMethod(lpc=21), codes=None)
     assert not (tmp_path/'x').exists()

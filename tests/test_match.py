@@ -9,13 +9,14 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim import SGD
 
-from dd_repro.augment import DSA, noop
+from dd_repro.augment import ALL_DSA, DSA, noop
 from dd_repro.convnet import ConvNet
 from dd_repro.core import rng_for, seed_of, seeded
 from dd_repro.sets import ImageStream, ImageTensors
 from dd_repro.distilled import Distilled, Pixels
 from dd_repro.loop import distill
-from dd_repro.match import DC, DM, MATCHING, dc_loops, distill_match, match_loss, match_settings
+from dd_repro.match import DC, DM, dc_loops, match_loss
+from dd_repro.method import METHODS, RunOptions, Task, learn, method_of
 
 FRESH = multiprocessing.get_context('forkserver')
 FRESH.set_forkserver_preload(['pytest', 'torch._dynamo', 'dd_repro.match'])
@@ -188,39 +189,45 @@ def test_images_may_stay_on_disk():
 # --- a run that ends at the worst moment
 KW = dict(net_fn=small, method='dsa', ipc=2, iterations=2, outer=4, inner=2, batch_real=3, lr_img=.5, quiet=True)
 
+def distilled(real, out, method, net_fn, seed=0, every=100, callbacks=(), quiet=True, **settings):
+    "(a set by a method, its run)"
+    run = RunOptions(every=every, callbacks=callbacks, quiet=quiet)
+    return learn(Task(real, net_fn=net_fn, seed=seed), method_of(method, **settings), out, run)
+
 def toy(): return ImageTensors(torch.randn(18, 2, 8, 8, generator=rng_for('toy')), torch.arange(18) % 3, 3, name='toy')
 
 def killed(out, at):
     "A run that is killed after update `at`, one after its last checkpoint."
     torch.set_num_threads(1)
-    distill_match(toy(), out, every=2, callbacks=[lambda run: os.kill(os.getpid(), signal.SIGKILL) if run.it == at else None], **KW)
+    distilled(toy(), out, every=2, callbacks=[lambda run: os.kill(os.getpid(), signal.SIGKILL) if run.it == at else None], **KW)
 
 @pytest.mark.parametrize('at', [3, 7])
 def test_killed_and_continued(tmp_path, at):
     torch.set_num_threads(1)
-    whole, run = distill_match(toy(), tmp_path/'whole', callbacks=[lambda r: None], **KW)
+    whole, run = distilled(toy(), tmp_path/'whole', callbacks=[lambda r: None], **KW)
     p = FRESH.Process(target=killed, args=(tmp_path/'cut', at)); p.start(); p.join()
     assert p.exitcode == -signal.SIGKILL and not (tmp_path/'cut'/'distilled.safetensors').exists()
-    rest, again = distill_match(toy(), tmp_path/'cut', callbacks=[lambda r: None], **KW)
+    rest, again = distilled(toy(), tmp_path/'cut', callbacks=[lambda r: None], **KW)
     assert run.it == again.it == 8 and torch.equal(whole.images, rest.images)
     assert [h['loss'] for h in run.history] == [h['loss'] for h in again.history]
 
 @pytest.mark.parametrize('kw', [dict(method='dm'), dict(method='dc')], ids=['dm', 'dc'])
 def test_stopped_anywhere(tmp_path, kw):
     kw = KW | kw
-    whole, run = distill_match(toy(), tmp_path/'whole', callbacks=[lambda r: None], **kw)
+    if kw['method'] == 'dm': kw = {k: v for k, v in kw.items() if k not in ('outer', 'inner')} | dict(iterations=3)
+    whole, run = distilled(toy(), tmp_path/'whole', callbacks=[lambda r: None], **kw)
     for at in range(1, run.it):
         half = lambda r: setattr(r, 'stopped', 'time' if r.it == at else None)
-        distill_match(toy(), tmp_path/str(at), callbacks=[half], **kw)
-        assert torch.equal(whole.images, distill_match(toy(), tmp_path/str(at), callbacks=[lambda r: None], **kw)[0].images), at
+        distilled(toy(), tmp_path/str(at), callbacks=[half], **kw)
+        assert torch.equal(whole.images, distilled(toy(), tmp_path/str(at), callbacks=[lambda r: None], **kw)[0].images), at
 
 def test_other_settings_are_another_run(tmp_path):
-    distill_match(toy(), tmp_path, **KW)
-    for change in (dict(inner=3), dict(lr_img=.4), dict(batch_real=2), dict(method='dc'), dict(seed=1)):
-        with pytest.raises(ValueError, match='other settings'): distill_match(toy(), tmp_path, **(KW | change))
+    distilled(toy(), tmp_path, **KW)
+    for change in (dict(inner=3), dict(lr_img=.4), dict(batch_real=2), dict(method='dc'), dict(seed=1), dict(momentum=.4), dict(init='noise'), dict(aug='crop')):
+        with pytest.raises(ValueError, match='other settings'): distilled(toy(), tmp_path, **(KW | change))
 
 def test_artefact(tmp_path):
-    d, _ = distill_match(toy(), tmp_path, **KW)
+    d, _ = distilled(toy(), tmp_path, **KW)
     e = Distilled.load(tmp_path/'distilled.safetensors')
     assert torch.equal(e.images, d.images) and e.protocol == 'dsa' and e.arch == small().arch
     s = e.info['settings']
@@ -228,12 +235,30 @@ def test_artefact(tmp_path):
 
 # --- settings
 def test_official_settings():
-    s = {m: match_settings(m, 10) for m in MATCHING}
-    assert [(v['iterations'], v['lr_img'], v['init'], v['batch_real'], v['protocol']) for v in s.values()] == [
-        (1000, .1, 'noise', 256, 'dc'), (1000, .1, 'real', 256, 'dsa'), (20000, 1., 'real', 256, 'dsa')]
-    assert (s['dc']['outer'], s['dc']['inner']) == (10, 50) == dc_loops(10) and (s['dm']['outer'], s['dm']['inner']) == (1, 1)
-    assert [match_settings('dm', n)['lr_img'] for n in (1, 50, 100)] == [1., 1., 10.] and match_settings('dm', 100, lr_img=3.)['lr_img'] == 3.
-    assert match_settings('dc', 7, outer=2, inner=3)['inner'] == 3 and match_settings('dc', 10, inner=3)['outer'] == 10
+    dc, dsa, dm = (METHODS[m] for m in ('dc', 'dsa', 'dm'))
+    assert [(m.iterations, m.rate, m.init, m.batch_real, m.protocol, m.momentum) for m in (dc(ipc=10), dsa(ipc=10), dm(ipc=10))] == [
+        (1000, .1, 'noise', 256, 'dc', .5), (1000, .1, 'real', 256, 'dsa', .5), (20000, 1., 'real', 256, 'dsa', .5)]
+    assert dc(ipc=10).loops == (10, 50) == dc_loops(10) and (dc(ipc=10).updates, dm(ipc=10).updates) == (10, 1)
+    assert [dm(ipc=n).rate for n in (1, 50, 100)] == [1., 1., 10.] and dm(ipc=100, lr_img=3.).rate == 3.
+    assert dc(ipc=7, outer=2, inner=3).loops == (2, 3) and dc(ipc=10, inner=3).loops == (10, 3)
+
+@pytest.mark.parametrize('method, aug', [('dc', ''), ('dsa', ALL_DSA), ('dm', ALL_DSA)])
+def test_the_augmentation_suits_the_set(tmp_path, method, aug):
+    "All of DSA, but digits are not mirrored; the card says what was taken."
+    kw = {k: v for k, v in KW.items() if k != 'method'} | dict(iterations=1, method=method)
+    if method == 'dm': del kw['outer'], kw['inner']
+    digits = toy()
+    digits.name = 'digits'
+    for real, want in ((toy(), aug), (digits, aug.replace('_flip', ''))):
+        d, _ = distilled(real, tmp_path/real.name, **kw)
+        assert d.aug == d.info['settings']['aug'] == want
+
+def test_students_may_have_another_network_than_the_one_to_distil_with(tmp_path):
+    other, method = small(width=6).arch, method_of('dm', iterations=1, batch_real=3)
+    d, _ = learn(Task(toy(), net_fn=small, arch=other), method, tmp_path, RunOptions(quiet=True))
+    assert d.arch == other and d.info['settings']['net'] == small().arch
+    with pytest.raises(ValueError, match='other settings.*net.width: 4, here 6'):
+        learn(Task(toy(), net_fn=partial(small, width=6), arch=other), method, tmp_path, RunOptions(quiet=True))
 
 @pytest.mark.parametrize('kw, msg', [
     (dict(batch_real=0), 'batch_real is 0'), (dict(outer=0), 'outer is 0'), (dict(inner=-1), 'inner is -1'), (dict(batch_syn=0), 'batch_syn is 0'),
@@ -255,11 +280,12 @@ def test_refused_networks_and_sets(real):
     with pytest.raises(ValueError, match='adds its gradient by itself'): DC(real, double) + DM(real, double)
 
 @pytest.mark.parametrize('kw, msg', [
-    (dict(method='idc'), "'idc' is not one of dc, dsa, dm"), (dict(ipc=7), '7 images|no stated loops for ipc 7'), (dict(ipc=8, outer=1, inner=1), '8 images'),
-    (dict(ipc=0), 'ipc'), (dict(iterations=0), 'iterations is 0'), (dict(lr_img=-1.), 'learning rate is -1'), (dict(lr_img=float('nan')), 'learning rate is nan'),
-    (dict(init='zeros'), "'zeros' is not one of real, noise"), (dict(batch_real=-3), 'batch_real is -3'), (dict(syn_steps=3), "'syn_steps' is not one of"),
-    (dict(aug='blur'), "'blur'"), (dict(every=0), 'every is 0')])
+    (dict(method='idc'), "'idc' is not known; did you mean dc"), (dict(ipc=7), '7 images|no stated loops for ipc 7'), (dict(ipc=8, outer=1, inner=1), '8 images'),
+    (dict(ipc=0), 'ipc'), (dict(iterations=0), 'iterations is 0'), (dict(lr_img=-1.), 'lr_img is -1.0; it must be above 0'), (dict(lr_img=float('nan')), 'lr_img is nan; it must be above 0'),
+    (dict(init='zeros'), "'zeros' is not one of real, noise"), (dict(batch_real=-3), 'batch_real is -3'), (dict(syn_steps=3), "'syn_steps' is no setting of dsa"),
+    (dict(aug='blur'), "'blur'"), (dict(every=0), 'every is 0'), (dict(method='dm'), "'outer' is no setting of dm"), (dict(momentum=-.1), 'momentum is -0.1; it must be at least 0'),
+    (dict(outer=0), 'outer is 0; it must be at least 1'), (dict(inner=-1), 'inner is -1'), (dict(net_lr=0.), 'net_lr is 0.0; it must be above 0'), (dict(batch_train=0), 'batch_train is 0')])
 def test_refused_before_anything_is_written(tmp_path, kw, msg):
     base = {k: v for k, v in KW.items() if k not in (('outer', 'inner') if kw.get('ipc') == 7 else ())}
-    with pytest.raises(ValueError, match=msg): distill_match(toy(), tmp_path/'run', **(base | kw))
+    with pytest.raises(ValueError, match=msg): distilled(toy(), tmp_path/'run', **(base | kw))
     assert not (tmp_path/'run').exists()

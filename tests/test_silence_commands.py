@@ -130,7 +130,7 @@ def deep(monkeypatch, tmp_path):
     buffer = lambda path: SimpleNamespace(path=Path(path), card=Card())
     for k, v in dict(_real=lambda *a, **kw: (real, real), Buffer=buffer, check_data=lambda *a: None, open_autoencoder=lambda *a: SimpleNamespace(name=a[0], f=a[1], code_shape=lambda s: s),
                      load_teachers=lambda p, r: p, encode_set=lambda *a, **kw: real).items(): monkeypatch.setattr(cli, k, v)
-    for k in ('learn', 'distill_match', 'distill_latent', 'train_experts', 'train_teachers', 'latent_experts', 'evaluate'): monkeypatch.setattr(cli, k, seen(k))
+    for k in ('learn', 'train_experts', 'train_teachers', 'latent_experts', 'evaluate'): monkeypatch.setattr(cli, k, seen(k))
     return real
 
 def everything(x, depth=0):

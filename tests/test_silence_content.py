@@ -19,10 +19,11 @@ from dd_repro.teachers import load_teachers, train_teachers
 from dd_repro.data import Files, load
 from dd_repro.distilled import Distilled, Pixels
 from dd_repro.experts import Buffer, train_experts
-from dd_repro.latent import distill_latent, encode_set, latent_experts
+from dd_repro.latent import codes_space, encode_set, latent_experts, latent_net
 from dd_repro.loop import Objective, distill
 from dd_repro.coreset import coreset
-from dd_repro.match import DC, DM, distill_match
+from dd_repro.match import DC, DM
+from dd_repro.method import RunOptions, Task, learn, method_of
 from dd_repro.mtt import MTT, mtt_opts
 from dd_repro.method import RunOptions, Task, learn, method_of
 from dd_repro.labels import Relabelled, relabel
@@ -72,12 +73,22 @@ def by_d3(r, b, out): return learn(Task(r, net_fn=NET, experts=b), method_of('d3
 def run_mtt(r, top): return by_mtt(r, fresh_experts(r, top), top/'run')
 def run_d3(r, top): return by_d3(r, fresh_experts(r, top), top/'run')
 def run_d3s(r, top): return learn(Task(r, teachers=teachers(r, top, f't-{r.key}')), method_of('d3s', batch=5, iterations=2), top/'run', QUIET)
-def run_dm(r, top): return distill_match(r, top/'run', 'dm', 1, NET, iterations=2, quiet=True)
-def run_dc(r, top): return distill_match(r, top/'run', 'dc', 1, NET, iterations=1, outer=2, inner=1, quiet=True)
-def run_codes(r, top): return distill_latent(r, ae(), top/'run', 'latent-dm', 1, width=4, iterations=2, quiet=True)
+def matched(r, out, method, sched=None, **kw):
+    "(a set by matching, its run)"
+    return learn(Task(r, net_fn=NET), method_of(method, **kw), out, RunOptions(quiet=True, sched=sched))
+
+def coded(r, out, method='latent-dm', sched=None, buffer=None, **kw):
+    "(a set of codes, its run)"
+    task = Task(r, net_fn=latent_net(codes_space(r, ae()), 4), ae=ae(), experts=buffer)
+    return learn(task, method_of(method, lpc=1, **kw), out, RunOptions(quiet=True, sched=sched))
+
+FOLLOW = dict(iterations=2, syn_steps=2, expert_epochs=1, max_start_epoch=1)
+def run_dm(r, top): return matched(r, top/'run', 'dm', iterations=2)
+def run_dc(r, top): return matched(r, top/'run', 'dc', iterations=1, outer=2, inner=1)
+def run_codes(r, top): return coded(r, top/'run', iterations=2)
 def run_latent_mtt(r, top):
     codes = encode_set(r, ae()); buffer = latent_experts(codes, top/f'codes-{r.key}', 1, 3, 4, batch=25, quiet=True)
-    return distill_latent(r, ae(), top/'run', 'latent-mtt', 1, buffer=buffer, width=4, iterations=2, syn_steps=2, expert_epochs=1, max_start_epoch=1, quiet=True)
+    return coded(r, top/'run', 'latent-mtt', buffer=buffer, **FOLLOW)
 STAGES = [experts, teachers, run_mtt, run_d3, run_d3s, run_dm, run_dc, run_codes, run_latent_mtt]
 
 @pytest.mark.parametrize('change', CHANGES)
@@ -125,7 +136,7 @@ def test_one_expert_then_two(real, tmp_path):
     one = experts(real, tmp_path)
     codes = encode_set(real, ae()); few = lambda n: latent_experts(codes, tmp_path/'c', n, 3, 4, batch=25, quiet=True)
     runs = dict(mtt=lambda b, c, out: by_mtt(real, b, out), d3=lambda b, c, out: by_d3(real, b, out),
-        latent=lambda b, c, out: distill_latent(real, ae(), out, 'latent-mtt', 1, buffer=c, width=4, iterations=2, syn_steps=2, expert_epochs=1, max_start_epoch=1, quiet=True))
+        latent=lambda b, c, out: coded(real, out, 'latent-mtt', buffer=c, **FOLLOW))
     c = few(1)
     for k, run in runs.items(): run(one, c, tmp_path/k)
     two, d = experts(real, tmp_path, 2), few(2)
@@ -405,9 +416,9 @@ def test_a_mark_that_a_spreadsheet_puts_first_is_no_fault(tmp_path):
     f.write_bytes(b'\xef\xbb\xbf' + f.read_bytes()); assert read_rows(f)[0].mean == 1
 
 # --- a run that is given more iterations
-LONGER = dict(dm=lambda r, top, n, **kw: distill_match(r, top/'run', 'dm', 1, NET, iterations=n, quiet=True, **kw)[0],
-              dc=lambda r, top, n, **kw: distill_match(r, top/'run', 'dc', 1, NET, iterations=n, outer=2, inner=1, quiet=True, **kw)[0],
-              codes=lambda r, top, n, **kw: distill_latent(r, ae(), top/'run', 'latent-dm', 1, width=4, iterations=n, quiet=True, **kw)[0])
+LONGER = dict(dm=lambda r, top, n, **kw: matched(r, top/'run', 'dm', iterations=n, **kw)[0],
+              dc=lambda r, top, n, **kw: matched(r, top/'run', 'dc', iterations=n, outer=2, inner=1, **kw)[0],
+              codes=lambda r, top, n, **kw: coded(r, top/'run', iterations=n, **kw)[0])
 
 @pytest.mark.parametrize('method', LONGER)
 def test_more_iterations_go_on_and_fewer_are_refused(method, real, tmp_path):

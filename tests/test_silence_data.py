@@ -23,7 +23,8 @@ from dd_repro.method import RunOptions, Task, learn, method_of
 from dd_repro.autoenc import AutoEncoder, TinyAE
 from dd_repro.convnet import ConvNet
 from dd_repro.latent import LatentCodes, encode_set
-from dd_repro.match import distill_match
+from dd_repro.match import DMMethod
+from dd_repro.method import RunOptions, Task, learn
 from dd_repro.sets import *
 from dd_repro.students import as_protocol, evaluate
 
@@ -240,7 +241,7 @@ def test_the_source_is_in_the_card_of_every_kind(tmp_path):
     kinds = [Pixels.from_real(real, 1), Pixels.from_noise(real, 1), coreset(real, 1), Pixels.from_real(real, 1).part(slice(0, 1))]
     ae = AutoEncoder(TinyAE(3, 2, 4, 8), 'tiny', 2, 2, n_in=3, own=True)
     kinds += [LatentCodes.from_real(real, 1, ae), Pixels.from_real(encode_set(real, ae, cache=False), 1)]
-    kinds += [distill_match(real, tmp_path/'dm', 'dm', 1, partial(ConvNet, 3, 2, 8, 8, 1), iterations=1, quiet=True)[0]]
+    kinds += [learn(Task(real, net_fn=partial(ConvNet, 3, 2, 8, 8, 1)), DMMethod(iterations=1), tmp_path/'dm', RunOptions(quiet=True))[0]]
     for d in kinds:
         assert {k: d.source[k] for k in want} == want
         if type(d.norm).__name__ == 'AutoEncoder': continue                              # codes as pixels: not for a file

@@ -23,9 +23,10 @@ def space(o, real, tag):
 def make(o, m, sp, real, tag, lr):
     "(set, run, its file) of one method at one rate."
     ae, codes, buffer = sp
-    kw = {} if m == 'initial' else dict(ITS[m], lr_base=lr) | (dict(buffer=buffer) if m == 'latent-mtt' else {})
+    method = method_of(m, lpc=LPC, **({} if m == 'initial' else dict(ITS[m], lr_base=lr)))
+    task = Task(real, net_fn=latent_net(codes, W, D), ae=ae, codes=codes, experts=buffer)
     out = o.home/'latent-digits'/tag
-    return *distill_latent(real, ae, out, m, LPC, codes=codes, width=W, depth=D, seed=0, quiet=True, sched=lambda t: 1 - t, **kw), out/'distilled.safetensors'
+    return *learn(task, method, out, RunOptions(quiet=True, sched=lambda t: 1 - t)), out/'distilled.safetensors'
 
 def search(o, rest, held):
     "The rate of each arm."

@@ -19,9 +19,10 @@ class Bench:
         self.ae = train_tiny(self.real, 4, epochs=1, width=8) if o.smoke else load_autoencoder('taesd', f=4, download=False, dtype=torch.bfloat16)
         self.codes, self.arch = encode_set(self.real, self.ae, cache=False if o.smoke else None), ConvNet(3, 10, SIZE, EW, 5 if SIZE > 64 else 3).arch
 
-    def latent(self, m, tag, **kw):
+    def latent(self, m, tag, buffer=None, sched=None, **kw):
         "(set, run, its file) of one method."
-        d, run = distill_latent(self.real, self.ae, self.home/tag, m, LPC, codes=self.codes, width=W, arch=self.arch, quiet=True, **kw)
+        task = Task(self.real, net_fn=latent_net(self.codes, W), ae=self.ae, codes=self.codes, arch=self.arch, experts=buffer)
+        d, run = learn(task, method_of(m, lpc=LPC, **kw), self.home/tag, RunOptions(quiet=True, sched=sched))
         return d, run, self.home/tag/'distilled.safetensors'
 
     def score(self, d, method, row, dev, run=None, file='', epochs=None):

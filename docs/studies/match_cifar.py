@@ -14,7 +14,8 @@ def settings(m, ipc):
 def matched(o, m, real, out):
     "(a set by DC, DSA or DM, what it differs in)"
     s = settings(m, o.ipc) | (dict(iterations=1) if o.smoke else {})
-    d, _ = distill_match(real, out, m, o.ipc, partial(ConvNet, 3, 10, 32, WIDTH, 3), 0, every=50, **s)
+    task = Task(real, net_fn=partial(ConvNet, 3, 10, 32, WIDTH, 3))
+    d, _ = learn(task, method_of(m, ipc=o.ipc, **s), out, RunOptions(every=50))
     off = OFFICIAL[m] | dict(batch_real=256) | dict(zip(('outer', 'inner'), dc_loops(o.ipc)))
     return d, '; '.join(f'{k} {v:g} ({off[k]:g})' for k, v in s.items() if v != off[k])
 

@@ -18,12 +18,12 @@ ARCH = net_fn().arch
 def matched(o, m, ipc, data, lr, seed, tag, its):
     "A set by DC, DSA or DM."
     loops = {} if m == 'dm' else dict(outer=LOOPS[ipc], inner=LOOPS[ipc])
-    return distill_match(data, o.home/'match-digits'/tag, m, ipc, net_fn, seed, iterations=its, lr_img=lr, batch_real=64, aug=AUG if m != 'dc' else '',
-                         every=1000, quiet=True, **loops)[0]
+    method = method_of(m, ipc=ipc, iterations=its, lr_img=lr, batch_real=64, aug=AUG if m != 'dc' else '', **loops)
+    return learn(Task(data, net_fn=net_fn, seed=seed), method, o.home/'match-digits'/tag, RunOptions(every=1000, quiet=True))[0]
 
 def text(m, ipc, lr):
     "Settings beside the official ones."
-    d = {'iterations': f'{ITS[ipc][m]} ({OFFICIAL[m]})', 'lr_img': f'{lr:g} ({MATCHING[m]["lr_img"]:g})', 'batch_real': '64 (256)'}
+    d = {'iterations': f'{ITS[ipc][m]} ({OFFICIAL[m]})', 'lr_img': f'{lr:g} ({METHODS[m]().rate:g})', 'batch_real': '64 (256)'}
     if m != 'dm' and ipc > 1: d['inner'] = f'{LOOPS[ipc]} ({dc_loops(ipc)[1]})'
     return '; '.join(f'{k} {v}' for k, v in (d if m == 'dc' else d | {'augmentation': AUG}).items())
 
