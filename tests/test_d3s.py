@@ -89,9 +89,10 @@ def test_resnet20_from_a_file(tmp_path):
     with pytest.raises(ValueError, match='not the weights of a ResNet-20'): load_resnet20(tmp_path/'b.safetensors')
 
 def test_settings_of_every_line_are_accepted(real, teachers, stats, tmp_path):
-    for r in d3s_table():
-        s = {k: v for k, v in d3s_settings(r['dataset'], r['method']).items() if k not in ('teachers', 'source')} | dict(ipc=1, batch=10, iterations=1)
-        distill_d3s(real, teachers.some([0]), tmp_path/f'{r["method"]}-{r["dataset"]}', **s, stats=stats[:1], quiet=True)
+    sets = ('cifar10', 'cifar100', 'tinyimagenet', 'imagenet1k', 'imagenet21k')
+    for method, dataset in ((m, d) for m in ('d3s', 'sre2l', 'cda') for d in sets):
+        s = plain_settings(method, dataset=dataset) | dict(ipc=1, batch=10, iterations=1)
+        distill_d3s(real, teachers.some([0]), tmp_path/f'{method}-{dataset}', **s, stats=stats[:1], quiet=True)
 
 @pytest.mark.parametrize('kw, what', [
     (dict(batch=1), 'batch is 1'), (dict(ipc=0), 'ipc is 0'), (dict(iterations=0), 'iterations is 0'), (dict(kind='kl'), "kind 'kl' is not one of"), (dict(ens='all'), "ens 'all' is not one of"),
@@ -159,7 +160,7 @@ def test_whole_method_on_a_stream_of_tiny_imagenet(tmp_path, dd_data):
     fn = partial(make_net, 'resnet18_bn', 3, 200, 64, width=4, layers=(1, 1))
     p = TEACHERS['tinyimagenet']['protocol'].scaled(kind='smoke', epochs=1, warmup=0, batch=100)
     teachers = train_teachers(fn, real, tmp_path/'t', 2, p, quiet=True)
-    d, run = distill_d3s(real, teachers, tmp_path/'run', 1, **{k: v for k, v in d3s_settings('tinyimagenet').items() if k not in ('teachers', 'source')} | dict(iterations=2, batch=100), quiet=True)
+    d, run = distill_d3s(real, teachers, tmp_path/'run', 1, **plain_settings('d3s', dataset='tinyimagenet') | dict(iterations=2, batch=100), quiet=True)
     assert run.n_batches == 2 and d.images.shape == (200, 3, 64, 64) and d.y.unique().numel() == 200
     store = relabel(d, teachers, tmp_path/'l', 1, batch=100, quiet=True)
     row, = evaluate(Relabelled(d, store), test, (fn().arch,), as_protocol('d3s-tiny').scaled(kind='smoke', epochs=1, batch=100), 1)

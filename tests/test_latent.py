@@ -9,7 +9,8 @@ from dd_repro.core import load_tensors, rng_for, save_tensors, seed_of, seeded
 from dd_repro.sets import ImageTensors
 from dd_repro.data import load
 from dd_repro.distilled import Distilled, Pixels
-from dd_repro.latent import LATENT_METHODS, LatentCodes, code_depth, distill_latent, encode_set, latent_experts, latent_net, latent_objective, latent_settings, lpc_for, table6
+from dd_repro.settings import settings_of
+from dd_repro.latent import LATENT_METHODS, LatentCodes, code_depth, distill_latent, encode_set, latent_experts, latent_net, latent_objective, latent_settings, lpc_for
 from dd_repro.match import match_loss
 from dd_repro.students import PROTOCOLS, evaluate
 from dd_repro.zoo import make_net
@@ -139,13 +140,19 @@ def test_networks_of_table_8_take_256_px(name):
     if name == 'resnet18': assert net.body.conv1.kernel_size == (7, 7) and net.body.conv1.stride == (2, 2) and 'maxpool' in dict(net.body.named_children()) # ImageNet's stem
 
 @pytest.mark.parametrize('method, size, ipc, f, want', [
-    ('latent-dc', 256, 1, 4, dict(lr_base=.05, outer=10, inner=50, depth_train=4, depth_eval=6)), ('latent-dc', 512, 1, 4, dict(lr_base=.25, batch=32, depth_train=5)),
-    ('latent-dm', 512, 1, 8, dict(lr_base=.1, batch=16, depth_train=4, depth_eval=7)), ('latent-mtt', 256, 10, 4, dict(lr_base=10., syn_steps=80)),
+    ('latent-dc', 256, 1, 4, dict(lr_base=.05, outer=10, inner=50)), ('latent-dc', 512, 1, 4, dict(lr_base=.25, batch=32)),
+    ('latent-dm', 512, 1, 8, dict(lr_base=.1, batch=16)), ('latent-mtt', 256, 10, 4, dict(lr_base=10., syn_steps=80)),
     ('latent-mtt', 256, 1, 8, dict(lr_base=1., syn_steps=60, iterations=5000, max_start_epoch=5))])
 def test_table_6(method, size, ipc, f, want):
-    s = table6(method, size, ipc, f)
-    assert {k: s[k] for k in want} == want
-    assert (code_depth(size//f), code_depth(size)) == (s['depth_train'], s['depth_eval'])
+    s = latent_settings(method, size, ipc, f)
+    assert {k: s[k] for k in want} == want and s['source'] == f'table 6 of the paper: {size} px, ipc {ipc}, f = {f}'
+    stated = settings_of(method, resolution=size, budget=ipc, variant=[f'f={f}'])
+    assert code_depth(size//f) == stated['net_depth'].value
+
+@pytest.mark.parametrize('method, size, ipc, f, like', [('latent-dc', 128, 1, 4, 4), ('latent-dc', 64, 1, 4, 4), ('latent-dm', 512, 10, 8, 8), ('latent-mtt', 256, 10, 8, 8), ('latent-mtt', 16, 1, 2, 4)])
+def test_a_column_that_table_6_has_not(method, size, ipc, f, like):
+    s, near = latent_settings(method, size, ipc, f), latent_settings(method, 256, 1, like)
+    assert s.pop('source').endswith(f'{size} px, ipc {ipc}, f = {f} is not stated') and near.pop('source') and s == near
 
 # --- bad input
 def test_bad_input(digits, tmp_path):
