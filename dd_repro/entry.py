@@ -14,7 +14,7 @@ from .core import *
 from .shell import *
 
 # %% ../nbs/26_entry.ipynb #137d7485
-COMMANDS = dict(dd_demo='cli', dd_experts='cli', dd_distill='cli', dd_relabel='cli', dd_eval='cli', dd_bench='bench', dd_row='rows', dd_plan='rows', dd_table='tables', dd_smoke='rows')
+COMMANDS = dict(dd_demo='ten_images', dd_experts='cli', dd_distill='cli', dd_relabel='cli', dd_eval='cli', dd_bench='bench', dd_row='rows', dd_plan='plans', dd_table='tables', dd_smoke='rows')
 
 def make_words()->dict: # what assets/commands.json holds
     "The words of every command, from the functions themselves."

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OPTS', 'SCHEDULES', 'LABELS', 'PROTOCOLS', 'TOGETHER_MAX', 'STEP_MAX', 'LOOK_EVERY', 'Protocol', 'check_lr', 'Died',
-           'lr_factor', 'as_protocol', 'Team', 'go_together', 'student_loss', 'part_of', 'step_work', 'check_finite',
-           'train', 'hits', 'accuracy', 'content_of', 'evaluate']
+           'lr_factor', 'as_protocol', 'stateless', 'Team', 'go_together', 'student_loss', 'part_of', 'step_work',
+           'check_finite', 'train', 'hits', 'accuracy', 'content_of', 'evaluate']
 
 # %% ../nbs/05_students.ipynb #002ebd69
 import dataclasses, inspect, math, sys
@@ -160,7 +160,11 @@ def _stochastic():
     ops = sys.modules.get('torchvision.ops')
     return (nn.modules.dropout._DropoutNd, *([ops.StochasticDepth] if ops else []))
 
-def _stateless(net): return not list(net.buffers()) and not any(isinstance(m, _stochastic()) and m.p > 0 for m in net.modules())
+def stateless(
+    net:nn.Module
+)->bool: # whether a step depends on nothing but its images, so that it may be taken in parts
+    "Whether a network has no buffers and draws nothing."
+    return not list(net.buffers()) and not any(isinstance(m, _stochastic()) and m.p > 0 for m in net.modules())
 
 def _frozen(net): return [k for k, p in net.named_parameters() if not p.requires_grad]
 
@@ -204,7 +208,7 @@ class Team:
         if any(p.is_inference() for p in self.params): raise ValueError('the network was made in torch.inference_mode and cannot be trained; make it outside')
     def _stacked(self):
         nets = self.nets
-        if not all(_stateless(n) and _alike(n, nets[0]) for n in nets):
+        if not all(stateless(n) and _alike(n, nets[0]) for n in nets):
             raise ValueError('networks are trained together only when their architecture is the same and has no running statistics and no dropout; use together=False')
         return {n: torch.stack([m.get_parameter(n).detach() for m in nets]).requires_grad_(p.requires_grad) for n, p in nets[0].named_parameters()}
     def logits(self, x):
@@ -230,7 +234,7 @@ def go_together(
     batch:int, # images a step
 )->bool:
     "Whether training these networks as one is faster: ConvNets without running statistics, while a step is small."
-    if len(nets) < 2 or not all(_as_written(n) and _stateless(n) and _alike(n, nets[0]) for n in nets): return False
+    if len(nets) < 2 or not all(_as_written(n) and stateless(n) and _alike(n, nets[0]) for n in nets): return False
     a = nets[0].arch
     return batch*a['width']*a['size']**2 <= TOGETHER_MAX
 
@@ -307,7 +311,7 @@ def _run(team, data, p, lr, rngs, device, hook):
     "Train a team for all epochs."
     _check_view(p, data); opt = _optimiser(p, team.params, lr)
     steps = math.ceil(len(data)/p.batch) if hasattr(data, '__len__') else 1
-    part = max(1, part_of(getattr(team.nets[0], 'arch', None), p.batch*team.k)//team.k) if _stateless(team.nets[0]) else p.batch
+    part = max(1, part_of(getattr(team.nets[0], 'arch', None), p.batch*team.k)//team.k) if stateless(team.nets[0]) else p.batch
     for e in range(p.epochs):
         for i, (x, y) in enumerate(_draws(p, data, e, rngs, device)):
             opt.param_groups[0]['lr'] = lr*lr_factor(p, e, min(i/steps, 1.))

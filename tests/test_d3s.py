@@ -152,7 +152,7 @@ def test_a_finished_run_is_returned(tmp_path, real, teachers, stats):
     assert b.info['stats'] == stats_hash(stats) and [t['sha256'] for t in b.info['settings']['teachers']] == teachers.hashes
 
 def test_whole_method_on_a_stream_of_tiny_imagenet(tmp_path, dd_data):
-    from dd_repro.relabel import Relabelled, relabel
+    from dd_repro.labels import Relabelled, relabel
     dd_data('tiny-imagenet-200')
     real, test = load('tinyimagenet', stream=True, workers=0, stats=((.48, .45, .40), (.28, .27, .28)), download=False)
     part = lambda s, n: s.new(ds=s.ds.subset(torch.arange(0, len(s), len(s)//n)[:n].tolist()))

@@ -4,19 +4,19 @@ from functools import partial
 
 import pytest, torch
 
-from dd_repro import cli
-from dd_repro.cli import chosen, dd_demo, demo, fitting
+from dd_repro import ten_images as T
 from dd_repro.distilled import Distilled
 from dd_repro.loop import distill
+from dd_repro.ten_images import chosen, dd_demo, demo, fitting
 
 @pytest.fixture
 def tiny(monkeypatch):
     "A demo of a second; `probe` holds what an iteration is said to take, and how often that was asked."
     small = dict(width=4, n=1, epochs=2, expert_epochs=1, max_start_epoch=1, syn_steps=2, eval_epochs=2, n_eval=1)
-    monkeypatch.setattr(cli, 'DEMO', cli.DEMO | small); monkeypatch.setattr(cli, 'LENGTHS', (2, 4, 6)); monkeypatch.setenv('DD_DEVICE', 'cpu')
+    monkeypatch.setattr(T, 'DEMO', T.DEMO | small); monkeypatch.setattr(T, 'LENGTHS', (2, 4, 6)); monkeypatch.setenv('DD_DEVICE', 'cpu')
     probe = dict(seconds=10., asked=0)
     def measure(*a): probe['asked'] += 1; return probe['seconds']
-    monkeypatch.setattr(cli, 'iteration_seconds', measure)
+    monkeypatch.setattr(T, 'iteration_seconds', measure)
     return probe
 
 def images(out): return Distilled.load(out/'digits-mtt-ipc1.safetensors').images
@@ -27,7 +27,7 @@ def stop_at(monkeypatch, it):
     "Ctrl-C, or worse, in the middle."
     def stop(run):
         if run.it == it: raise KeyboardInterrupt
-    monkeypatch.setattr(cli, 'distill', lambda *a, **kw: distill(*a, **kw | dict(every=1, callbacks=[stop])))
+    monkeypatch.setattr(T, 'distill', lambda *a, **kw: distill(*a, **kw | dict(every=1, callbacks=[stop])))
 
 def test_an_interrupted_demo_ends_where_another_does_though_the_clock_says_otherwise(tiny, tmp_path, monkeypatch, capsys):
     demo(tmp_path/'one', quiet=True)
@@ -54,7 +54,7 @@ def test_it_says_what_begins(tiny, tmp_path, capsys):
     out, err = capsys.readouterr()
     assert [l.split()[0] for l in out.splitlines()] == ['random', '4', 'MTT', 'whole'] and err.splitlines()[0] == 'demo: digits are read' and len(err.splitlines()) == 6
 
-@pytest.mark.parametrize('seconds, n', [(99., 60), (cli.LENGTH_S/60, 60), (cli.LENGTH_S/120, 120), (cli.LENGTH_S/200, 120), (cli.LENGTH_S/240, 240), (1e-6, 240)])
+@pytest.mark.parametrize('seconds, n', [(99., 60), (T.LENGTH_S/60, 60), (T.LENGTH_S/120, 120), (T.LENGTH_S/200, 120), (T.LENGTH_S/240, 240), (1e-6, 240)])
 def test_the_longest_that_fits(seconds, n): assert fitting(seconds) == n
 
 @pytest.mark.parametrize('text', ['', '{', '[]', '{"iterations": null}', '{}'])
@@ -75,17 +75,17 @@ def test_the_probe_leaves_the_run_as_it_was(tmp_path):
     real, net = ImageTensors(torch.randn(8, 1, 8, 8), torch.arange(8) % 2, 2, name='noise'), partial(ConvNet, 1, 2, 8, 4, 1)
     d, mtt = Pixels.from_real(real, 1, lr=.01, arch=net().arch), MTT(net(), train_experts(net, real, tmp_path, 1, 2, aug='', quiet=True), 6, 1, 1)
     before = mtt.rng.get_state(), d.images.clone(), torch.get_num_threads()
-    assert cli.iteration_seconds(mtt, d, 2) > 0
+    assert T.iteration_seconds(mtt, d, 2) > 0
     assert torch.equal(before[0], mtt.rng.get_state()) and torch.equal(before[1], d.images) and d.images.grad is None and (mtt.syn_steps, mtt.keep) == (6, 0)
     assert torch.get_num_threads() == before[2]
 
 @pytest.mark.parametrize('words, says', [('--iterations -1', 'iterations is -1'), ('--iterations 0', 'iterations is 0'), ('--iterations 6', 'begun with 3 iterations, not 6'),
     ('--smoke --iterations 7', '--iterations does nothing beside --smoke'), ('--record_to {}/bad.csv', 'not a file of results')])
 def test_what_cannot_be_right_is_said_before_anything_is_loaded(tiny, tmp_path, monkeypatch, capsys, words, says):
-    key = cli.settings_hash(dict(cli.DEMO, seed=0))
+    key = T.settings_hash(dict(T.DEMO, seed=0))
     chosen(tmp_path/f'run-{key}'/'choice.json', 3, None); (tmp_path/'bad.csv').write_text('a,b\n')
     def load(*a, **kw): raise AssertionError('data were loaded')
-    monkeypatch.setattr(cli, 'load', load)
+    monkeypatch.setattr(T, 'load', load)
     with pytest.raises(SystemExit) as e: dd_demo.main(['--out', str(tmp_path), *words.format(tmp_path).split()])
     out, err = capsys.readouterr()
     assert e.value.code == 2 and says in err and err.count('\n') == 1 and out == ''

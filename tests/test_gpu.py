@@ -9,7 +9,7 @@ from dd_repro import d3s as S
 from dd_repro import recipes as R
 from dd_repro.augment import DSA, OPS
 from dd_repro.bench import unroll_iteration
-from dd_repro.cli import dd_demo, dd_distill, dd_eval, dd_experts, dd_relabel
+from dd_repro.cli import dd_distill, dd_eval, dd_experts, dd_relabel
 from dd_repro.convnet import ConvNet
 from dd_repro.core import load_tensors, read_rows, rng_for, seeded
 from dd_repro.sets import ImageTensors
@@ -18,9 +18,10 @@ from dd_repro.data import load
 from dd_repro.distilled import Distilled, Pixels
 from dd_repro.experts import to_vector, train_experts
 from dd_repro.mtt import closest
-from dd_repro.relabel import LabelStore
+from dd_repro.labels import LabelStore
 from dd_repro.rows import run_row
 from dd_repro.students import as_protocol, train
+from dd_repro.ten_images import dd_demo
 from dd_repro.unroll import Functional, Replay, unroll
 from dd_repro.zoo import make_net
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dd_repro import relabel as R
+from dd_repro import labels as R
 from dd_repro.core import rng_for, seeded, load_tensors
 from dd_repro.sets import ImageTensors
 from dd_repro.convnet import ConvNet
 from dd_repro.data import Normalize
 from dd_repro.distilled import Pixels
 from dd_repro.augment import crop_boxes
-from dd_repro.relabel import Relabelled, LabelStore, relabel, crop_flip, mean_logits, epoch_order, fingerprint, at_temperature
+from dd_repro.labels import Relabelled, LabelStore, relabel, crop_flip, mean_logits, epoch_order, fingerprint, at_temperature
 from dd_repro.students import as_protocol, evaluate, train
 
 torch.set_num_threads(1)

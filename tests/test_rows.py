@@ -3,11 +3,12 @@ import dataclasses
 
 import pytest, torch
 from dd_repro import recipes as R
-from dd_repro import rows as M
+from dd_repro import plans, stages
 from dd_repro import unroll as U
 from dd_repro.core import read_rows
 from dd_repro.distilled import Distilled
-from dd_repro.rows import dd_row, plan, run_row
+from dd_repro.plans import plan
+from dd_repro.rows import dd_row, run_row
 from dd_repro.zoo import make_net
 
 def test_d3s_has_random_images_with_the_same_labels_beside_it(tmp_path):
@@ -39,19 +40,19 @@ def test_plan_of_d3s_counts_statistics_and_the_divergence():
     assert {'teachers', 'statistics', 'distill', 'labels', 'evaluate'} == set(p.seconds) and all(v > 0 for v in p.seconds.values())
 
 def test_a_probe_of_synthesis_makes_its_targets_once(monkeypatch):
-    made, targets = [], M.targets
-    monkeypatch.setattr(M, 'targets', lambda *a, **kw: made.append(1) or targets(*a, **kw))
-    step = M._one_step(lambda: make_net('resnet18_bn', 3, 10, 32, width=4), 'synthesis', 2, 'cpu')
+    made, targets = [], plans.targets
+    monkeypatch.setattr(plans, 'targets', lambda *a, **kw: made.append(1) or targets(*a, **kw))
+    step = plans._one_step(lambda: make_net('resnet18_bn', 3, 10, 32, width=4), 'synthesis', 2, 'cpu')
     step(); step(); assert len(made) == 1
 
 def test_an_interrupted_row_ends_as_an_uninterrupted_one(tmp_path, monkeypatch):
     r = R.shrink(dataclasses.replace(R.recipe('mtt/table1/cifar10/ipc1'), dataset='digits', size=8), expert_n=2, max_start_epoch=1, syn_steps=2, iterations=6, eval_epochs=2, eval_n=1, eval_aug='', aug='', expert_aug='', net_width=4,
                  student_depth=2, net_depth=2, data_zca=0)
     whole, = run_row(r, quiet=True, home=tmp_path/'a')
-    seen, keep = [], M.distill_mtt
+    seen, keep = [], stages.distill_mtt
     def cut(*a, **kw): seen.append(1); kw['minutes'] = 1e-9; return keep(*a, **kw)
-    monkeypatch.setattr(M, 'distill_mtt', cut); run_row(r, quiet=True, home=tmp_path/'b')
-    monkeypatch.setattr(M, 'distill_mtt', keep); again, = run_row(r, quiet=True, home=tmp_path/'b')
+    monkeypatch.setattr(stages, 'distill_mtt', cut); run_row(r, quiet=True, home=tmp_path/'b')
+    monkeypatch.setattr(stages, 'distill_mtt', keep); again, = run_row(r, quiet=True, home=tmp_path/'b')
     assert seen and again.mean == whole.mean
     files = [next((tmp_path/k).rglob('rows/**/distilled.safetensors')) for k in 'ab']
     assert torch.equal(Distilled.load(files[0]).images, Distilled.load(files[1]).images)

@@ -5,12 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from dd_repro import cli, counts, entry, rows, shell, tables
+from dd_repro import cli, counts, entry, rows, shell, stages, tables
 from dd_repro.bench import BENCH_OWN, dd_bench
 from dd_repro.cli import EVAL_OWN, EXPERTS_OWN, METHODS_OWN, dd_distill, dd_eval, dd_experts, dd_relabel
 from dd_repro.core import asset, dd_data, dd_home
-from dd_repro.rows import dd_plan, dd_row, dd_smoke
+from dd_repro.plans import dd_plan
+from dd_repro.rows import dd_row, dd_smoke
 from dd_repro.tables import dd_table
+from dd_repro.ten_images import dd_demo
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ('torch', 'torchvision', 'pandas', 'matplotlib', 'sklearn', 'kornia', 'numpy')
@@ -178,7 +180,7 @@ def test_a_flag_that_does_nothing_beside_another_is_refused(capsys, command, wor
     (dd_row, 'mtt/table1/cifar10/ipc1 --scale 0', 'scale is 0'), (dd_plan, 'mtt/table1/cifar10/ipc1 --minutes 0', 'minutes is 0'), (dd_smoke, '--limit -1', 'limit is -1'), (dd_bench, 'unroll --budget_s 0', 'budget_s is 0')])
 def test_a_value_out_of_range_is_refused_before_data_are_loaded(capsys, monkeypatch, command, words, says):
     def load(*a, **kw): raise AssertionError('data were loaded')
-    for m in (cli, rows): monkeypatch.setattr(m, 'load', load)
+    for m in (cli, rows, stages): monkeypatch.setattr(m, 'load', load)
     monkeypatch.setattr(cli.Distilled, 'load', load)
     assert says in refused(capsys, command, *words.split())
 
@@ -219,7 +221,7 @@ def test_a_complete_run_that_is_asked_to_look_says_that_it_did_not(capsys, tmp_p
     assert ('was not looked at' in capsys.readouterr().out) == said
 
 # --- what a line says
-@pytest.mark.parametrize('command, words, full', [(cli.dd_demo, ['--iter', '7'], '--iterations'), (dd_distill, ['--lr-im', '1'], '--lr_img'), (dd_eval, ['x', '--rec=y'], '--record_to'), (dd_bench, ['unroll', '--qui'], '--quick'), (dd_experts, ['--dep', '2'], '--depth')])
+@pytest.mark.parametrize('command, words, full', [(dd_demo, ['--iter', '7'], '--iterations'), (dd_distill, ['--lr-im', '1'], '--lr_img'), (dd_eval, ['x', '--rec=y'], '--record_to'), (dd_bench, ['unroll', '--qui'], '--quick'), (dd_experts, ['--dep', '2'], '--depth')])
 def test_an_abbreviated_option_is_answered_with_the_full_one(capsys, command, words, full): assert f'is no option; write {full}' in refused(capsys, command, *words)
 
 @pytest.mark.parametrize('method, words, line', [('mtt', NEEDED['mtt'] + ' --width 4 --size 8', 'dd_experts --data digits --size 8 --width 4'), ('mtt', NEEDED['mtt'] + ' --width 4 --depth 2 --zca --buffer x', 'dd_experts --data digits --zca --width 4 --depth 2 --path x'),

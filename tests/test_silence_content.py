@@ -23,7 +23,7 @@ from dd_repro.coreset import coreset
 from dd_repro.match import DC, DM, distill_match
 from dd_repro.mtt import MTT, mtt_opts
 from dd_repro.priors import distill_d3
-from dd_repro.relabel import Relabelled, relabel
+from dd_repro.labels import Relabelled, relabel
 from dd_repro.rows import run_row
 from dd_repro.sets import ImageStream, ImageTensors, content_key, not_recorded
 from dd_repro.students import Protocol, as_protocol, evaluate

@@ -21,7 +21,7 @@ from dd_repro.match import DC, DM
 from dd_repro.mmd import MMD
 from dd_repro.mtt import MTT, mtt_opts
 from dd_repro.priors import LatentPriors
-from dd_repro.relabel import relabel
+from dd_repro.labels import relabel
 from dd_repro.sets import ImageTensors
 from dd_repro.students import Died, Protocol, Team, accuracy, evaluate, go_together, train
 from dd_repro.unroll import _trace, unroll

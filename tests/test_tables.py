@@ -7,8 +7,11 @@ import pytest
 from dd_repro import all as R
 from dd_repro.core import Row, record, settings_hash
 from dd_repro.latent import latent_settings
+from dd_repro.plans import dd_plan, plan
+from dd_repro.rows import dd_row, run_row, smoke_recipe
 from dd_repro.settings import plain_settings
-from dd_repro.rows import Job, dd_plan, dd_row, dd_table, plan, plan_errors, run_row, smoke_recipe
+from dd_repro.stages import Job
+from dd_repro.tables import dd_table, plan_errors
 from dd_repro.zoo import NETS
 
 COUNTS = dict(mtt=40, d3=86, d3s=58, latentdd=128)
