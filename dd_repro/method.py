@@ -41,6 +41,10 @@ class Task:
             return self.net_fn()
         from dd_repro.zoo import make_net
         return make_net('convnet', self.real.shape[0], self.real.n_classes, self.real.shape[1])
+    @property
+    def students(self):
+        "The network of the students: the one that was named, or the one to distil with."
+        return self.arch or getattr(self.net(), 'arch', None)
 
 NEEDS = dict(experts='experts=, expert trajectories (`train_experts`)', teachers='teachers=, trained networks (`train_teachers`)',
              codes='ae=, an autoencoder (`load_autoencoder`, `train_tiny`)')

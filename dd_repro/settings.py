@@ -108,6 +108,8 @@ def _near(word, words):
 
 def _settings_line(number, row):
     "A checked line of the table."
+    if None in row: raise ValueError(f'there are more than its {len(_COLUMNS)} columns')
+    if None in row.values(): raise ValueError('columns are missing')
     methods = tuple(row['method'].split(';'))
     for m in methods:
         if m not in FIELDS: raise ValueError(f'method {m!r} is not one of {_near(m, list(FIELDS))}')
@@ -128,11 +130,11 @@ def read_settings(
     with open(path, newline='', encoding='utf-8') as f:
         rows = csv.DictReader(f)
         if tuple(rows.fieldnames or ()) != _COLUMNS:
-            odd = [c for c in rows.fieldnames or () if c not in _COLUMNS] or ['not all there']
+            odd = [c for c in rows.fieldnames or () if c not in _COLUMNS] or ['are missing']
             raise ValueError(f'{path.name}, line 1: columns {", ".join(odd)}; they are {", ".join(_COLUMNS)}')
         for row in rows:
             try: out.append(_settings_line(rows.line_num, row))
-            except (ValueError, AttributeError, TypeError) as e:
+            except ValueError as e:
                 raise ValueError(f'{path.name}, line {rows.line_num}: {e}') from None
     return out
 

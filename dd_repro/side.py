@@ -22,13 +22,13 @@ from .zoo import make_net
 from .experts import Buffer
 from .loop import distill
 from .mtt import MTT, mtt_opts
-from .match import distill_match
+from .method import RunOptions, Task, learn, method_of
 from .coreset import coreset
 from .priors import D3Method, LatentPriors
 from .method import *
 from .d3s import StoredPixels
 from .autoenc import train_tiny
-from .latent import distill_latent
+from .latent import latent_net, codes_space
 from .tables import results_dir
 
 # %% ../nbs/50_side_by_side.ipynb #f0238db2
@@ -64,7 +64,9 @@ def _real_sets(real, buffer, its):
     return made | {f'{m}, ipc 10': (coreset(real, 10, m, net_fn8, epochs=its(n), **KW8), 0) for m, n in (('herding', 5), ('forgetting', 40))}
 
 def _matched_sets(real, tmp, its):
-    def one(m, k, lr, n): return distill_match(real, tmp/f'{m}{k}', m, k, net_fn8, iterations=its(n), lr_img=lr, aug='' if m == 'dc' else AUG8, batch_real=64, quiet=True)[0], 0
+    def one(m, k, lr, n):
+        method = method_of(m, ipc=k, iterations=its(n), lr_img=lr, aug='' if m == 'dc' else AUG8, batch_real=64)
+        return learn(Task(real, net_fn=net_fn8), method, tmp/f'{m}{k}', RunOptions(quiet=True))[0], 0
     return {f'{m.upper()}, ipc {k}': one(m, k, *v) for m, k, *v in (('dm', 1, 3., 400), ('dm', 10, 10., 200), ('dsa', 1, .3, 200), ('dc', 1, .3, 200))}
 
 def _expert_sets(real, buffer, tmp, its):
@@ -78,7 +80,9 @@ def _expert_sets(real, buffer, tmp, its):
 def _code_sets(real, tmp, its):
     ae, over = train_tiny(real, 2, epochs=its(30)), dict(iterations=its(300), batch=64, lr_base=.5)
     weights = sum(p.numel()*4 for p in ae.net.parameters())
-    return {f'{m}, lpc 1': (distill_latent(real, ae, tmp/m, m, 1, arch=NET8, width=32, quiet=True, **kw)[0], weights) for m, kw in (('initial', {}), ('latent-dm', over))}
+    task = Task(real, net_fn=latent_net(codes_space(real, ae), 32), ae=ae, arch=NET8)
+    methods = method_of('initial', lpc=1), method_of('latent-dm', lpc=1, **over)
+    return {f'{m.name}, lpc 1': (learn(task, m, tmp/m.name, RunOptions(quiet=True))[0], weights) for m in methods}
 
 # %% ../nbs/50_side_by_side.ipynb #6e1c0be4
 def digits_sets(

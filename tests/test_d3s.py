@@ -17,6 +17,7 @@ from dd_repro.students import *
 from dd_repro.distilled import *
 from dd_repro.augment import *
 from dd_repro.gauss import *
+from dd_repro.settings import plain_settings
 from dd_repro.teachers import *
 from dd_repro.d3s import *
 from dd_repro.method import METHODS, RunOptions, Task, learn, method_of, smoke_of
@@ -99,10 +100,11 @@ def test_resnet20_from_a_file(tmp_path):
 
 def test_settings_of_every_line_are_accepted(task, tmp_path):
     one = dataclasses.replace(task, teachers=task.teachers.some([0]))
-    for r in d3s_table():
-        s = {k: v for k, v in d3s_settings(r['dataset'], r['method']).items() if k not in ('teachers', 'source')} | dict(ipc=1, batch=10, iterations=1)
-        d, _ = learn(one, method_of(r['method'], **s), tmp_path/f'{r["method"]}-{r["dataset"]}', QUIET)
-        assert d.info['settings']['method'] == r['method']
+    sets = ('cifar10', 'cifar100', 'tinyimagenet', 'imagenet1k', 'imagenet21k')
+    for method, dataset in ((m, d) for m in ('d3s', 'sre2l', 'cda') for d in sets):
+        s = plain_settings(method, dataset=dataset) | dict(ipc=1, batch=10, iterations=1)
+        d, _ = learn(one, method_of(method, **s), tmp_path/f'{method}-{dataset}', QUIET)
+        assert d.info['settings']['method'] == method
 
 @pytest.mark.parametrize('kw, what', [
     (dict(batch=1), 'batch is 1'), (dict(ipc=0), 'ipc is 0'), (dict(iterations=0), 'iterations is 0'), (dict(kind='kl'), "kind='kl' is not one of"), (dict(ens='all'), "ens='all' is not one of"),
@@ -173,7 +175,7 @@ def test_whole_method_on_a_stream_of_tiny_imagenet(tmp_path, dd_data):
     fn = partial(make_net, 'resnet18_bn', 3, 200, 64, width=4, layers=(1, 1))
     p = TEACHERS['tinyimagenet']['protocol'].scaled(kind='smoke', epochs=1, warmup=0, batch=100)
     teachers = train_teachers(fn, real, tmp_path/'t', 2, p, quiet=True)
-    stated = {k: v for k, v in d3s_settings('tinyimagenet').items() if k not in ('teachers', 'source')}
+    stated = plain_settings('d3s', dataset='tinyimagenet')
     d, run = learn(Task(real, teachers=teachers), method_of('d3s', **stated | dict(iterations=2, batch=100)), tmp_path/'run', QUIET)
     assert run.n_batches == 2 and d.images.shape == (200, 3, 64, 64) and d.y.unique().numel() == 200
     store = relabel(d, teachers, tmp_path/'l', 1, batch=100, quiet=True)

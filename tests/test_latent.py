@@ -11,7 +11,8 @@ from dd_repro.sets import ImageTensors
 from dd_repro.data import load
 from dd_repro.distilled import Distilled, Pixels
 from dd_repro.latent import (InitialMethod, LatentCodes, LatentDCMethod, LatentDMMethod, LatentMTTMethod, code_depth, codes_space, encode_set, latent_experts, latent_net,
-                             lpc_for, table6)
+                             lpc_for)
+from dd_repro.settings import plain_settings, settings_of
 from dd_repro.match import match_loss
 from dd_repro.method import METHODS, RunOptions, Task, learn, method_of
 from dd_repro.students import PROTOCOLS, evaluate
@@ -155,6 +156,10 @@ def test_the_network_of_students(digits, tmp_path, own, want):
     net = (own.get('net_fn', latent_net(digits[3], 8)) or latent_net(digits[3]))().arch
     assert want.items() <= d.arch.items() and d.info['settings']['net'] == net and run is None
 
+def column(method, size, ipc, f):
+    "What the settings table has for a column of table 6."
+    return plain_settings(method, resolution=size, budget=ipc, variant=[f'f={f}'])
+
 @pytest.mark.parametrize('lpc, ipc, rate', [(3, 1, .3), (None, 1, .4), (None, 2, .8)])
 def test_the_rate_is_for_one_code(digits, lpc, ipc, rate):
     real, _, ae, codes = digits
@@ -164,7 +169,8 @@ def test_the_rate_is_for_one_code(digits, lpc, ipc, rate):
 
 def test_the_defaults_are_those_of_table_6(digits):
     for name in ('latent-dc', 'latent-dm', 'latent-mtt'):
-        stated, s = table6(name, 256, 1, 4), METHODS[name]().settings()
+        stated, s = column(name, 256, 1, 4), METHODS[name]().settings()
+        assert {'lr_base', 'batch', 'iterations'} <= set(stated)
         assert {k: s[k] for k in stated if k in s} == {k: v for k, v in stated.items() if not k.startswith('depth')}
 
 def test_students_see_pictures_under_cutmix(digits):
@@ -180,13 +186,18 @@ def test_networks_of_table_8_take_256_px(name):
     if name == 'resnet18': assert net.body.conv1.kernel_size == (7, 7) and net.body.conv1.stride == (2, 2) and 'maxpool' in dict(net.body.named_children()) # ImageNet's stem
 
 @pytest.mark.parametrize('method, size, ipc, f, want', [
-    ('latent-dc', 256, 1, 4, dict(lr_base=.05, outer=10, inner=50, depth_train=4, depth_eval=6)), ('latent-dc', 512, 1, 4, dict(lr_base=.25, batch=32, depth_train=5)),
-    ('latent-dm', 512, 1, 8, dict(lr_base=.1, batch=16, depth_train=4, depth_eval=7)), ('latent-mtt', 256, 10, 4, dict(lr_base=10., syn_steps=80)),
+    ('latent-dc', 256, 1, 4, dict(lr_base=.05, outer=10, inner=50)), ('latent-dc', 512, 1, 4, dict(lr_base=.25, batch=32)),
+    ('latent-dm', 512, 1, 8, dict(lr_base=.1, batch=16)), ('latent-mtt', 256, 10, 4, dict(lr_base=10., syn_steps=80)),
     ('latent-mtt', 256, 1, 8, dict(lr_base=1., syn_steps=60, iterations=5000, max_start_epoch=5))])
 def test_table_6(method, size, ipc, f, want):
-    s = table6(method, size, ipc, f)
+    s = column(method, size, ipc, f)
     assert {k: s[k] for k in want} == want
-    assert (code_depth(size//f), code_depth(size)) == (s['depth_train'], s['depth_eval'])
+    stated = settings_of(method, resolution=size, budget=ipc, variant=[f'f={f}'])
+    assert code_depth(size//f) == stated['net_depth'].value
+
+@pytest.mark.parametrize('method, size, ipc, f', [('latent-dc', 128, 1, 4), ('latent-dm', 512, 10, 8), ('latent-mtt', 256, 10, 8), ('latent-mtt', 16, 1, 2)])
+def test_a_column_that_table_6_has_not(method, size, ipc, f):
+    assert 'lr_base' not in column(method, size, ipc, f)
 
 # --- bad input
 def test_bad_input(digits, tmp_path):

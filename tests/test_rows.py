@@ -46,8 +46,8 @@ def test_a_probe_of_synthesis_makes_its_targets_once(monkeypatch):
     step(); step(); assert len(made) == 1
 
 def test_an_interrupted_row_ends_as_an_uninterrupted_one(tmp_path, monkeypatch):
-    r = R.shrink(dataclasses.replace(R.recipe('mtt/table1/cifar10/ipc1'), dataset='digits', size=8), n_experts=2, max_start_epoch=1, syn_steps=2, iterations=6, eval_epochs=2, n_eval=1, eval_aug='', aug='', expert_aug='', width=4,
-                 depth_eval=2, depth_train=2, zca=0)
+    r = R.shrink(dataclasses.replace(R.recipe('mtt/table1/cifar10/ipc1'), dataset='digits', size=8), expert_n=2, max_start_epoch=1, syn_steps=2, iterations=6, eval_epochs=2, eval_n=1, eval_aug='', aug='', expert_aug='', net_width=4,
+                 student_depth=2, net_depth=2, data_zca=0)
     whole, = run_row(r, quiet=True, home=tmp_path/'a')
     seen, keep = [], stages.learn
     def cut(task, method, out, how): seen.append(1); return keep(task, method, out, dataclasses.replace(how, minutes=1e-9))

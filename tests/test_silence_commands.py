@@ -55,7 +55,7 @@ def test_importing_all_brings_nothing_that_is_used_seldom():
     r = python('import sys, dd_repro.all; print([m for m in "torchvision sklearn kornia matplotlib fastai diffusers pandas".split() if m in sys.modules])')
     assert (r.returncode, r.stdout) == (0, '[]\n'), r.stderr
 
-@pytest.mark.parametrize('code', ['from dd_repro.recipes import recipe; r = recipe("mtt/table1/cifar10/ipc10"); assert r["lr_img"] == 100.', 'from dd_repro.settings import d3s_settings; assert d3s_settings("imagenet1k")["batch"] == 200',
+@pytest.mark.parametrize('code', ['from dd_repro.recipes import recipe; r = recipe("mtt/table1/cifar10/ipc10"); assert r["lr_img"] == 100.', 'from dd_repro.settings import settings_of; assert settings_of("d3s", dataset="imagenet1k")["batch"].value == 200',
     'import dd_repro.shell, dd_repro.papers, dd_repro.recipes, dd_repro.counts, dd_repro.tables, dd_repro.entry'])
 def test_recipes_and_settings_need_no_torch(code):
     r = python(f'{code}\nimport sys; print([m for m in {HEAVY} if m in sys.modules])')

@@ -291,7 +291,7 @@ def test_the_same_commands_after_a_folder_changed(change, folder, tmp_path, caps
 
 def small_row(**kw):
     r = R.recipe('mtt/table1/cifar10/dm/ipc1')
-    return R.shrink(dataclasses.replace(r, dataset='mine', size=8), iterations=1, eval_epochs=1, n_eval=1, width=4, depth_eval=2, depth_train=2, zca=0, aug='', eval_aug='', **kw)
+    return R.shrink(dataclasses.replace(r, dataset='mine', size=8), iterations=1, eval_epochs=1, eval_n=1, net_width=4, student_depth=2, net_depth=2, data_zca=0, aug='', eval_aug='', **kw)
 
 @pytest.mark.parametrize('change', FOLDERS)
 def test_a_row_is_made_anew_for_other_content(change, folder, tmp_path):

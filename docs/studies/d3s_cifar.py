@@ -68,7 +68,7 @@ RANDOM = 'random real images of seed 0 under the same labellers'
 
 def sre2l(b):
     "SRe2L's images, of one teacher."
-    kw = {k: v for k, v in d3s_settings('cifar10', 'sre2l').items() if k not in ('teachers', 'source', 'iterations', 'batch', 'lr_img')}
+    kw = {k: v for k, v in plain_settings('sre2l', dataset='cifar10').items() if k not in ('iterations', 'batch', 'lr_img')}
     b.row('sre2l', 'sre2l', *b.images('sre2l', slice(1), **kw), 'images of one teacher by the SRe2L settings (jitter 4, no crop), labels of all teachers')
 
 def arms(o):

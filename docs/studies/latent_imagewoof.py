@@ -52,7 +52,7 @@ def probed(b, m, kw):
 
 def text(m, lr):
     "Settings beside the paper's."
-    ours, paper = ITS[m] | dict(lr_base=lr), table6(m, 256, 1, 4)
+    ours, paper = ITS[m] | dict(lr_base=lr), plain_settings(m, resolution=256, budget=1, variant=['f=4'])
     printed = ', '.join(f'{k} {v}' for k, v in paper.items() if k in ours)
     return (f'{BASE}; {", ".join(f"{k} {v:g}" for k, v in ours.items())} (paper: {printed}); '
             'lr_base by the loss of short runs among 3; rates fall linearly to zero' + ('; 8 experts, batch 128, lr 0.02' if m == 'latent-mtt' else ''))
