@@ -7,7 +7,7 @@ __all__ = ['NEEDS', 'METHODS', 'LOOP', 'FORM', 'Task', 'RunOptions', 'Methods', 
            'learn', 'words_of', 'method_words', 'smoke_of']
 
 # %% ../nbs/09_method.ipynb #f7bb34f8
-import dataclasses, difflib, importlib, importlib.util, json, sys
+import dataclasses, importlib, importlib.util, json, sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -98,9 +98,10 @@ def _entry_points():
 
 def _from_file(path, name):
     "The method of this name in a Python file."
-    if not Path(path).is_file():
+    path = Path(path).expanduser()
+    if not path.is_file():
         raise ValueError(f'{path}: no such file')
-    stem = f'dd_method_{Path(path).stem}'
+    stem = f'dd_method_{path.stem}'
     spec = importlib.util.spec_from_file_location(stem, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[stem] = module
@@ -131,8 +132,8 @@ class Methods(Mapping):
     def add(self, name, cls):
         "Take a class under a name; ValueError where another module has it."
         have = self.where(name)
-        again = have and cls.__qualname__ == have[1] and cls.__module__ in (have[0], '__main__')
-        if have and not again:
+        rooms = {cls.__module__, have[0]} - {'__main__'} if have else ()
+        if have and (cls.__qualname__ != have[1] or len(rooms) > 1):
             raise ValueError(f'a method {name!r} is defined in {have[0]}; choose another name')
         self.own[name] = cls
     def where(self, name):
@@ -152,21 +153,22 @@ def whole(
 
 def _unknown(name):
     "What to say of a method that nobody knows."
-    near = difflib.get_close_matches(str(name), METHODS, 1, .5)
-    return f'method {name!r} is not known; ' + (f'did you mean {near[0]}?' if near else f'known are {", ".join(METHODS)}')
+    return unknown_word('method', name, METHODS)
 
 METHODS = Methods()
 
 # %% ../nbs/09_method.ipynb #410fa5d4
 class Method(Checked):
     "A way to make a distilled set. Subclasses are frozen dataclasses and define `start`."
-    name, needs, offers, idle = '', (), (), {}
+    name, needs, offers, stated, idle = '', (), (), (), {}
     def __init_subclass__(cls, name='', **kw):
         super().__init_subclass__(**kw)
         if name:
             cls.name = name
             METHODS.add(name, cls)
     def start(self, task): raise NotImplementedError
+    def suits(self, side):
+        "ValueError for images of a side that the method cannot make, before anything is opened."
     def fits(self, task):
         "ValueError for what does not go together, before anything is computed."
     def said(self, task, d)->dict:
