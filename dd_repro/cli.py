@@ -230,7 +230,7 @@ def experts_subject(
 )->Subject:
     "Who learns from the experts, and the options that they have."
     if kind not in EXPERTS:
-        raise ValueError(f'experts for {kind!r}: no method here learns from them; there are experts for {", ".join(EXPERTS)}')
+        raise ValueError(unknown_kind(kind, EXPERTS))
     doc, classes = EXPERTS[kind]
     return Subject('dd_experts', kind, f'Train {doc}; continues where it was stopped.', classes())
 

@@ -12,7 +12,6 @@ from functools import cache, partial
 
 from .core import *
 from .files import *
-from .fields import *
 from .shell import *
 from .method import *
 
@@ -23,6 +22,7 @@ SUBJECTS = dict(dd_distill='METHOD', dd_experts='FOR')
 
 def make_words()->dict: # what assets/commands.json holds
     "The words of every command, from the functions and classes themselves."
+    importlib.import_module('dd_repro.all') # all methods
     cli = importlib.import_module('dd_repro.cli').command_words()
     of = lambda n, m: spec(getattr(importlib.import_module(f'dd_repro.{m}'), n))
     return {n: cli.get(n) or of(n, m) for n, m in COMMANDS.items()}
@@ -68,7 +68,7 @@ def _subject(name, argv):
     if argv[0] in _words()[name]:
         return argv[0], _words()[name][argv[0]]
     if name == 'dd_experts':
-        raise ValueError(unknown_word('experts for', argv[0], _words()[name]))
+        raise ValueError(unknown_kind(argv[0], _words()[name]))
     METHODS[argv[0]] # a method of others, or one that nobody knows
     return argv[0], importlib.import_module('dd_repro.cli').distill_subject(argv[0]).spec()
 
