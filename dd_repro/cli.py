@@ -6,8 +6,9 @@
 __all__ = ['EXPERTS', 'RELABEL', 'STUDENTS', 'EVALUATE', 'DataOptions', 'NetOptions', 'device_of', 'made_of', 'Subject', 'take',
            'net_fn_of', 'stem_of', 'buffer_path', 'teachers_path', 'latent_buffer_path', 'open_autoencoder',
            'ExpertOptions', 'LatentExpertOptions', 'TeacherOptions', 'CodesFrom', 'experts_subject', 'dd_experts',
-           'expert_rows', 'ExpertsFrom', 'TeachersFrom', 'RunPlace', 'distill_subject', 'looked_up', 'open_task',
-           'how_it_went', 'dd_distill', 'ViewOptions', 'dd_relabel', 'EvalOptions', 'dd_eval', 'command_words']
+           'expert_rows', 'ExpertsFrom', 'TeachersFrom', 'RunPlace', 'distill_subject', 'check_stated', 'looked_up',
+           'open_task', 'how_it_went', 'dd_distill', 'ViewOptions', 'dd_relabel', 'EvalOptions', 'dd_eval',
+           'command_words']
 
 # %% ../nbs/22_cli.ipynb #fea5c48b
 import dataclasses, math, shlex, sys
@@ -229,7 +230,7 @@ def experts_subject(
 )->Subject:
     "Who learns from the experts, and the options that they have."
     if kind not in EXPERTS:
-        raise ValueError(f'experts for {kind!r}: no method here learns from them; there are experts for {", ".join(EXPERTS)}')
+        raise ValueError(unknown_kind(kind, EXPERTS))
     doc, classes = EXPERTS[kind]
     return Subject('dd_experts', kind, f'Train {doc}; continues where it was stopped.', classes())
 
@@ -365,6 +366,26 @@ def _idle(cls, got):
             raise ValueError(f'--{also[0]} does nothing beside --{k} {v}; leave one of them out')
 
 # %% ../nbs/22_cli.ipynb #6687f35f
+_SIDES = ('', 8, 16, 32, 64, 128, 224, 256, 512) # at which the table states something
+
+def _budget(own): return next((own[k] for k in ('ipc', 'ppc') if k in own), 1)
+
+def check_stated(
+    cls, # a method
+    own:dict, # settings that were given
+    name:str, # of the data set
+    words=(), # what else is known, as below
+    sides=_SIDES, # of the images; all of the table where they are not known yet
+):
+    "ValueError for settings that a command does not guess, where nobody gave them and nobody states them."
+    known, at = set(own), dict(dataset=name, budget=_budget(own), variant=words)
+    for side in sides if cls.name in FIELDS else ():
+        known |= {n for n, v in settings_of(cls.name, **at, resolution=side).items() if v.value != ''}
+    left = [n for n in cls.stated if n not in known]
+    if left:
+        at = '' if 'ipc' in left else f' at {_budget(own)} per class' + ', zca'*('zca' in words)
+        raise ValueError(f'{cls.name} needs --{" --".join(left)}: not stated for {name}{at}')
+
 def looked_up(
     cls, # a method
     own:dict, # settings that were given
@@ -374,7 +395,8 @@ def looked_up(
     "What the table says for this data set and this budget."
     if cls.name not in FIELDS:
         return {}
-    budget = next((own[k] for k in ('ipc', 'ppc') if k in own), 1)
+    check_stated(cls, own, known_name(real) or real.name, words, real.shape[1:2])
+    budget = _budget(own)
     where = dict(dataset=known_name(real), resolution=real.shape[1], budget=budget)
     kinds, found = settings_fields(cls), settings_of(cls.name, **where, variant=words)
     fits = {n: v for n, v in found.items() if n in kinds and n not in own and (v.value != '' or kinds[n].type is str)}
@@ -478,21 +500,31 @@ def dd_distill(
     got = take(subject, options, lambda: map(distill_subject, METHODS))
     _idle(cls, got)
     own = {k: v for k, v in got.items() if k in settings_fields(cls)}
-    cls(**own) # what makes no sense is said before anything is opened
-    for part in subject.classes.values():
-        made_of(part, got)
+    words = [w for w in ('zca' if got.get('zca') else '', f'f={got["f"]}' if 'f' in got else '') if w]
+    _check_run(subject, cls, own, got, words)
     with _made_by(cls, got):
         task, stem = open_task(cls, got)
-    words = [w for w in ('zca' if got.get('zca') else '', f'f={got["f"]}' if 'f' in got else '') if w]
     chosen = cls(**(looked_up(cls, own, task.real, words) | own))
     out = Path(got.get('out') or dd_home()/'runs'/f'{_named(chosen, own, task, stem)}-s{task.seed}')
     how_it_went(*learn(task, chosen, out, made_of(RunOptions, got)), out)
 
+def _check_run(subject, cls, own, got, words):
+    "What makes no sense is said before anything is opened."
+    method = cls(**own)
+    for part in subject.classes.values():
+        made_of(part, got)
+    o = made_of(DataOptions, got)
+    check_name(o.data, o.root or None)
+    if o.size:
+        method.suits(o.size)
+    check_stated(cls, own, o.data, words)
+
 def _named(method, own, task, stem):
     "The name of a run: method, experts or data, budget."
     stem = task.experts.path.name if method.name == 'mtt' else stem
-    kind = next((k for k in ('ppc', 'lpc', 'ipc') if k in own), next(k for k in ('ipc', 'ppc', 'lpc') if hasattr(method, k)))
-    return f'{method.name}-{stem}-{kind}{getattr(method, kind)}'
+    given = [k for k in ('ppc', 'lpc', 'ipc') if k in own]
+    kinds = given + [k for k in ('ipc', 'ppc', 'lpc') if hasattr(method, k)]
+    return '-'.join([method.name, stem, *(f'{k}{getattr(method, k)}' for k in kinds[:1])])
 
 # %% ../nbs/22_cli.ipynb #998faec2
 @dataclass(frozen=True)

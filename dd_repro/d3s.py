@@ -409,7 +409,7 @@ def fit(self:Synthesis, every=100, minutes=None, quiet=None):
 @dataclass(frozen=True)
 class D3SMethod(Method, name='d3s'):
     "Images whose features are distributed as those of the whole set, batch by batch."
-    needs, offers = ('teachers',), ('every', 'minutes', 'jobs')
+    needs, offers, stated = ('teachers',), ('every', 'minutes', 'jobs'), ('ipc',)
     ipc: int = setting(1, 'images per class', least=1, smoke=1)
     batch: int = setting(200, 'images of a batch', least=2, smoke=10)
     iterations: int = setting(1000, 'K, steps of a batch', least=1, smoke=1)

@@ -7,7 +7,7 @@ __all__ = ['COMMANDS', 'SUBJECTS', 'dd_demo', 'dd_experts', 'dd_distill', 'dd_re
            'dd_plan', 'dd_table', 'dd_smoke', 'make_words', 'make_methods', 'start', 'run_module', 'write_assets']
 
 # %% ../nbs/26_entry.ipynb #f5f1b6be
-import importlib, json, sys
+import importlib, json, shlex, sys
 from functools import cache, partial
 
 from .core import *
@@ -22,6 +22,7 @@ SUBJECTS = dict(dd_distill='METHOD', dd_experts='FOR')
 
 def make_words()->dict: # what assets/commands.json holds
     "The words of every command, from the functions and classes themselves."
+    importlib.import_module('dd_repro.all') # all methods
     cli = importlib.import_module('dd_repro.cli').command_words()
     of = lambda n, m: spec(getattr(importlib.import_module(f'dd_repro.{m}'), n))
     return {n: cli.get(n) or of(n, m) for n, m in COMMANDS.items()}
@@ -54,7 +55,8 @@ def _old(name, argv):
         if w.startswith('--method'):
             method = w.partition('=')[2] or (argv[i + 1] if i + 1 < len(argv) else 'mtt')
             words = argv[:i] + argv[i + 1 + ('=' not in w):]
-    return f'the method comes first: {" ".join([name, method, *words])}'
+    first = dict(dd_distill='the method comes first', dd_experts='who learns from them comes first')
+    return f'{first[name]}: {shlex.join([name, method, *words])}'
 
 def _subject(name, argv):
     "The word behind a command, and its words; help and errors end here."
@@ -65,9 +67,10 @@ def _subject(name, argv):
         raise ValueError(_old(name, argv))
     if argv[0] in _words()[name]:
         return argv[0], _words()[name][argv[0]]
-    cli = importlib.import_module('dd_repro.cli') # a method of others, or one that nobody knows
-    make = cli.distill_subject if name == 'dd_distill' else cli.experts_subject
-    return argv[0], make(argv[0]).spec()
+    if name == 'dd_experts':
+        raise ValueError(unknown_kind(argv[0], _words()[name]))
+    METHODS[argv[0]] # a method of others, or one that nobody knows
+    return argv[0], importlib.import_module('dd_repro.cli').distill_subject(argv[0]).spec()
 
 # %% ../nbs/26_entry.ipynb #da569071
 def _flags(argv):

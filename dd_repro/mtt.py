@@ -128,6 +128,7 @@ class MTTMethod(TrajectoryMethod, name='mtt'):
     aug: str = setting(None, "DSA strategy; '' for none (default: all of it that suits the set)")
     grad: str = setting('adjoint', 'how the unroll is differentiated', among=GRADS)
     idle = {('grad', 'bptt'): 'keep'}
+    stated = ('syn_steps', 'expert_epochs', 'max_start_epoch', 'lr_img', 'lr_lr', 'lr_teacher')
     def check(self):
         if self.aug: DSA(self.aug)
     def augment(self, task):
@@ -135,6 +136,10 @@ class MTTMethod(TrajectoryMethod, name='mtt'):
     def start(self, task):
         kw = dict(lr=self.lr_teacher, arch=getattr(task.net(), 'arch', None), aug=self.augment(task))
         return Pixels.begin(task.real, self.ipc, self.init, task.seed, **kw)
+    def said(self, task, d):
+        "All that decides the result: of the two exact gradients, either goes on with the other's run."
+        exact = self.grad != 'detached'
+        return {k: v for k, v in super().said(task, d).items() if not (exact and k == 'grad')}
     def phases(self, d, task, run):
         return self.follow(task, run, d.aug, grad=self.grad)
     def opts(self, d): return mtt_opts(self.lr_img, self.lr_lr, self.momentum)

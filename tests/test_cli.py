@@ -12,10 +12,11 @@ from dd_repro.convnet import ConvNet
 from dd_repro.files import load_tensors, save_tensors
 from dd_repro.records import read_rows
 from dd_repro.data import load
+from dd_repro.mtt import MTT
 from dd_repro.distilled import FORMAT, Distilled, Pixels
 
 NET = dict(data='digits', width=8, depth=2)
-FAST = dict(**NET, syn_steps=2, expert_epochs=1, max_start_epoch=1, lr_img=1., lr_lr=1e-5, lr_teacher=.02, aug='flip', iterations=2)
+FAST = dict(method='mtt', **NET, syn_steps=2, expert_epochs=1, max_start_epoch=1, lr_img=1., lr_lr=1e-5, lr_teacher=.02, aug='flip', iterations=2)
 BIN = Path(sys.executable).parent
 
 @pytest.fixture(scope='module')
@@ -25,7 +26,7 @@ def home(tmp_path_factory):
     def offline(*a, **kw): raise socket.gaierror(-2, 'Name or service not known')
     for k, v in dict(DD_HOME=top, DD_DATA=top/'data', DD_DEVICE='cpu').items(): mp.setenv(k, str(v))
     (top/'data').mkdir()
-    dd_experts(**NET, n=1, epochs=2, batch=512, aug='flip')
+    dd_experts('mtt', **NET, n=1, epochs=2, batch=512, aug='flip')
     Pixels.from_real(load('digits')[0], 1, lr=.05, arch=ConvNet(1, 10, 8, 8, 2).arch, aug='flip', info=dict(result=dict(mean=50., std=1., n=5))).save(top/'d.safetensors')
     mp.setattr(socket, 'getaddrinfo', offline)
     yield top
@@ -57,38 +58,40 @@ def bad(home, tmp_path, capsys):
 # --- data
 def test_unknown_data_sets_name_the_known(bad, home):
     own = partial(dd_distill, **(FAST | dict(buffer=str(home/'buffers'/'digits-w8-d2'))))
-    for command in (dd_experts, own, partial(dd_eval, full=True)):
+    for command in (partial(dd_experts, 'mtt'), own, partial(dd_eval, full=True)):
         err = bad('cifar11', command, data='cifar11')
         assert all(k in err for k in ('digits', 'cifar10', 'tinyimagenet', 'imagenette'))
 
 def test_the_name_of_the_data_comes_before_missing_settings(bad):
-    for data, says in (('nosuch', "data set 'nosuch' is not known; known: digits"), ('no/such', 'no/such: no such folder')): bad(says, dd_distill, data=data, width=8, depth=2)
+    for data, says in (('nosuch', "data set 'nosuch' is not known; known: digits"), ('no/such', 'no/such: no such folder')):
+        bad(says, dd_distill, 'mtt', data=data, width=8, depth=2)
 
 @pytest.mark.parametrize('data', ['cifar10', 'tinyimagenet', 'imagenette', 'imagewoof', 'imagefruit'])
-def test_no_folder_and_no_network(bad, data): assert 'DD_DATA' in bad(data, dd_experts, data=data, **{k: NET[k] for k in ('width',)})
+def test_no_folder_and_no_network(bad, data): assert 'DD_DATA' in bad(data, dd_experts, 'mtt', data=data, width=8)
 
 def test_folders_that_are_no_data_set(bad, tmp_path):
     one, torn, few = (tmp_path/n for n in ('one', 'torn', 'few'))
-    bad('at least 2', dd_experts, data=str(pictures(one, ['cat'])), width=8, depth=2)
+    bad('at least 2', dd_experts, 'mtt', data=str(pictures(one, ['cat'])), width=8, depth=2)
     pictures(torn, ['cat', 'dog']); (torn/'train'/'dog'/'1.png').write_bytes(b'not a picture')
-    assert str(torn/'train'/'dog'/'1.png') in bad('not a readable image', dd_experts, data=str(torn), width=8, depth=2)
+    assert str(torn/'train'/'dog'/'1.png') in bad('not a readable image', dd_experts, 'mtt', data=str(torn), width=8, depth=2)
     pictures(few, ['cat', 'dog', 'owl']); shutil.rmtree(few/'val'/'dog')
-    bad("'dog'", dd_experts, data=str(few), width=8, depth=2)
-    bad('no such folder', dd_experts, data=str(tmp_path/'none'))
+    bad("'dog'", dd_experts, 'mtt', data=str(few), width=8, depth=2)
+    bad('no such folder', dd_experts, 'mtt', data=str(tmp_path/'none'))
 
 # --- experts
 @pytest.mark.parametrize('kw, says', [(dict(n=0), 'n is 0'), (dict(n=-1), 'n is -1'), (dict(epochs=0), 'epochs is 0'), (dict(lr=0.), 'lr is 0'), (dict(lr=-.1), 'lr is -0.1'), (dict(batch=0), 'batch is 0'), (dict(width=0), 'width'),
     (dict(depth=5), 'halved'), (dict(depth=-1), 'depth'), (dict(depth=0), 'depth'), (dict(size=0), 'size is 0'), (dict(aug='blur'), "'blur'"), (dict(size=-8), 'size is -8'), (dict(size=9), 'multiple of'), (dict(device='tpu'), 'tpu')])
-def test_experts_refuse(bad, tmp_path, kw, says): bad(says, dd_experts, **(dict(NET, n=1, epochs=1, path=str(tmp_path/'out')) | kw))
+def test_experts_refuse(bad, tmp_path, kw, says): bad(says, dd_experts, 'mtt', **(dict(NET, n=1, epochs=1, path=str(tmp_path/'out')) | kw))
 
-def test_experts_refuse_a_folder_of_others(bad, home): bad('other settings', dd_experts, **NET, n=1, epochs=3, aug='flip')
+def test_experts_refuse_a_folder_of_others(bad, home): bad('other settings', dd_experts, 'mtt', **NET, n=1, epochs=3, aug='flip')
 
 # --- distil
-@pytest.mark.parametrize('kw, says', [(dict(method='mtt3'), "'mtt3' is not one of mtt, d3"), (dict(ppc=2), '--ppc has no meaning for mtt'), (dict(init='zeros'), "'zeros' is not one of"), (dict(ipc=0), 'ipc is 0'), (dict(ipc=-3), 'ipc is -3'), (dict(ipc=500), 'asked for; it has'),
+@pytest.mark.parametrize('kw, says', [(dict(method='mtt3'), "'mtt3' is not known; did you mean mtt?"), (dict(ppc=2), '--ppc has no meaning for mtt'), (dict(init='zeros'), "'zeros' is not one of"), (dict(ipc=0), 'ipc is 0'), (dict(ipc=-3), 'ipc is -3'), (dict(ipc=500), 'asked for; it has'),
     (dict(iterations=0), 'iterations is 0'), (dict(iterations=-5), 'iterations is -5'), (dict(syn_steps=-1), 'syn_steps is -1'), (dict(syn_steps=0), 'syn_steps is 0'), (dict(lr_lr=0.), 'lr_lr is 0.0'), (dict(size=0), 'size is 0'), (dict(eval_every=1, eval_epochs=0), 'eval_epochs is 0'), (dict(batch_syn=-1), 'batch_syn is -1'), (dict(lr_img=-1.), 'lr_img is -1'), (dict(lr_lr=-1.), 'lr_lr is -1'),
     (dict(lr_teacher=-.1), 'lr_teacher is -0.1'), (dict(expert_epochs=2, max_start_epoch=2), 'reach epoch 3'), (dict(buffer='nowhere'), 'no buffer here'), (dict(width=12), 'no buffer here'), (dict(grad='exact'), "grad='exact'"),
     (dict(aug='blur'), "'blur'"), (dict(every=0), 'every is 0'), (dict(eval_every=-1), 'eval_every is -1'), (dict(eval_every=1, n_eval=0), 'n_eval is 0'), (dict(eval_every=1, eval_epochs=-2), 'epochs is -2'), (dict(minutes=-1.), 'minutes is -1'),
-    (dict(data='cifar10', ipc=20, lr_img=None), 'no stated MTT settings for cifar10, ipc 20')])
+    (dict(data='cifar10', ipc=20, lr_img=None), 'mtt needs --lr_img: not stated for cifar10 at 20 per class'),
+    (dict(lr_img=None, syn_steps=None, ipc=2), 'mtt needs --syn_steps --lr_img: not stated for digits at 2 per class')])
 def test_distil_refuses(bad, tmp_path, kw, says): bad(says, dd_distill, **(dict(FAST, out=str(tmp_path/'out')) | kw))
 
 def test_a_buffer_of_another_network_or_other_data(bad, home, tmp_path):
@@ -106,7 +109,7 @@ def test_a_damaged_buffer(bad, home, tmp_path):
 def test_distil_goes_on_and_refuses_other_settings(home, tmp_path, capsys, monkeypatch):
     out, (one, two) = tmp_path/'a', (dict(FAST, out=str(tmp_path/n), iterations=4, every=3) for n in 'ab')
     def stop(self, d): self.n = getattr(self, 'n', 0) + 1; self.n == 2 and signal.raise_signal(signal.SIGTERM)
-    with monkeypatch.context() as m, pytest.raises(SystemExit) as e: m.setattr(cli.MTT, 'after', stop); dd_distill(**one)
+    with monkeypatch.context() as m, pytest.raises(SystemExit) as e: m.setattr(MTT, 'after', stop); dd_distill(**one)
     assert e.value.code == 130 and 'SIGTERM at iteration 2 of 4' in capsys.readouterr().out and Distilled.load(out/'distilled.safetensors').info['iterations'] == 2
     dd_distill(**one); dd_distill(**two)
     a, b = (Distilled.load(tmp_path/n/'distilled.safetensors') for n in 'ab')
@@ -160,8 +163,8 @@ def test_only_an_inexact_gradient_is_a_setting(home, tmp_path, capsys):
     assert detached['grad'] == 'detached' and 'grad' not in exact
 
 def test_d3s_by_command_up_to_students_on_stored_labels(home, tmp_path, capsys):
-    dd_experts(data='digits', method='d3s', net='convnet', n=1, epochs=1)
-    kw = dict(width=128, depth=None, ipc=1, batch=10, lr_img=.1, scale=.7, no_flip=True, crop='cosine', level=True)
+    dd_experts('d3s', data='digits', net='convnet', n=1, epochs=1)
+    kw = dict(width=128, depth=None, ipc=1, batch=10, lr_img=.1, scale=.7, flip=False, crop='cosine', level=True)
     d = run(tmp_path, 'd3s', capsys, **kw)
     assert {k: d.info['settings'][k] for k in ('scale', 'flip', 'crop', 'level')} == dict(scale=.7, flip=False, crop='cosine', level=True)
     art = str(tmp_path/'d3s'/'distilled.safetensors')
@@ -179,7 +182,7 @@ def tiny(monkeypatch):
     ('latent-mtt', dict(batch=8, syn_steps=2, max_start_epoch=1))])
 def test_latent_by_command(home, tmp_path, capsys, tiny, method, kw):
     if method == 'latent-mtt':
-        dd_experts(**NET, method='latent-mtt', ae='tiny', f=2, n=1, epochs=2)
+        dd_experts('latent-mtt', **NET, ae='tiny', f=2, n=1, epochs=2)
         assert '1437 pictures, ' in (out := capsys.readouterr().out) and ' MB -> codes [4, 4, 4], ' in out # what the set weighs, before and after
     d = run(tmp_path, method, capsys, **tiny, **kw)
     s = d.info['settings']
@@ -189,7 +192,7 @@ def test_latent_by_command(home, tmp_path, capsys, tiny, method, kw):
     assert (row.method, row.protocol) == (method, 'smoke') and 'decoded once' in row.deviations
 
 def test_latent_depth_is_that_of_the_experts(home, tmp_path, capsys, tiny):
-    dd_experts(**NET, method='latent-mtt', ae='tiny', f=2, n=1, epochs=2); capsys.readouterr()
+    dd_experts('latent-mtt', **NET, ae='tiny', f=2, n=1, epochs=2); capsys.readouterr()
     path = next((home/'buffers').glob('*tiny-f2'))
     with pytest.raises(SystemExit) as e: dd_distill(**(NET | tiny | dict(method='latent-mtt', depth=1, iterations=1, max_start_epoch=1, buffer=str(path), out=str(tmp_path/'out'))))
     err = capsys.readouterr().err
@@ -209,10 +212,10 @@ def test_other_methods_refuse(bad, tmp_path, kw, says): bad(says, dd_distill, **
 
 # --- evaluate
 @pytest.mark.parametrize('kw, says', [(dict(path='none.safetensors'), 'no such file'), (dict(path=''), '--full or --random'), (dict(nets='resnet99'), "'resnet99'"), (dict(nets='convnet,vgg11'), 'at least 32 px'), (dict(nets=''), "''"),
-    (dict(protocol='best'), "'best'"), (dict(n_eval=0), 'n_eval is 0'), (dict(epochs=-1), 'epochs is -1'), (dict(epochs=0), 'epochs is 0'), (dict(lr=0.), 'learning rate is 0'), (dict(lr=-1.), 'learning rate is -1'), (dict(aug='blur'), "'blur'"), (dict(kind='best'), "'best'"), (dict(data='cifar11'), 'cifar11')])
+    (dict(protocol='best'), "'best'"), (dict(n_eval=0), 'n_eval is 0'), (dict(epochs=-1), 'epochs is -1'), (dict(epochs=0), 'epochs is 0'), (dict(lr=0.), 'lr is 0.0; it must be above 0'), (dict(lr=-1.), 'lr is -1.0; it must be above 0'), (dict(aug='blur'), "'blur'"), (dict(kind='best'), "'best'"), (dict(data='cifar11'), 'cifar11')])
 def test_eval_refuses(bad, home, kw, says): bad(says, dd_eval, **(dict(path=str(home/'d.safetensors'), n_eval=1, epochs=1) | kw))
 
-@pytest.mark.parametrize('kw, says', [(dict(ipc=0), 'ipc is 0'), (dict(ipc=500), 'asked for; it has'), (dict(lr=-1.), 'rate is -1'), (dict(width=0), 'width'), (dict(depth=7), 'halved'), (dict(full=True, random=True), 'one of')])
+@pytest.mark.parametrize('kw, says', [(dict(ipc=0), 'ipc is 0'), (dict(ipc=500), 'asked for; it has'), (dict(lr=-1.), 'lr is -1.0; it must be above 0'), (dict(width=0), 'width'), (dict(depth=7), 'halved'), (dict(full=True, random=True), 'one of')])
 def test_eval_refuses_with_random(bad, kw, says): bad(says, dd_eval, **(dict(NET, random=True, n_eval=1, epochs=1) | kw))
 
 def test_artefacts_that_are_none(bad, home, tmp_path):
@@ -243,7 +246,7 @@ def test_a_results_file_that_is_none(home, tmp_path, capsys):
 def test_own_folder_from_experts_to_a_number(home, tmp_path, capsys):
     "An artefact of a folder says where its test images are, or what to give."
     own, kw = str(pictures(tmp_path/'pets', ['cat', 'dog'], n=6)), dict(width=8, depth=2)
-    dd_experts(data=own, **kw, n=1, epochs=2, aug='')
+    dd_experts('mtt', data=own, **kw, n=1, epochs=2, aug='')
     dd_distill(**(FAST | dict(data=own, out=str(tmp_path/'run'), lr_lr=1e-9)))
     dd_eval(str(tmp_path/'run'/'distilled.safetensors'), data=own, n_eval=1, epochs=1)
     assert Distilled.load(tmp_path/'run'/'distilled.safetensors').classes == ['cat', 'dog']
@@ -264,5 +267,5 @@ def test_the_demo_as_a_program(home, tmp_path):
     assert len(read_rows(tmp_path/'r.csv')) == 3 and len(Distilled.load(tmp_path/'demo'/'digits-mtt-ipc1.safetensors')) == 10 and (tmp_path/'demo'/'digits-mtt-ipc1.png').stat().st_size > 100
 
 def test_a_bad_word_to_a_program(home, tmp_path):
-    r = program('dd_distill', '--data', 'digits', '--lr_img', '-1', '--out', tmp_path/'out')
+    r = program('dd_distill', 'mtt', '--data', 'digits', '--lr_img', '-1', '--out', tmp_path/'out')
     assert (r.returncode, r.stdout) == (2, '') and r.stderr == 'dd_repro: lr_img is -1.0; it must be above 0\n' and not list(tmp_path.iterdir())
