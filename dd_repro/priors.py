@@ -235,6 +235,9 @@ class D3Method(TrajectoryMethod, name='d3'):
         for aug in filter(None, (self.aug, self.inner_aug)): DSA(aug)
         if self.gamma3 and self.ppc == 1:
             raise ValueError(f'gamma3 is {self.gamma3} and ppc is 1: with one prior per class it has no effect; leave it out')
+    def fits(self, task):
+        decoder_channels(task.real.shape[1], self.decoder_width)
+        super().fits(task)
     @property
     def diversity(self): return .01 if self.gamma3 is None else self.gamma3
     def resolved(self, d): return super().resolved(d) | dict(gamma3=self.diversity) | d.init_args()
