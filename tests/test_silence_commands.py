@@ -146,7 +146,7 @@ def everything(x, depth=0):
 ODD = dict(str='odd', int=1237, float=.1237)
 WHOLE = {'init': 'noise', 'grad': 'bptt', 'losses': 'MTT', 'snapshot': 'expert', 'kind': 'kl-diag', 'crop': 'cosine', 'ens': 'iter', 'aug': 'rotate', 'net': 'vgg11', 'depth': 2}
 BESIDE = dict(eval_epochs=['--eval_every', '1'], n_eval=['--eval_every', '1'])
-NEEDED = dict(mtt='--syn_steps 2 --expert_epochs 1 --max_start_epoch 1 --lr_img 1 --lr_lr 1 --lr_teacher 1', d3s='--ipc 1 --batch 10', initial='--ae tiny --f 2')
+NEEDED = dict(mtt='--syn_steps 2 --expert_epochs 1 --max_start_epoch 1 --lr_img 1 --lr_lr 1 --lr_teacher 1', d3='--ppc 2', d3s='--ipc 1 --batch 10', initial='--ae tiny --f 2')
 ELSEWHERE = {'every', 'minutes'} | {('dd_experts', 'record_to')} # the loop's own, in o; the cost is recorded after the work
 
 @pytest.mark.parametrize('name, subject, flag', [p for p in pairs(True) if p[0] in ('dd_experts', 'dd_distill') and (p[0], p[2]) not in ELSEWHERE])
