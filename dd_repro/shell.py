@@ -173,7 +173,7 @@ def at_home(
     return {k: os.path.expanduser(v) if home(k, v) else v for k, v in values.items()}
 
 def command(fn):
-    "A function that is a command too: `fn.main()` reads its arguments from the command line."
+    "A function that is a command too: `fn.main()` reads a command line by its parameters."
     words = inspect.signature(fn)
     @functools.wraps(fn)
     def call(*given, **named):
@@ -182,7 +182,8 @@ def command(fn):
         with manners(): return fn(*b.args, **b.kwargs)
     def main(argv=None):
         with program(): call(**parse(spec(fn), argv))
-    call.main = main
+    if all(p.kind is not p.VAR_KEYWORD for p in words.parameters.values()): # else a Subject knows the words
+        call.main = main
     return call
 
 # %% ../nbs/00_shell.ipynb #8224c60d

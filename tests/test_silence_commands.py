@@ -7,7 +7,7 @@ import pytest
 
 from dd_repro import cli, counts, entry, rows, shell, stages, tables
 from dd_repro.bench import BENCH_OWN, dd_bench
-from dd_repro.cli import EVAL_OWN, EXPERTS_OWN, METHODS_OWN, dd_distill, dd_eval, dd_experts, dd_relabel
+from dd_repro.cli import dd_distill, dd_eval, dd_experts, dd_relabel
 from dd_repro.core import asset, dd_data, dd_home
 from dd_repro.plans import dd_plan
 from dd_repro.rows import dd_row, dd_smoke
@@ -22,10 +22,15 @@ def python(code, *words, stdout=subprocess.PIPE, **env):
     env = {**os.environ, 'OMP_NUM_THREADS': '1', **env}
     return subprocess.run([sys.executable, '-c', code, *words], stdout=stdout, stderr=subprocess.PIPE, text=True, encoding='utf-8', errors='replace', env=env, cwd=ROOT, timeout=300)
 
+def run(command, *words):
+    "A command line: by the function's own parameters, or by the words that ship."
+    words, name = list(map(str, words)), command.__name__
+    return command.main(words) if hasattr(command, 'main') else entry.start(name, words)
+
 def refused(capsys, command, *words):
     "The one line with which a command line is refused."
     capsys.readouterr()
-    with pytest.raises(SystemExit) as e: command.main(list(map(str, words)))
+    with pytest.raises(SystemExit) as e: run(command, *words)
     out, err = capsys.readouterr()
     assert e.value.code == 2 and err.count('\n') == 1 and err.startswith('dd_repro: ') and out == '', (out, err)
     return err
@@ -40,12 +45,12 @@ else: status = 0
 print(status, [m for m in {heavy} if m in sys.modules], file=sys.stderr)'''
 
 @pytest.mark.parametrize('words', ['dd_table mtt/table1', 'dd_table d3 --format md --own', 'dd_table --coverage', 'dd_table mtt --todo', 'dd_table latentdd/table7 --format html',
-    'dd_plan d3/table1/cifar10/ppc1 --settings --scale .1', *(f'{n} --help' for n in entry.COMMANDS)])
+    'dd_plan d3/table1/cifar10/ppc1 --settings --scale .1', 'dd_distill', 'dd_distill mtt --help', 'dd_distill cda --help', 'dd_experts d3s --help', *(f'{n} --help' for n in entry.COMMANDS)])
 def test_text_is_answered_without_torch(words):
     r = python(LIGHT.format(heavy=HEAVY), *words.split())
     assert r.stderr.splitlines()[-1:] == ['0 []'] and len(r.stdout) > 100, r.stderr
 
-@pytest.mark.parametrize('words, says', [('dd_distill --lr_imgs 1', 'lr_imgs'), ('dd_bench', 'subject'), ('dd_eval x --n_eval five', 'five'), ('dd_table mtt/table77', 'table77'), ('dd_table nobody/table1', 'nobody')])
+@pytest.mark.parametrize('words, says', [('dd_distill mtt --lr_imgs 1', 'lr_imgs'), ('dd_distill mtt --gamma1 1', 'it is for d3'), ('dd_distill --data digits', 'dd_distill mtt --data digits'), ('dd_bench', 'subject'), ('dd_eval x --n_eval five', 'five'), ('dd_table mtt/table77', 'table77'), ('dd_table nobody/table1', 'nobody')])
 def test_a_word_that_is_wrong_is_refused_without_torch(words, says):
     r = python(LIGHT.format(heavy=HEAVY), *words.split())
     *said, last = r.stderr.splitlines()
@@ -77,23 +82,33 @@ def test_the_installed_commands_are_those_of_the_entry():
     import tomllib
     scripts = tomllib.loads((ROOT/'pyproject.toml').read_text(encoding='utf-8'))['project']['scripts']
     assert scripts == {n: f'dd_repro.entry:{n}' for n in entry.COMMANDS}
-    for name, module in entry.COMMANDS.items(): assert callable(getattr(importlib.import_module(f'dd_repro.{module}'), name).main)
+    for name, module in entry.COMMANDS.items():
+        fn = getattr(importlib.import_module(f'dd_repro.{module}'), name)
+        assert callable(fn) and hasattr(fn, 'main') == (module != 'cli'), 'those of cli have their words from classes'
 
 # --- flags: each acts, or is refused in a line that names it
-ALWAYS = dict(dd_experts='data method zca size n epochs path seed root device skip_bad', dd_distill='method data zca size out seed root device skip_bad',
-    dd_eval='path nets n_eval protocol epochs aug lr full random data seed root device row kind deviations record_to skip_bad', dd_bench='subject threads quick record_to', dd_table='what todo coverage')
-SUBJECTS = dict(dd_experts=EXPERTS_OWN, dd_distill=METHODS_OWN, dd_eval=EVAL_OWN, dd_bench=BENCH_OWN, dd_table=tables._TAKES)
+WORDS = json.loads(asset('commands.json').read_text(encoding='utf-8'))
+def names_of(words): return [o['name'] for o in words['options']]
+ALWAYS = dict(dd_experts='', dd_distill='', dd_bench='subject threads quick record_to', dd_table='what todo coverage',
+    dd_eval='path nets n_eval protocol epochs batch lr opt momentum wd schedule drop_every warmup aug full random data seed root device row kind deviations record_to skip_bad')
+SUBJECTS = {n: {k: names_of(v) for k, v in WORDS[n].items()} for n in ('dd_experts', 'dd_distill')} | dict(dd_eval=cli._EVAL_OWN, dd_bench=BENCH_OWN, dd_table=tables._TAKES)
 COMMAND = dict(dd_experts=dd_experts, dd_distill=dd_distill, dd_eval=dd_eval, dd_bench=dd_bench, dd_table=dd_table)
-VALUES = dict(init='noise', grad='bptt', losses='all', snapshot='last', kind='kl-diag', crop='full', ens='iter', aug='flip', net='convnet', form='bptt', alloc='default', batch='4', N='2', format='md')
+VALUES = dict(init='noise', grad='bptt', losses='all', snapshot='last', kind='kl-diag', crop='full', ens='iter', aug='flip', net='convnet', form='bptt', alloc='default', batch='4', N='2', format='md', layers='conv', loss='mse')
 
-def options(name): return {o['name']: o for o in shell.spec(COMMAND[name])['options']}
+def options(name, subject=None):
+    "The options of a command, of a subject or of all."
+    if name not in ('dd_experts', 'dd_distill'): return {o['name']: o for o in WORDS[name]['options']}
+    return {o['name']: o for k, v in WORDS[name].items() for o in v['options'] if subject in (None, k)}
+
+def written(o, value):
+    "An option as a word or two."
+    return [f'--no-{o["name"]}'] if o['form'] == 'no' else [f'--{o["name"]}', *([] if o['form'] == 'switch' else [str(value)])]
 
 def words_of(name, subject, flag):
     "A command line about a subject, with one flag."
-    start = dict(dd_experts=['--method', subject], dd_distill=['--method', subject], dd_bench=[subject],
+    start = dict(dd_experts=[subject], dd_distill=[subject], dd_bench=[subject],
                  dd_eval=[subject] if subject[0] == '-' else ['none.safetensors'], dd_table=[subject, 'mtt'] if subject[0] == '-' else ['mtt/table1'])[name]
-    o = options(name)[flag]
-    return [*start, f'--{flag}', *([] if o['form'] == 'switch' else [VALUES.get(flag, '2')])]
+    return [*start, *written(options(name)[flag], VALUES.get(flag, '2'))]
 
 def pairs(acts):
     "(command, subject, flag) for all flags that are declared to act, or all others."
@@ -110,11 +125,14 @@ def test_every_flag_is_declared():
 def test_a_flag_that_may_be_refused_has_no_default_that_somebody_could_mean():
     assert [(n, f) for n, _, f in pairs(True) if options(n)[f].get('default', None) not in (None, '')] == []
 
-@pytest.mark.parametrize('name, subject, flag', list(pairs(False)))
-def test_a_flag_that_does_nothing_is_refused(capsys, name, subject, flag):
-    err = refused(capsys, COMMAND[name], *words_of(name, subject, flag))
-    who = [s for s, own in SUBJECTS[name].items() if flag in (own.split() if isinstance(own, str) else own)]
-    assert f'--{flag} has no meaning for {subject}; it is for {", ".join(who)}' in err
+@pytest.mark.parametrize('name, subject', [(n, s) for n in SUBJECTS for s in SUBJECTS[n]])
+def test_flags_that_do_nothing_are_refused(capsys, name, subject):
+    idle = [f for n, s, f in pairs(False) if (n, s) == (name, subject)]
+    for flag in idle:
+        err = refused(capsys, COMMAND[name], *words_of(name, subject, flag))
+        who = [s for s, own in SUBJECTS[name].items() if flag in (own.split() if isinstance(own, str) else own)]
+        assert f'--{flag} has no meaning for {subject}; it is for {", ".join(who)}' in err
+    assert len(idle) > 1 or name != 'dd_distill'
 
 class Reached(Exception): "A deep function was called."
 
@@ -126,10 +144,12 @@ def deep(monkeypatch, tmp_path):
     def seen(name):
         def f(*a, **kw): raise Reached(name, a, kw)
         return f
+    def load(o): real.loaded = o; return real, real
     class Card(dict): __missing__ = lambda self, k: None
     buffer = lambda path: SimpleNamespace(path=Path(path), card=Card())
-    for k, v in dict(_real=lambda *a, **kw: (real, real), Buffer=buffer, check_data=lambda *a: None, open_autoencoder=lambda *a: SimpleNamespace(name=a[0], f=a[1], code_shape=lambda s: s),
-                     load_teachers=lambda p, r: p, encode_set=lambda *a, **kw: real).items(): monkeypatch.setattr(cli, k, v)
+    ae = lambda *a: SimpleNamespace(name=a[0], f=a[1], code_shape=lambda s: s)
+    for k, v in dict(Buffer=buffer, open_autoencoder=ae, codes_space=lambda r, a: r, load_teachers=lambda p, r: p, encode_set=lambda *a, **kw: real).items(): monkeypatch.setattr(cli, k, v)
+    monkeypatch.setattr(cli.DataOptions, 'load', load)
     for k in ('learn', 'train_experts', 'train_teachers', 'latent_experts', 'evaluate'): monkeypatch.setattr(cli, k, seen(k))
     return real
 
@@ -144,22 +164,32 @@ def everything(x, depth=0):
     for i in items: yield from everything(i, depth + 1)
 
 ODD = dict(str='odd', int=1237, float=.1237)
-WHOLE = {'init': 'noise', 'grad': 'bptt', 'losses': 'MTT', 'snapshot': 'expert', 'kind': 'kl-diag', 'crop': 'cosine', 'ens': 'iter', 'aug': 'rotate', 'net': 'vgg11', 'depth': 2}
-BESIDE = dict(eval_epochs=['--eval_every', '1'], n_eval=['--eval_every', '1'])
-NEEDED = dict(mtt='--syn_steps 2 --expert_epochs 1 --max_start_epoch 1 --lr_img 1 --lr_lr 1 --lr_teacher 1', d3='--ppc 2', d3s='--ipc 1 --batch 10', initial='--ae tiny --f 2')
-ELSEWHERE = {'every', 'minutes'} | {('dd_experts', 'record_to')} # the loop's own, in o; the cost is recorded after the work
+WHOLE = {'init': 'noise', 'grad': 'detached', 'losses': 'MTT', 'snapshot': 'expert', 'kind': 'kl-diag', 'layers': 'conv', 'crop': 'cosine', 'ens': 'iter', 'aug': 'rotate', 'inner_aug': 'rotate', 'net': 'vgg11', 'depth': 2, 'size': 16, 'loss': 'mse'}
+_CONV = ['--layers', 'conv']
+BESIDE = dict(eval_epochs=['--eval_every', '1'], n_eval=['--eval_every', '1'], gamma3=['--ppc', '2']) | {(m, f): _CONV for m in ('sre2l', 'cda') for f in ('kind', 'isu')} | {(m, 'ipc'): ['--outer', '1', '--inner', '1'] for m in ('dc', 'dsa')} | {(m, 'level'): ['--isu', *_CONV] for m in ('sre2l', 'cda')}
+NEEDED = dict(mtt='--syn_steps 2 --expert_epochs 1 --max_start_epoch 1 --lr_img 1 --lr_lr 1 --lr_teacher 1', d3s='--ipc 1 --batch 10', sre2l='--ipc 1', cda='--ipc 1', initial='--ae tiny --f 2')
+NAMED = {'out', 'path', 'teachers', 'buffer', 'ae', 'f'} | {(m, 'width') for m in ('d3s', 'sre2l', 'cda')} # they name a folder or a file
+ELSEWHERE = {'data', ('dd_experts', 'record_to')} # a name that is checked; the cost is recorded after the work
 
-@pytest.mark.parametrize('name, subject, flag', [p for p in pairs(True) if p[0] in ('dd_experts', 'dd_distill') and (p[0], p[2]) not in ELSEWHERE])
+def acting():
+    "(command, subject, flag) for all options of methods and of experts."
+    return [p for p in pairs(True) if p[0] in WORDS and p[0] in ('dd_experts', 'dd_distill') and not {p[2], (p[0], p[2])} & ELSEWHERE]
+
+def needed(name, subject, flag):
+    "What has to be given beside a flag."
+    words = NEEDED.get(subject, '').split() if name == 'dd_distill' else []
+    kept = [w for k, v in zip(*[iter(words)]*2) if k != f'--{flag}' for w in (k, v)]
+    return [*kept, *BESIDE.get((subject, flag), BESIDE.get(flag, []))]
+
+@pytest.mark.parametrize('name, subject, flag', acting())
 def test_a_flag_that_acts_reaches_the_work(capsys, deep, name, subject, flag):
-    o = options(name)[flag]
+    o = options(name, subject)[flag]
     value = WHOLE.get(flag, ODD.get(o.get('kind')))
-    needed = [w for k, v in zip(*[iter(NEEDED.get(subject, '').split())]*2) if k != f'--{flag}' for w in (k, v)] if name == 'dd_distill' else []
-    words = ['--method', subject, *needed, *BESIDE.get(flag, []), f'--{flag}', *([] if o['form'] == 'switch' else [str(value)])]
-    with pytest.raises(Reached) as e: COMMAND[name].main(words)
+    with pytest.raises(Reached) as e: run(COMMAND[name], subject, *needed(name, subject, flag), *written(o, value))
     got = list(everything(e.value.args))
-    if o['form'] == 'switch': value = flag[:3] != 'no_'
-    if flag in ('teachers', 'buffer', 'ae', 'f') or (subject, flag) == ('d3s', 'width'): assert any(str(value) in str(g) for g in got), 'they name a folder or a file'
-    elif isinstance(value, bool): assert value in got
+    if o['form'] in ('switch', 'no'): value = o['form'] == 'switch'
+    if {flag, (subject, flag)} & NAMED: assert any(str(value) in str(g) for g in got)
+    elif isinstance(value, bool): assert any(g is value for g in got)
     elif flag == 'aug': assert any(g == value or getattr(g, 'strategy', '') == value for g in got)
     else: assert value in got, (value, got)
 
@@ -167,16 +197,16 @@ def test_a_flag_that_acts_reaches_the_work(capsys, deep, name, subject, flag):
     ('a.safetensors --labels x --aug flip', '--aug'), ('--full --row mine', '--row'), ('--random --deviations none', '--deviations')])
 def test_eval_refuses_what_would_be_dropped(capsys, words, flag): assert flag in refused(capsys, dd_eval, *words.split())
 
-@pytest.mark.parametrize('command, words, flag', [(dd_distill, '--method d3s --ipc 1 --teachers x --width 8', '--width'), (dd_distill, '--method d3 --losses MTT --gamma2 1', '--gamma2'), (dd_distill, '--method mtt --n_eval 3', '--n_eval'),
-    (dd_distill, '--method mtt --grad bptt --keep 3', '--keep'), (dd_distill, '--method dm --outer 2', '--outer'), (dd_experts, '--method d3s --net vgg11 --width 8', '--width'), (dd_relabel, 'a.safetensors --teachers x --width 8', '--width'),
+@pytest.mark.parametrize('command, words, flag', [(dd_distill, 'd3s --ipc 1 --teachers x --width 8', '--width'), (dd_distill, 'd3 --losses MTT --gamma2 1', '--gamma2'), (dd_distill, 'mtt --n_eval 3', '--n_eval'),
+    (dd_distill, 'mtt --grad bptt --keep 3', '--keep'), (dd_distill, 'dm --outer 2', '--outer'), (dd_experts, 'd3s --net vgg11 --width 8', '--width'), (dd_relabel, 'a.safetensors --teachers x --width 8', '--width'),
     (dd_row, 'mtt/table1/cifar10/ipc1 --smoke --scale .1', '--scale'), (dd_row, 'd3/table3/cifar10/ppc10/rate --compiled', '--compiled'), (dd_row, 'd3/table3/cifar10/ppc10/rate --minutes 3', 'minutes'),
     (dd_row, 'mtt/table1/cifar10/random/ipc1 --minutes 3', 'minutes'), (dd_plan, 'mtt/table1/cifar10/ipc1 --settings --device cpu', '--device'), (dd_plan, 'd3s/table6/cifar10/ipc10 --minutes 3', 'minutes'),
     (dd_table, 'mtt/table1 --todo', '--todo'), (dd_table, '--todo --coverage', '--coverage'), (dd_bench, 'unroll --quick --width 9', '--width'), (dd_bench, 'd3s-memory --repeats 2', '--repeats')])
 def test_a_flag_that_does_nothing_beside_another_is_refused(capsys, command, words, flag): assert flag in refused(capsys, command, *words.split())
 
-@pytest.mark.parametrize('command, words, says', [(dd_distill, '--lr_img nan --syn_steps 2', 'lr_img is nan'), (dd_distill, '--minutes 0', 'minutes is 0'), (dd_distill, '--method d3 --gamma1 -1', 'gamma1 is -1'), (dd_distill, '--method dm --every 0', 'every is 0'),
-    (dd_distill, '--method d3 --losses ALL', "losses='ALL'"), (dd_distill, '--method dc --aug blur', "'blur'"), (dd_experts, '--lr inf', 'lr is inf'), (dd_experts, '--method d3s --batch 0', 'batch is 0'), (dd_experts, '--method latent-mtt --f 0', 'f is 0'),
-    (dd_experts, '--method d3s --net resnet99', 'resnet99'), (dd_eval, '--full --epochs 0', 'epochs is 0'), (dd_eval, '--random --ipc 0', 'ipc is 0'), (dd_eval, '--full --lr nan', 'rate is nan'), (dd_relabel, 'x --scale 2', 'scale is 2'), (dd_relabel, 'x --epochs 0', 'epochs is 0'),
+@pytest.mark.parametrize('command, words, says', [(dd_distill, 'mtt --lr_img nan --syn_steps 2', 'lr_img is nan'), (dd_distill, 'mtt --minutes 0', 'minutes is 0'), (dd_distill, 'd3 --gamma1 -1', 'gamma1 is -1'), (dd_distill, 'dm --every 0', 'every is 0'),
+    (dd_distill, 'd3 --losses ALL', "losses='ALL'"), (dd_distill, 'dc --aug blur', "'blur'"), (dd_experts, 'mtt --lr inf', 'lr is inf'), (dd_experts, 'd3s --batch 0', 'batch is 0'), (dd_experts, 'latent-mtt --f 0', 'f is 0'),
+    (dd_experts, 'd3s --net resnet99', 'resnet99'), (dd_eval, '--full --epochs 0', 'epochs is 0'), (dd_eval, '--random --ipc 0', 'ipc is 0'), (dd_eval, '--full --lr nan', 'lr is nan'), (dd_relabel, 'x --scale 2', 'scale is 2'), (dd_relabel, 'x --epochs 0', 'epochs is 0'),
     (dd_row, 'mtt/table1/cifar10/ipc1 --scale 0', 'scale is 0'), (dd_plan, 'mtt/table1/cifar10/ipc1 --minutes 0', 'minutes is 0'), (dd_smoke, '--limit -1', 'limit is -1'), (dd_bench, 'unroll --budget_s 0', 'budget_s is 0')])
 def test_a_value_out_of_range_is_refused_before_data_are_loaded(capsys, monkeypatch, command, words, says):
     def load(*a, **kw): raise AssertionError('data were loaded')
@@ -184,17 +214,17 @@ def test_a_value_out_of_range_is_refused_before_data_are_loaded(capsys, monkeypa
     monkeypatch.setattr(cli.Distilled, 'load', load)
     assert says in refused(capsys, command, *words.split())
 
-@pytest.mark.parametrize('command, words', [(dd_experts, ['--method', 'mtt']), (dd_distill, ['--method', 'mtt', *NEEDED['mtt'].split()]), (dd_distill, ['--method', 'dm']), (dd_eval, ['--random']), (dd_eval, ['--full'])])
+@pytest.mark.parametrize('command, words', [(dd_experts, ['mtt']), (dd_experts, ['d3s']), (dd_distill, ['mtt', *NEEDED['mtt'].split()]), (dd_distill, ['dm']), (dd_distill, ['herding']), (dd_eval, ['--random']), (dd_eval, ['--full'])])
 def test_bad_pictures_are_left_out_by_every_command_that_loads_some(deep, monkeypatch, command, words):
     seen = []
-    def real(*a, **kw): seen.append(kw.get('skip_bad')); raise Reached
-    monkeypatch.setattr(cli, '_real', real)
-    with pytest.raises(Reached): command.main([*words, '--skip_bad'])
+    def load(o): seen.append(o.skip_bad); raise Reached
+    monkeypatch.setattr(cli.DataOptions, 'load', load)
+    with pytest.raises(Reached): run(command, *words, '--skip_bad')
     assert seen == [True]
 
 def test_fewer_iterations_than_were_done_are_refused(tmp_path):
     run = type('R', (), dict(it=4, steps=2, history=[dict(loss=1.)], stopped='done', seconds=1.))()
-    with pytest.raises(ValueError, match='--iterations: the run in .* is at iteration 4 already, and 2 were asked for'): cli.how_it_went(None, run, None, tmp_path)
+    with pytest.raises(ValueError, match='--iterations: the run in .* is at iteration 4 already, and 2 were asked for'): cli.how_it_went(None, run, tmp_path)
 
 def synthesis(done, of, stopped):
     run = cli.Synthesis.__new__(cli.Synthesis)
@@ -203,7 +233,7 @@ def synthesis(done, of, stopped):
 
 @pytest.mark.parametrize('done, of, stopped, says', [(0, 3, 'SIGINT', 'SIGINT at batch 1 of 3 (0 finished): 0 s'), (2, 3, 'SIGTERM', 'SIGTERM at batch 3 of 3 (2 finished): loss 0.5000, 2 s'), (1, 4, 'time', 'time at batch 2 of 4 (1 finished)')])
 def test_a_synthesis_that_was_stopped_says_so_and_names_no_file_that_is_not_there(capsys, tmp_path, done, of, stopped, says):
-    try: cli.how_it_went('set', synthesis(done, of, stopped), None, tmp_path)
+    try: cli.how_it_went('set', synthesis(done, of, stopped), tmp_path)
     except SystemExit as e: assert e.code == 130 and stopped.startswith('SIG')
     else: assert stopped == 'time'
     out = capsys.readouterr().out
@@ -211,28 +241,31 @@ def test_a_synthesis_that_was_stopped_says_so_and_names_no_file_that_is_not_ther
 
 def test_a_synthesis_that_is_done_names_its_artefact(capsys, tmp_path):
     (tmp_path/'distilled.safetensors').touch()
-    cli.how_it_went('set', synthesis(3, 3, 'done'), None, tmp_path)
+    cli.how_it_went('set', synthesis(3, 3, 'done'), tmp_path)
     assert capsys.readouterr().out == f'done at 3 batches: loss 0.5000, 3 s\nset; evaluate it: dd_eval {tmp_path/"distilled.safetensors"}\n'
 
 @pytest.mark.parametrize('stopped, k, said', [('done', 0, True), ('done', 2, False), ('time', 0, False)])
 def test_a_complete_run_that_is_asked_to_look_says_that_it_did_not(capsys, tmp_path, stopped, k, said):
-    run = SimpleNamespace(it=4, steps=4, history=[], stopped=stopped)
-    cli.how_it_went('set', run, SimpleNamespace(k=k, last=50., best=60.), tmp_path)
+    look = cli.Evaluate.__new__(cli.Evaluate)
+    look.k, look.last, look.best = k, 50., 60.
+    run = SimpleNamespace(it=4, steps=4, history=[], stopped=stopped, callbacks=[look])
+    cli.how_it_went('set', run, tmp_path)
     assert ('was not looked at' in capsys.readouterr().out) == said
 
 # --- what a line says
-@pytest.mark.parametrize('command, words, full', [(dd_demo, ['--iter', '7'], '--iterations'), (dd_distill, ['--lr-im', '1'], '--lr_img'), (dd_eval, ['x', '--rec=y'], '--record_to'), (dd_bench, ['unroll', '--qui'], '--quick'), (dd_experts, ['--dep', '2'], '--depth')])
+@pytest.mark.parametrize('command, words, full', [(dd_demo, ['--iter', '7'], '--iterations'), (dd_distill, ['mtt', '--lr-im', '1'], '--lr_img'), (dd_eval, ['x', '--rec=y'], '--record_to'), (dd_bench, ['unroll', '--qui'], '--quick'), (dd_experts, ['mtt', '--dep', '2'], '--depth')])
 def test_an_abbreviated_option_is_answered_with_the_full_one(capsys, command, words, full): assert f'is no option; write {full}' in refused(capsys, command, *words)
 
-@pytest.mark.parametrize('method, words, line', [('mtt', NEEDED['mtt'] + ' --width 4 --size 8', 'dd_experts --data digits --size 8 --width 4'), ('mtt', NEEDED['mtt'] + ' --width 4 --depth 2 --zca --buffer x', 'dd_experts --data digits --zca --width 4 --depth 2 --path x'),
-    ('d3', '--width 8 --size 16', 'dd_experts --data digits --size 16 --width 8'), ('d3s', '--ipc 1', 'dd_experts --data digits --method d3s'), ('d3s', '--ipc 1 --teachers x', 'dd_experts --data digits --method d3s --path x')])
+@pytest.mark.parametrize('method, words, line', [('mtt', NEEDED['mtt'] + ' --width 4 --size 8', 'dd_experts mtt --size 8 --width 4'), ('mtt', NEEDED['mtt'] + ' --width 4 --depth 2 --zca --buffer x', 'dd_experts mtt --zca --width 4 --depth 2 --path x'),
+    ('d3', '--width 8 --size 16', 'dd_experts d3 --size 16 --width 8'), ('d3s', '--ipc 1', 'dd_experts d3s'), ('d3s', '--ipc 1 --teachers x', 'dd_experts d3s --path x'),
+    ('cda', '--ipc 1 --data digits --size 16', 'dd_experts cda --data digits --size 16')])
 def test_experts_that_are_not_there_are_answered_with_the_command_that_makes_them(capsys, monkeypatch, tmp_path, method, words, line):
     monkeypatch.setenv('DD_HOME', str(tmp_path/'home')); monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit): dd_distill.main(['--method', method, *words.split()])
+    with pytest.raises(SystemExit): run(dd_distill, method, *words.split())
     assert capsys.readouterr().err.endswith(f'this makes it: {line}\n')
 
-@pytest.mark.parametrize('words, files, says', [('--method mtt', ['teacher_0000.safetensors'], 'a folder of teachers; give another --path for experts'), ('--method latent-mtt', ['teacher_0000.safetensors'], 'a folder of teachers'),
-    ('--method d3s', ['buffer.json'], 'a folder of experts; give another --path for teachers'), ('--method d3s', ['expert_0000.safetensors'], 'a folder of experts')])
+@pytest.mark.parametrize('words, files, says', [('mtt', ['teacher_0000.safetensors'], 'a folder of teachers; give another --path for experts'), ('latent-mtt', ['teacher_0000.safetensors'], 'a folder of teachers'),
+    ('d3s', ['buffer.json'], 'a folder of experts; give another --path for teachers'), ('d3s', ['expert_0000.safetensors'], 'a folder of experts')])
 def test_experts_and_teachers_do_not_share_a_folder(capsys, tmp_path, words, files, says):
     for f in files: (tmp_path/f).touch()
     assert says in refused(capsys, dd_experts, *words.split(), '--path', tmp_path)
@@ -242,13 +275,13 @@ def test_ctrl_c_says_what_is_kept(capsys, deep, monkeypatch, tmp_path, method, w
     for i in range(2): (tmp_path/f'{kind}_{i:04}.safetensors').touch()
     def stop(*a, **kw): raise KeyboardInterrupt
     monkeypatch.setattr(cli, work, stop)
-    with pytest.raises(SystemExit) as e: dd_experts.main(['--method', method, '--path', str(tmp_path)])
+    with pytest.raises(SystemExit) as e: run(dd_experts, method, '--path', tmp_path)
     assert e.value.code == 130 and capsys.readouterr().err == f'dd_repro: interrupted: 2 of {of} {kind}s are kept in {tmp_path}; the same command goes on\n'
 
 @pytest.mark.parametrize('home', ['file', 'file/below', '/proc/none'])
 def test_a_home_that_is_none_is_named(capsys, monkeypatch, tmp_path, home):
     (tmp_path/'file').touch(); monkeypatch.setenv('DD_HOME', str(tmp_path/home)); monkeypatch.setenv('DD_DEVICE', 'cpu')
-    assert 'DD_HOME (' in refused(capsys, dd_experts, *'--n 1 --epochs 1 --width 4 --depth 1'.split())
+    assert 'DD_HOME (' in refused(capsys, dd_experts, *'mtt --n 1 --epochs 1 --width 4 --depth 1'.split())
 
 # --- pipes, Ctrl-C
 PRINTS = "from dd_repro.entry import dd_table; dd_table(sys.argv[1:])"
@@ -300,12 +333,12 @@ def test_an_empty_variable_is_none(monkeypatch, tmp_path):
     monkeypatch.setenv('DD_HOME', '~nobody-of-this-name/x')
     with pytest.raises(ValueError, match='DD_HOME'): dd_home()
 
-@pytest.mark.parametrize('command, words, says', [(dd_eval, ['~/none.safetensors'], 'no such file'), (dd_experts, ['--data=~/none'], 'no such folder'), (dd_experts, ['--record_to', '~/bad.csv'], 'not a file of results'),
-    (dd_distill, [*NEEDED['mtt'].split(), '--buffer=~/none'], 'no buffer here'), (dd_distill, ['--method', 'd3s', '--ipc', '1', '--teachers=~/none'], '0 teachers there'), (dd_relabel, ['~/none.safetensors'], 'no such file')])
+@pytest.mark.parametrize('command, words, says', [(dd_eval, ['~/none.safetensors'], 'no such file'), (dd_experts, ['mtt', '--data=~/none'], 'no such folder'), (dd_experts, ['mtt', '--record_to', '~/bad.csv'], 'not a file of results'),
+    (dd_distill, ['mtt', *NEEDED['mtt'].split(), '--buffer=~/none'], 'no buffer here'), (dd_distill, ['d3s', '--ipc', '1', '--teachers=~/none'], '0 teachers there'), (dd_relabel, ['~/none.safetensors'], 'no such file')])
 def test_home_in_flags(capsys, monkeypatch, tmp_path, command, words, says):
     (tmp_path/'bad.csv').write_text('a,b\n', encoding='utf-8')
     for k, v in dict(HOME=tmp_path, USERPROFILE=tmp_path, DD_HOME=tmp_path/'dd', DD_DEVICE='cpu').items(): monkeypatch.setenv(k, str(v))
-    if any('teachers' in w for w in words): monkeypatch.setattr(cli, '_real', lambda *a, **kw: (SimpleNamespace(name='digits', shape=(1, 8, 8), n_classes=10), None))
+    if any('teachers' in w for w in words): monkeypatch.setattr(cli.DataOptions, 'load', lambda o: (SimpleNamespace(name='digits', shape=(1, 8, 8), n_classes=10), None))
     err = refused(capsys, command, *words)
     assert says in err and str(tmp_path) in err and '~' not in err
 
