@@ -198,6 +198,7 @@ def pack_state(prefix, state, tensors):
     return state
 
 def unpack_state(o, tensors):
+    "What `pack_state` took apart, put together again."
     if not isinstance(o, dict): return o
     if '__t' in o: return tensors[o['__t']]
     if '__d' in o: return {k: unpack_state(v, tensors) for k, v in o['__d']}

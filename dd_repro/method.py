@@ -88,7 +88,8 @@ class RunOptions(Checked):
 @cache
 def _shipped():
     "The house's methods as text: name -> module, class, doc, needs, settings."
-    return json.loads(asset('methods.json').read_text(encoding='utf-8'))
+    file = asset('methods.json')
+    return json.loads(file.read_text(encoding='utf-8')) if file.is_file() else {} # before it is made
 
 @cache
 def _entry_points():

@@ -273,7 +273,9 @@ def opts(self:D3Method, d):
     return {k: v for k, v in o.items() if k != 'lr' or self.losses != 'DM'}
 
 @patch
-def finish(self:D3Method, d): return d.recalibrate()
+def finish(self:D3Method, d):
+    "Measure the decoder's batch norm before the set is stored."
+    return d.recalibrate()
 
 # %% ../nbs/14_priors.ipynb #5eee7a38
 @patch

@@ -209,9 +209,10 @@ def unroll(
 # %% ../nbs/08_unroll.ipynb #c1b311b3
 def peak_bytes(fn):
     "The most bytes of CPU tensors alive at once while fn runs, over what was alive before (allocator events, not resident memory)."
-    from torch.profiler import profile, ProfilerActivity
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as p: fn()
-    memory = sorted((e.start_ns(), e.nbytes()) for e in p.profiler.kineto_results.events() if e.name() == '[memory]')
+    from torch.autograd.profiler import profile # torch.profiler without its tables, which take long
+    with profile(profile_memory=True) as p: fn()
+    events = (e for e in p.kineto_results.events() if e.name() == '[memory]')
+    memory = sorted((e.start_ns(), e.nbytes()) for e in events)
     now = peak = 0
     for _, n in memory: now += n; peak = max(peak, now)
     return peak

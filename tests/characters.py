@@ -25,7 +25,15 @@ BEFORE = {
     'latent': 'LATENT_METHODS _PAPER _NAMES _KEYS table6 latent_settings latent_objective _learn '
               'distill_latent',
 }
-NOW = BEFORE # what they have become: take out what is gone, add what took its place
+NOW = { # what they have become
+    **dict.fromkeys('cli rows stages plans papers recipes counts tables settings ten_images fields method'.split(), '*'),
+    'mtt': 'mtt_opts _check TrajectoryMethod MTTMethod',
+    'match': 'DC_LOOPS dc_loops MatchingMethod DCMethod DSAMethod DMMethod',
+    'coreset': 'ChoiceMethod RandomMethod HerdingMethod ForgettingMethod',
+    'priors': 'LOSSES d3_opts d3_phases D3Method D3Method.start D3Method.phases D3Method.opts D3Method.finish',
+    'd3s': '_STUDENTS check_synthesis D3SMethod SRe2LMethod CDAMethod D3SMethod.distill',
+    'latent': 'CodesMethod code_net InitialMethod LatentMethod LatentDCMethod LatentDMMethod LatentMTTMethod codes_space',
+}
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 WITH_DOC = (ast.Module, *FUNCTIONS, ast.ClassDef)

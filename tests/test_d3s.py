@@ -193,9 +193,9 @@ def test_each_method_makes_a_smoke_set_under_its_own_name(name, tmp_path, task):
     assert (said['method'], said['flip'], said['layers']) == (name, False, 'conv' if name == 'd3s' else 'bn') and run.stopped == 'done' and len(d) == 10
 
 def test_images_are_mirrored_where_the_set_allows_it(real, teachers):
-    "Digits are not, unless somebody asks for it; colour pictures are."
+    "Digits are not, unless somebody asks for it; a set of one's own is."
     of = lambda flip, r: method_of('d3s', **SMALL | dict(flip=flip)).used(r)['flip']
-    other = real.new(); other.name = 'cifar10'; other.source = {}
+    other = ImageTensors(real.x, real.y, 10, name='pets')
     assert [of(f, real) for f in (None, True, False)] == [False, True, False]
     assert [of(f, other) for f in (None, True, False)] == [True, True, False]
 
@@ -213,5 +213,5 @@ def test_a_set_of_before_opens_and_no_run_goes_on_with_it(name, tmp_path, task):
     assert '\n' not in str(e.value) and old.read_bytes() == before
     back = open_images(old); assert torch.equal(back.images, a.images) and back.info['settings']['alpha'] == 20
     if name.startswith('distilled'):
-        row, = evaluate(back, task.real, (dict(NET),), as_protocol('d3s-cifar10').scaled(kind='smoke', labels='hard', epochs=1), 1)
+        row, = evaluate(back, task.real, (dict(NET),), as_protocol('mtt').scaled(kind='smoke', epochs=1, aug='', lr=.01), 1)
         assert math.isfinite(row.mean)

@@ -138,3 +138,11 @@ def test_other_columns_are_refused(head, tmp_path):
 @pytest.mark.parametrize('method,near', [('dms', 'dm'), ('latentdc', 'latent-dc'), ('kip', 'mtt')])
 def test_an_unknown_method(method, near):
     with pytest.raises(ValueError, match=f'method {method!r} is not one of .*{near}'): settings_of(method)
+
+
+# In step with the demo -----------------------------------------------------------------------------------------------
+
+def test_the_lines_of_digits_are_those_of_the_demo():
+    from dd_repro.ten_images import DEMO
+    mine = {l.name: l.value.value for l in settings_table().lines if l.when.get('dataset') == {'digits'}}
+    assert len(mine) == 6 and mine == {n: DEMO[n] for n in mine}
