@@ -208,7 +208,7 @@ def test_a_run_goes_on_on_another_machine(method, home):
     "One iteration there and the others here, or the other way round: what one processor does alone, to rounding."
     net = dict(data='digits', size=16, width=4, depth=2)
     def distil(out, minutes=None): dd_distill(method, iterations=3, out=str(home/out), every=1, minutes=minutes, **RUNS[method], **net); return next((home/out).glob('*.csv')).read_text().splitlines()[1:]
-    if 'syn_steps' in RUNS[method]: dd_experts(n=2, epochs=2, **net)
+    if 'syn_steps' in RUNS[method]: dd_experts('mtt', n=2, epochs=2, **net)
     alone = distil('alone'); assert len(distil('home', 1e-9)) == 1
     with pretend_gpu() as gpu: distil('away', 1e-9); assert len(distil('home')) == len(alone) and gpu.launches > 100
     assert len(distil('away')) == len(alone)
@@ -221,8 +221,8 @@ def test_d3s_by_the_commands(home):
     net = dict(data='digits', size=32, width=4)
     def made(out):
         art, rows = home/out/'distilled.safetensors', str(home/f'{out}.csv')
-        dd_experts(method='d3s', n=1, epochs=1, net='resnet18', **net); dd_distill('d3s', ipc=2, iterations=2, batch=10, out=str(home/out), **net)
-        dd_relabel(str(art), epochs=2, batch=10, no_flip=True, **net); dd_eval(str(art), labels=str(art.with_suffix('.labels')), n_eval=1, epochs=2, record_to=rows)
+        dd_experts('d3s', n=1, epochs=1, net='resnet18', **net); dd_distill('d3s', ipc=2, iterations=2, batch=10, out=str(home/out), **net)
+        dd_relabel(str(art), epochs=2, batch=10, flip=False, **net); dd_eval(str(art), labels=str(art.with_suffix('.labels')), n_eval=1, epochs=2, record_to=rows)
         labels = [LabelStore(art.with_suffix('.labels')).epoch(e) for e in range(2)]
         return load_tensors(art)[0]['d.images'].int(), [e.soft(i) for e in labels for i in range(2)], read_rows(rows)
     images, labels, rows = made('near')

@@ -277,8 +277,8 @@ FAST = dict(width=4, depth=2)
 def test_the_same_commands_after_a_folder_changed(change, folder, tmp_path, capsys):
     "Experts, runs and artefacts of the old pictures are not taken up."
     data, s = str(folder), dict(syn_steps=2, expert_epochs=1, max_start_epoch=1, lr_img=1., lr_lr=1e-5, lr_teacher=.02, iterations=2, aug='flip')
-    train = partial(dd_experts, data, n=1, epochs=2, batch=8, aug='', **FAST)
-    commands = [train, partial(dd_distill, 'mtt', data, **s, **FAST), partial(dd_distill, 'dm', data, iterations=2, **FAST)]
+    train = partial(dd_experts, 'mtt', data=data, n=1, epochs=2, batch=8, aug='', **FAST)
+    commands = [train, partial(dd_distill, 'mtt', data=data, **s, **FAST), partial(dd_distill, 'dm', data=data, iterations=2, **FAST)]
     for c in commands: c()
     def line(c):
         capsys.readouterr()
@@ -286,8 +286,8 @@ def test_the_same_commands_after_a_folder_changed(change, folder, tmp_path, caps
         err = capsys.readouterr().err; assert e.value.code == 2 and err.count('\n') == 1 and ('content' in err or 'norm: ' in err), err # measured statistics differ, too
     FOLDERS[change](folder)
     for c in commands: line(c)
-    dd_experts(data, n=1, epochs=2, batch=8, aug='', path=str(tmp_path/'new'), **FAST)
-    line(partial(dd_distill, 'mtt', data, buffer=str(tmp_path/'new'), out=str(tmp_path/'home'/'runs'/'mtt-mine-w4-d2-ipc1-s0'), **s, **FAST))
+    dd_experts('mtt', data=data, n=1, epochs=2, batch=8, aug='', path=str(tmp_path/'new'), **FAST)
+    line(partial(dd_distill, 'mtt', data=data, buffer=str(tmp_path/'new'), out=str(tmp_path/'home'/'runs'/'mtt-mine-w4-d2-ipc1-s0'), **s, **FAST))
 
 def small_row(**kw):
     r = R.recipe('mtt/table1/cifar10/dm/ipc1')

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.nn.utils import spectral_norm as old_spectral_norm
 from torch.nn.utils.parametrizations import spectral_norm
 
-from dd_repro.cli import dd_eval
+from dd_repro.entry import dd_eval
 from dd_repro.convnet import ConvNet
 from dd_repro.core import rng_for, seeded
 from dd_repro.files import load_tensors, save_tensors, what_file
@@ -499,9 +499,9 @@ def test_a_branch_on_values_is_never_traced_as_if_it_were_none(branch):
 
 @pytest.mark.parametrize('lr', ['1e30', 'inf', '-1', 'nan'])
 def test_the_command_says_that_students_died(lr, capsys):
-    with pytest.raises(SystemExit) as e: dd_eval.main(['--random', '--data', 'digits', '--width', '8', '--depth', '1', '--epochs', '5', '--n_eval', '1', '--lr', lr])
+    with pytest.raises(SystemExit) as e: dd_eval(['--random', '--data', 'digits', '--width', '8', '--depth', '1', '--epochs', '5', '--n_eval', '1', '--lr', lr])
     err = capsys.readouterr().err
-    assert e.value.code == 2 and err.startswith('dd_repro: ') and err.count('\n') == 1 and ('not finite' in err or 'learning rate is' in err)
+    assert e.value.code == 2 and err.startswith('dd_repro: ') and err.count('\n') == 1 and ('not finite' in err or f'lr is {float(lr)}; it must be above 0' in err)
 
 # --- ConvNets that were changed, trained together
 

@@ -63,12 +63,15 @@ def readme():
     return '\n'.join(re.findall(r'^```python\n(.*?)^```$', (ROOT/'README.md').read_text(encoding='utf-8'), re.M | re.S))
 
 def use(top, wheel, py, env):
-    "Import every module and run the README's lines; every command's help."
+    "Import every module and run the README's lines; every command's help, and all of them behind one word."
     for name in HELD: assert subprocess.run([py, '-c', f'import {name}'], capture_output=True).returncode, f'{name} is in the clean environment'
     run(py, '-W', 'error::SyntaxWarning', '-c', ALL + readme(), cwd=top, env=env)
     for name in commands(wheel):
         out = run(Path(py).parent/name, '--help', cwd=top, env=env)
         assert out.startswith(f'usage: {name} '), out
+    for word in ('distill', 'experts'):
+        out = run(py, '-m', 'dd_repro', word, 'mtt', '--help', cwd=top, env=env)
+        assert out.startswith(f'usage: dd_{word} mtt '), out
 
 @pytest.mark.parametrize('version', ['3.11', '3.13'])
 def test_the_wheel_alone(version, wheel, tmp_path):
