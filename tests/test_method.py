@@ -2,12 +2,13 @@
 import json, os, shlex, subprocess, sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 from dd_repro import entry
-from dd_repro.cli import dd_distill
+from dd_repro.cli import check_stated, dd_distill, looked_up
 from dd_repro.core import asset
 from dd_repro.distilled import Distilled
 from dd_repro.fields import settings_fields
@@ -24,8 +25,9 @@ def names():
     "Names that a test gives to methods are free again after it."
     before = dict(METHODS.own)
     yield
+    house = {n: c for n, c in METHODS.own.items() if c.__module__.startswith('dd_repro.')} # perhaps imported meanwhile
     METHODS.own.clear()
-    METHODS.own.update(before)
+    METHODS.own.update(house | before)
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
@@ -176,6 +178,21 @@ def test_python_is_told_the_same(kw, says):
     with pytest.raises(ValueError, match='^[^\n]*$') as e:
         method_of('mtt', **kw)
     assert says in str(e.value)
+
+@pytest.mark.parametrize('name, own, words, side, lacks', [('cifar10', dict(ipc=1), (), 32, ''), ('cifar10', dict(ipc=1), ('zca',), 32, ''), ('cifar10', dict(ipc=3), (), 32, 'lr_img'),
+    ('imagenette', dict(ipc=1, lr_img=1.), (), 128, ''), ('imagenette', dict(ipc=1, lr_img=1.), (), 64, 'syn_steps'), ('imagenette', dict(ipc=1), (), 128, 'lr_img'), ('pets', dict(ipc=1), (), 32, 'syn_steps')])
+def test_what_is_not_stated_is_asked_for(name, own, words, side, lacks):
+    real = SimpleNamespace(name=name, shape=(3, side, side), source={})
+    try: found = looked_up(METHODS['mtt'], own, real, words)
+    except ValueError as e: assert lacks and 'mtt needs --' in str(e) and f'--{lacks}' in str(e) and f'not stated for {name} at ' in str(e)
+    else: assert not lacks and set(METHODS['mtt'].stated) <= set(found) | set(own)
+
+def test_sides_are_not_known_before_data_are_opened():
+    check_stated(METHODS['mtt'], dict(ipc=1, lr_img=1.), 'imagenette')
+    for m in ('dm', 'd3', 'latent-mtt', 'herding'):
+        check_stated(METHODS[m], {}, 'nothing')
+    with pytest.raises(ValueError, match='^cda needs --ipc: not stated for digits$'):
+        check_stated(METHODS['cda'], {}, 'digits')
 
 # --- classes
 def test_a_method_without_start_is_refused(names, tmp_path):
