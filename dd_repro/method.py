@@ -32,7 +32,7 @@ class Task:
     ae: object = None # an `AutoEncoder`
     codes: object = None # the set encoded by it; None: encoded when it is needed
     arch: dict = None # the students' network, where it is not the one to distil with
-    folder: object = None # where statistics and codes are kept; None: beside the run
+    folder: object = None # where statistics (None: beside the run) and codes (None: under DD_HOME) are kept
     @property
     def device(self): return getattr(self.real, 'device', 'cpu')
     def net(self):
@@ -249,7 +249,7 @@ def method_of(
 
 def _without(method):
     "What may be said of a run that this method has no use for."
-    loop = () if isinstance(method, Iterative) else ('eval_every', 'callbacks', 'sched')
+    loop = () if isinstance(method, Iterative) else ('minutes', 'eval_every', 'callbacks', 'sched')
     return [w for w in ('keep', 'compiled', 'jobs', *loop) if w not in method.offers]
 
 def learn(
@@ -264,6 +264,8 @@ def learn(
     for need in method.needs:
         if _lacks(task, need):
             raise ValueError(f'{method.name} needs {NEEDS[need]}')
+    if run.eval_every and task.test is None:
+        raise ValueError('eval_every looks at a test set, and the task has none; give test=')
     for word in _without(method):
         if getattr(run, word) and getattr(run, word) != getattr(RunOptions, word):
             raise ValueError(f'{word} has no meaning for {method.name}')
