@@ -4,6 +4,8 @@ from itertools import combinations
 import pytest
 from dd_repro.papers import printed_lines
 from dd_repro.recipes import STAGES, can_run, house_name, recipe, row_conditions
+from dd_repro.fields import settings_fields
+from dd_repro.method import METHODS
 from dd_repro.settings import *
 
 ROWS = [r for r in printed_lines() if can_run(r)]
@@ -146,3 +148,10 @@ def test_the_lines_of_digits_are_those_of_the_demo():
     from dd_repro.ten_images import DEMO
     mine = {l.name: l.value.value for l in settings_table().lines if l.when.get('dataset') == {'digits'}}
     assert len(mine) == 6 and mine == {n: DEMO[n] for n in mine}
+
+KINDS = {int: 'whole number', float: 'number', str: 'word', bool: 'switch'}
+
+@pytest.mark.parametrize('method', [m for m in FIELDS if m != 'full'])
+def test_the_names_of_the_table_are_the_fields_of_the_classes(method):
+    own = {n: KINDS[f.type] for n, f in settings_fields(METHODS[method]).items()}
+    assert own == {n: FIELDS[method][n] for n in own_fields(method)}
