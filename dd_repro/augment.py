@@ -16,7 +16,8 @@ from .core import *
 from .sets import *
 
 # %% ../nbs/02_augment.ipynb #a211a65c
-RATIOS = dict(brightness=1., saturation=2., contrast=.5, crop=.125, cutout=.5, flip=.5, scale=1.2, rotate=15.)
+RATIOS = dict(brightness=1., saturation=2., contrast=.5, crop=.125, cutout=.5, flip=.5, scale=1.2,
+              rotate=15.)
 
 # %% ../nbs/02_augment.ipynb #fe88e766
 def _pick(u, n): return (u*n).floor().clamp(max=n-1)
@@ -43,9 +44,11 @@ def crop(
     n, c, h, w = x.shape
     def rows(u, m): # which padded row each output row is read from [n or 1, m]
         s = int(m*p.crop + .5)
-        return (_pick(u, 2*s+1)[:, None].long() + torch.arange(1-s, m+1-s, device=x.device)).clamp(0, m+1)
+        return (_pick(u, 2*s+1)[:, None].long()
+                + torch.arange(1-s, m+1-s, device=x.device)).clamp(0, m+1)
     i = rows(u[:, 0], h)[:, :, None]*(w+2) + rows(u[:, 1], w)[:, None]
-    return F.pad(x, (1, 1, 1, 1)).flatten(2).gather(2, i.flatten(1)[:, None].expand(n, c, -1)).view(x.shape)
+    return F.pad(x, (1, 1, 1,
+                     1)).flatten(2).gather(2, i.flatten(1)[:, None].expand(n, c, -1)).view(x.shape)
 
 # %% ../nbs/02_augment.ipynb #1d9253a4
 def cutout(
@@ -58,7 +61,8 @@ def cutout(
         size = int(m*p.cutout + .5)
         d = torch.arange(m, device=x.device) - (_pick(u, m + 1 - size % 2)[:, None] - size//2)
         return (d >= 0) & (d < size)
-    hole = inside(u[:, 0], x.shape[2])[:, None, :, None] & inside(u[:, 1], x.shape[3])[:, None, None]
+    hole = inside(u[:, 0], x.shape[2])[:, None, :,
+                                       None] & inside(u[:, 1], x.shape[3])[:, None, None]
     return x.masked_fill(hole, 0.)
 
 def flip(
@@ -103,22 +107,26 @@ MIXING = ('cutmix',) # act on images and labels, see below
 def _check_strategy(strategy, ratios):
     ops = strategy.split('_')
     for o in ops:
-        if o not in (*OPS, *MIXING): raise ValueError(f'augmentation {o!r} in strategy {strategy!r} is not known; known: {", ".join((*OPS, *MIXING))}')
+        if o not in (*OPS, *MIXING):
+            raise ValueError(f'augmentation {o!r} in strategy {strategy!r} is not known; known: '
+                             f'{", ".join((*OPS, *MIXING))}')
     for r in ratios:
-        if r not in RATIOS: raise ValueError(f'limit {r!r} is not known; known: {", ".join(RATIOS)}')
+        if r not in RATIOS:
+            raise ValueError(f'limit {r!r} is not known; known: {", ".join(RATIOS)}')
     return ops
 
 # %% ../nbs/02_augment.ipynb #64832e32
 class DSA:
-    "Differentiable Siamese Augmentation: one transform of the strategy a call, differentiable in the images."
+    "Differentiable Siamese Augmentation: one transform a call, differentiable in the images."
     def __init__(self,
-        strategy:str='color_crop_cutout_flip_scale_rotate', # names from `OPS`, joined by _; ValueError for others
-        siamese:bool=False, # one set of parameters for the batch (DC, DSA, DM) instead of one for each image (MTT)
+        strategy:str='color_crop_cutout_flip_scale_rotate', # names from `OPS`, joined by _
+        siamese:bool=False, # one draw for the batch (DC, DSA, DM), not one an image (MTT)
         align_corners:bool=True, # as MTT; False as DC on today's PyTorch
         **ratios, # other limits than those of `RATIOS`
     ):
         self.ops = _check_strategy(strategy, ratios)
-        self.strategy, self.siamese, self.align_corners, self.ratios = strategy, siamese, align_corners, ratios
+        self.strategy, self.siamese, self.align_corners, self.ratios = (
+            strategy, siamese, align_corners, ratios)
         self.p = SimpleNamespace(**(RATIOS | ratios), align_corners=align_corners)
     def draw(self,
         n:int, # number of images
@@ -127,10 +135,13 @@ class DSA:
     )->tuple: # (name of the transform, u [n or 1, 3])
         "Draw a transform and its uniform numbers."
         r = torch.rand(1 + 3*(1 if self.siamese else n), generator=rng)
-        return self.ops[int(_pick(r[0], len(self.ops)))], r[1:].view(-1, 3).to(device, non_blocking=True)
+        return (self.ops[int(_pick(r[0], len(self.ops)))],
+                r[1:].view(-1, 3).to(device, non_blocking=True))
     def apply(self, x, op, u):
         "The transform named op with the numbers u: a pure function of the images."
-        if op in MIXING: raise ValueError(f"strategy {self.strategy!r}: 'cutmix' mixes labels, so it is called on images and labels (pair)")
+        if op in MIXING:
+            raise ValueError(f"strategy {self.strategy!r}: 'cutmix' mixes labels, so it is called "
+                             "on images and labels (pair)")
         return OPS[op](x, u, self.p)
     def __call__(self, x, rng): return self.apply(x, *self.draw(len(x), rng, x.device))
     def __repr__(self): return f'DSA({self.strategy}{", siamese" if self.siamese else ""})'
@@ -141,7 +152,8 @@ from fastcore.basics import patch
 @patch
 def state(self:DSA)->dict:
     "Everything that JSON needs to build this augmentation again."
-    return dict(kind='dsa', strategy=self.strategy, siamese=self.siamese, align_corners=self.align_corners, **self.ratios)
+    return dict(kind='dsa', strategy=self.strategy, siamese=self.siamese,
+                align_corners=self.align_corners, **self.ratios)
 
 @patch(cls_method=True)
 def from_state(cls:DSA, state:dict):
@@ -163,7 +175,8 @@ def aug_from_state(
 ):
     "The augmentation that a state describes."
     kind = (state or {}).get('kind', 'none')
-    if kind not in ('dsa', 'none'): raise ValueError(f'augmentation of kind {kind!r} is not known; known: dsa, none')
+    if kind not in ('dsa', 'none'):
+        raise ValueError(f'augmentation of kind {kind!r} is not known; known: dsa, none')
     return DSA.from_state(state) if kind == 'dsa' else noop
 
 # %% ../nbs/02_augment.ipynb #edff9819
@@ -173,10 +186,11 @@ def cutmix(
     n_classes:int, # number of classes
     seed:int, # of the box and its area
 )->tuple: # (images [n, c, h, w], probabilities [n, n_classes])
-    "A box of each image is taken from its neighbour in the batch, and the labels are mixed by area."
+    "A box of each image comes from its neighbour in the batch; labels are mixed by area."
     from torchvision.transforms.v2 import CutMix
     if len(x) < 2: return x, as_probs(y, n_classes)
-    with seeded(seed): return CutMix(num_classes=n_classes)(x, y if y.ndim == 1 else as_probs(y, n_classes))
+    with seeded(seed):
+        return CutMix(num_classes=n_classes)(x, y if y.ndim == 1 else as_probs(y, n_classes))
 
 def as_probs(
     y:Tensor, # class numbers [n], or probabilities [n, n_classes]
@@ -209,12 +223,15 @@ def crop_boxes(
     "Boxes of random resized crops."
     H, W = shape
     u = torch.rand(4, n, tries, generator=rng, dtype=torch.float64)
-    area, r = H*W*(scale[0] + u[0]*(scale[1] - scale[0])), ((math.log(ratio[1]/ratio[0])*u[1]).exp()*ratio[0])
+    area, r = (H*W*(scale[0] + u[0]*(scale[1] - scale[0])),
+               ((math.log(ratio[1]/ratio[0])*u[1]).exp()*ratio[0]))
     h, w = (area/r).sqrt().round(), (area*r).sqrt().round()
     fits = (h >= 1) & (h <= H) & (w >= 1) & (w <= W)
-    first = lambda v, whole: torch.where(fits.any(1), v.gather(1, fits.int().argmax(1)[:, None])[:, 0], whole)
+    first = lambda v, whole: torch.where(fits.any(1),
+                                         v.gather(1, fits.int().argmax(1)[:, None])[:, 0], whole)
     h, w = first(h, float(H)), first(w, float(W))
-    return torch.stack([(u[2, :, 0]*(H - h + 1)).floor(), (u[3, :, 0]*(W - w + 1)).floor(), h, w], 1).long()
+    return torch.stack([(u[2, :, 0]*(H - h + 1)).floor(), (u[3, :, 0]*(W - w + 1)).floor(), h, w],
+                       1).long()
 
 # %% ../nbs/02_augment.ipynb #e6733e35
 def rrc(

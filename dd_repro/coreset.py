@@ -26,13 +26,16 @@ def herding(
 )->list: # their indices, in the order of choice
     "The greedy choice whose mean stays nearest to the mean of all."
     if not 1 <= m <= len(f): raise ValueError(f'{m} images asked for; the class has {len(f)}')
-    if not f.isfinite().all(): raise ValueError('features are not finite: look at the images and at the network that sees them')
+    if not f.isfinite().all():
+        raise ValueError('features are not finite: look at the images and at the network '
+                         'that sees them')
     f = f.double()
     size, mu, total, out = f.square().sum(1), f.mean(0), torch.zeros_like(f[0]), []
     for k in range(1, m+1):
         cost = size - 2*(f @ (k*mu - total))
         cost[out] = torch.inf
-        out.append(int(cost.argmin())); total = total + f[out[-1]]
+        out.append(int(cost.argmin()))
+        total = total + f[out[-1]]
     return out
 
 # %% ../nbs/12_coreset.ipynb #3bfb503e
@@ -48,7 +51,8 @@ def forgetting_events(
 @torch.no_grad()
 def correct(net:nn.Module, real, bs=512)->Tensor: # bool [n]
     "Which images a network classifies correctly, in their own order."
-    was = net.training; net.eval()
+    was = net.training
+    net.eval()
     out = torch.cat([hits(net(x), y) for x, y in real.batches(bs)])
     net.train(was)
     return out
@@ -61,7 +65,8 @@ def learn_real(
     hook=None, # called with (epoch, [net]) after every epoch
 )->nn.Module:
     "Train a network on the real set by the protocol `full`, without augmentation."
-    if epochs: train(net, real, as_protocol('full').scaled(epochs=epochs, aug=''), seed=seed, hook=hook)
+    if epochs:
+        train(net, real, as_protocol('full').scaled(epochs=epochs, aug=''), seed=seed, hook=hook)
     return net
 
 def forgetting(
@@ -88,7 +93,8 @@ def _choose(method, real, net, epochs, seed):
     if method == 'herding':
         f = _features(learn_real(net, real, epochs, seed), real)
         return lambda c, i, m: herding(f[i], m)
-    n = forgetting(real, net, epochs, seed).cpu() if method == 'forgetting' else torch.zeros(len(real))
+    n = forgetting(real, net, epochs,
+                   seed).cpu() if method == 'forgetting' else torch.zeros(len(real))
     def most(c, i, m):
         order = torch.randperm(len(i), generator=rng_for(seed, 'coreset', c))
         return order[n[i.cpu()][order].argsort(descending=True, stable=True)][:m].tolist()
@@ -100,22 +106,31 @@ def coreset(
     real, # the real set, in memory
     ipc:int, # images per class
     method:str='random', # random, herding or forgetting
-    net_fn=None, # () -> network for features or for watching; None: the ConvNet of width 128 for these images
+    net_fn=None, # () -> network for features or for watching; None: the ConvNet of width 128
     epochs=20, # of its training on the real set (herding: 0 for a random network)
     seed=0, # of the choice, the network and its training
     **kw # as in `Distilled`
 )->Pixels: # real images; which ones is in .info['index']
     "ipc real images of each class, chosen."
-    if method not in CORESETS: raise ValueError(f'coreset {method!r} is not one of {", ".join(CORESETS)}')
-    if not hasattr(real, 'x'): raise ValueError('a coreset is chosen from images in memory; call .held() on a stream')
-    if epochs < (method == 'forgetting'): raise ValueError(f'epochs is {epochs}; {method} needs {1 if method == "forgetting" else 0} or more')
+    if method not in CORESETS:
+        raise ValueError(f'coreset {method!r} is not one of {", ".join(CORESETS)}')
+    if not hasattr(real, 'x'):
+        raise ValueError('a coreset is chosen from images in memory; call .held() on a stream')
+    if epochs < (method == 'forgetting'):
+        raise ValueError(f'epochs is {epochs}; {method} needs '
+                         f'{1 if method == "forgetting" else 0} or more')
     d = Pixels.from_real(real, ipc, seed, **(dict(lr=.01, protocol='dsa') | kw))
-    with seeded(seed, 'coreset'): net = None if method == 'random' else (net_fn() if net_fn else make_net('convnet', real.shape[0], real.n_classes, real.shape[1])).to(real.device)
-    if method == 'herding' and not hasattr(net, 'embed'): raise ValueError(f'{type(net).__name__} has no embed; herding needs the features before the classifier')
+    with seeded(seed, 'coreset'):
+        net = None if method == 'random' else (net_fn() if net_fn else make_net(
+            'convnet', real.shape[0], real.n_classes, real.shape[1])).to(real.device)
+    if method == 'herding' and not hasattr(net, 'embed'):
+        raise ValueError(f'{type(net).__name__} has no embed; herding needs the features before '
+                         'the classifier')
     pick, of = _choose(method, real, net, epochs, seed), lambda c: (real.y == c).nonzero()[:, 0]
     idx = torch.cat([(i := of(c))[pick(c, i, ipc)] for c in range(real.n_classes)])
     d.images.data = real.x[idx].clone()
-    d.info.update(settings=dict(method=method, data=real.name, content=real.key, epochs=0 if net is None else epochs, seed=seed, ipc=ipc), index=idx.tolist())
+    d.info.update(settings=dict(method=method, data=real.name, content=real.key, epochs=0
+                                if net is None else epochs, seed=seed, ipc=ipc), index=idx.tolist())
     return d
 
 # %% ../nbs/12_coreset.ipynb #45073430
@@ -135,7 +150,8 @@ class RandomMethod(ChoiceMethod, name='random'):
 @dataclass(frozen=True)
 class HerdingMethod(ChoiceMethod, name='herding'):
     "Real images whose mean feature stays near that of their class."
-    epochs: int = setting(20, 'of the network on the real set (0: a random network)', least=0, smoke=1)
+    epochs: int = setting(20, 'of the network on the real set (0: a random network)', least=0,
+                          smoke=1)
 
 @dataclass(frozen=True)
 class ForgettingMethod(ChoiceMethod, name='forgetting'):

@@ -46,7 +46,8 @@ def opinions(
     "The same images with the mean opinion of some networks as soft labels."
     x = torch.cat([x for x, _ in d.epoch(0, 256)])
     z = sum(net(x) for net in nets)/len(nets)
-    return type(d)(d.images.detach(), z.softmax(1), d.n_classes, lr=d.lr.item(), arch=d.arch, aug=d.aug, norm=d.norm, name=d.name, source=d.source)
+    return type(d)(d.images.detach(), z.softmax(1), d.n_classes, lr=d.lr.item(), arch=d.arch,
+                   aug=d.aug, norm=d.norm, name=d.name, source=d.source)
 
 # %% ../nbs/50_side_by_side.ipynb #6df53cb3
 def last_nets(
@@ -54,35 +55,47 @@ def last_nets(
 )->list: # of networks
     "The experts of a buffer as they were at the end."
     nets = [net_fn8() for _ in range(len(buffer))]
-    for i, net in enumerate(nets): torch.nn.utils.vector_to_parameters(buffer.snapshot(i, buffer.epochs).clone(), net.parameters())
+    for i, net in enumerate(nets):
+        torch.nn.utils.vector_to_parameters(buffer.snapshot(i, buffer.epochs).clone(),
+                                            net.parameters())
     return nets
 
 # %% ../nbs/50_side_by_side.ipynb #9ded67b4
 def _real_sets(real, buffer, its):
     made = {f'random, ipc {k}': (Pixels.from_real(real, k, **KW8), 0) for k in (1, 10, 50)}
-    made |= {f'random + soft labels, ipc {k}': (opinions(made[f'random, ipc {k}'][0], last_nets(buffer)), 0) for k in (1, 10)}
-    return made | {f'{m}, ipc 10': (coreset(real, 10, m, net_fn8, epochs=its(n), **KW8), 0) for m, n in (('herding', 5), ('forgetting', 40))}
+    made |= {f'random + soft labels, ipc {k}': (
+        opinions(made[f'random, ipc {k}'][0], last_nets(buffer)), 0) for k in (1, 10)}
+    return made | {f'{m}, ipc 10': (coreset(real, 10, m, net_fn8, epochs=its(n), **KW8), 0)
+                   for m, n in (('herding', 5), ('forgetting', 40))}
 
 def _matched_sets(real, tmp, its):
     def one(m, k, lr, n):
-        method = method_of(m, ipc=k, iterations=its(n), lr_img=lr, aug='' if m == 'dc' else AUG8, batch_real=64)
-        return learn(Task(real, net_fn=net_fn8), method, tmp/f'{m}{k}', RunOptions(quiet=True))[0], 0
-    return {f'{m.upper()}, ipc {k}': one(m, k, *v) for m, k, *v in (('dm', 1, 3., 400), ('dm', 10, 10., 200), ('dsa', 1, .3, 200), ('dc', 1, .3, 200))}
+        method = method_of(m, ipc=k, iterations=its(n), lr_img=lr, aug='' if m == 'dc' else AUG8,
+                           batch_real=64)
+        return (learn(Task(real, net_fn=net_fn8), method, tmp/f'{m}{k}', RunOptions(quiet=True))[0],
+                0)
+    return {f'{m.upper()}, ipc {k}': one(m, k, *v)
+            for m, k, *v in (('dm', 1, 3., 400), ('dm', 10, 10., 200), ('dsa', 1, .3, 200),
+                             ('dc', 1, .3, 200))}
 
 def _expert_sets(real, buffer, tmp, its):
     mtt = Pixels.from_real(real, 1, **KW8)
-    distill(mtt, MTT(net_fn8(), buffer, 30, 2, 2, aug=DSA(AUG8), keep=30), its(200), mtt_opts(100., 1e-4), sched=lambda done: 1 - done, quiet=True)
-    how = dict(z_dim=16, decoder_width=32, aug=AUG8, syn_steps=15, mmd_samples=12, lr_teacher=.04, lr_decode=5e-3)
+    distill(mtt, MTT(net_fn8(), buffer, 30, 2, 2, aug=DSA(AUG8), keep=30), its(200),
+            mtt_opts(100., 1e-4), sched=lambda done: 1 - done, quiet=True)
+    how = dict(z_dim=16, decoder_width=32, aug=AUG8, syn_steps=15, mmd_samples=12, lr_teacher=.04,
+               lr_decode=5e-3)
     task = Task(real, net_fn=net_fn8, experts=buffer)
     d3, _ = learn(task, D3Method(iterations=its(150), **how), tmp/'d3', RunOptions(quiet=True))
-    return {'MTT, ipc 1': (mtt, 0), 'D3, ppc 1': (d3, sum(p.numel()*4 for p in d3.groups()['decoder']))}
+    return {'MTT, ipc 1': (mtt, 0),
+            'D3, ppc 1': (d3, sum(p.numel()*4 for p in d3.groups()['decoder']))}
 
 def _code_sets(real, tmp, its):
     ae, over = train_tiny(real, 2, epochs=its(30)), dict(iterations=its(300), batch=64, lr_base=.5)
     weights = sum(p.numel()*4 for p in ae.net.parameters())
     task = Task(real, net_fn=latent_net(codes_space(real, ae), 32), ae=ae, arch=NET8)
     methods = method_of('initial', lpc=1), method_of('latent-dm', lpc=1, **over)
-    return {f'{m.name}, lpc 1': (learn(task, m, tmp/m.name, RunOptions(quiet=True))[0], weights) for m in methods}
+    return {f'{m.name}, lpc 1': (learn(task, m, tmp/m.name, RunOptions(quiet=True))[0], weights)
+            for m in methods}
 
 # %% ../nbs/50_side_by_side.ipynb #6e1c0be4
 def digits_sets(
@@ -93,7 +106,8 @@ def digits_sets(
 )->dict: # name -> (set, bytes of a decoder or autoencoder within or beside it)
     "Every set of digits, one distillation seed each."
     its = lambda n: max(2, int(n*scale))
-    return _real_sets(real, buffer, its) | _matched_sets(real, tmp, its) | _expert_sets(real, buffer, tmp, its) | _code_sets(real, tmp, its)
+    return (_real_sets(real, buffer, its) | _matched_sets(real, tmp, its)
+            | _expert_sets(real, buffer, tmp, its) | _code_sets(real, tmp, its))
 
 # %% ../nbs/50_side_by_side.ipynb #c052e6ee
 PROTOCOL8 = as_protocol('mtt').scaled(epochs=300, aug=AUG8) # of digits
@@ -129,8 +143,10 @@ def side_rows(
 )->list: # of three rows
     "A row of accuracy, and two of bytes."
     kw = dict(row=f'side/{task}', method=name, kind='decided', deviations=deviations)
-    acc, = evaluate(d, test, nets=[arch or d.arch], protocol=protocol_for(d, p), n_eval=n_eval, **kw)
-    cost = lambda metric, v: Row(kw['row'], 'decided', method=name, metric=metric, unit='B', n=1, mean=float(v), std=0., settings=acc.settings, device=acc.device)
+    acc, = evaluate(d, test, nets=[arch or d.arch], protocol=protocol_for(d, p), n_eval=n_eval,
+                    **kw)
+    cost = lambda metric, v: Row(kw['row'], 'decided', method=name, metric=metric, unit='B', n=1,
+                                 mean=float(v), std=0., settings=acc.settings, device=acc.device)
     rows = [acc, *map(cost, ('bytes', 'bytes_with_decoder'), bytes_of(d, weights))]
     for r in rows: r.artefact = artefact
     return rows
@@ -144,7 +160,8 @@ def whitened(
     norm # a norm, for example ZCA
 )->Pixels:
     "The same pictures under another norm."
-    return Pixels(norm(d.norm.inverse(d.images.detach())), d.y, d.n_classes, norm=norm, name=d.name, lr=d.lr.item(), arch=d.arch, source=d.source)
+    return Pixels(norm(d.norm.inverse(d.images.detach())), d.y, d.n_classes, norm=norm, name=d.name,
+                  lr=d.lr.item(), arch=d.arch, source=d.source)
 
 def _called(stem):
     "cifar10-mtt-ipc1 -> MTT, ipc 1"
@@ -154,7 +171,8 @@ def _called(stem):
 def _files(artefacts, more):
     "Name -> file of a distilled set."
     found = {_called(f.stem): f for f in sorted(Path(artefacts).glob('cifar10-*.safetensors'))}
-    return found | {_called(f.parent.name): f for m in ('dm', 'dsa') for f in sorted(Path(more).glob(f'{m}-ipc*/distilled.safetensors')) if more}
+    return found | {_called(f.parent.name): f for m in ('dm', 'dsa')
+                    for f in sorted(Path(more).glob(f'{m}-ipc*/distilled.safetensors')) if more}
 
 # %% ../nbs/50_side_by_side.ipynb #5d1ed316
 def cifar_sets(
@@ -169,17 +187,22 @@ def cifar_sets(
         d = Distilled.load(f)
         made[name] = d, sum(p.numel()*4 for p in d.groups().get('decoder', [])), file_sha256(f)[:16]
     white = [d.norm for d, *_ in made.values() if isinstance(d.norm, ZCA)][:1]
-    made |= {f'random, ipc {k} (ZCA)': (whitened(made[f'random, ipc {k}'][0], white[0]), 0, '') for k in (1, 10) if white}
-    hard = [n for n, (d, *_) in made.items() if n == 'random, ipc 10' or isinstance(d, StoredPixels)] if teachers is not None else []
-    return made | {n.replace(',', ' + soft labels,', 1): (opinions(made[n][0], teachers), 0, made[n][2]) for n in hard}
+    made |= {f'random, ipc {k} (ZCA)': (whitened(made[f'random, ipc {k}'][0], white[0]), 0, '')
+             for k in (1, 10) if white}
+    hard = [n for n, (d, *_) in made.items() if n == 'random, ipc 10'
+            or isinstance(d, StoredPixels)] if teachers is not None else []
+    return made | {n.replace(',', ' + soft labels,',
+                             1): (opinions(made[n][0], teachers), 0, made[n][2]) for n in hard}
 
 # %% ../nbs/50_side_by_side.ipynb #4371a26b
 def _what(d):
     "What has to be said about a CIFAR-10 set."
-    words = ['ConvNet-3 of width 64', 'whitened' if isinstance(d.norm, ZCA) else 'normalised by mean and std']
+    words = ['ConvNet-3 of width 64',
+             'whitened' if isinstance(d.norm, ZCA) else 'normalised by mean and std']
     made_by = (d.arch or {}).get('name', 'convnet')
     words += [f'distilled with {made_by}'] if made_by != 'convnet' else []
-    return '; '.join(words + ([f'{d.info["iterations"]} iterations, one distillation seed'] if 'iterations' in d.info else []))
+    return '; '.join(words + ([f'{d.info["iterations"]} iterations, one distillation seed']
+                              if 'iterations' in d.info else []))
 
 def side_cifar(
     real, test, # CIFAR-10 under mean and standard deviation
@@ -189,11 +212,15 @@ def side_cifar(
     quiet=False, # print nothing
 )->list: # of Row, accuracies only
     "Evaluate every CIFAR-10 set that has no row yet, under one protocol, and record it."
-    out, p, accs = Path(out or results_dir()/'side.csv'), as_protocol('mtt').scaled(epochs=epochs), []
-    done = {(r.method, r.artefact) for r in read_rows(out) if r.row == 'side/cifar10'} if out.is_file() else set()
-    for name, (d, w, art) in cifar_sets(real, artefacts or results_dir().parent/'artefacts', more, teachers).items():
+    out, p, accs = (Path(out or results_dir()/'side.csv'), as_protocol('mtt').scaled(epochs=epochs),
+                    [])
+    done = ({(r.method, r.artefact) for r in read_rows(out) if r.row == 'side/cifar10'}
+            if out.is_file() else set())
+    for name, (d, w, art) in cifar_sets(real, artefacts or results_dir().parent/'artefacts', more,
+                                        teachers).items():
         if (name, art) in done: continue
-        record(rows := side_rows('cifar10', name, d, w, test.renorm(d.norm), p, n_eval, _what(d), art, NET32), out)
+        record(rows := side_rows('cifar10', name, d, w, test.renorm(d.norm), p, n_eval, _what(d),
+                                 art, NET32), out)
         accs.append(rows[0])
         if not quiet: print(rows[0], f'{rows[0].seconds:.0f} s', flush=True)
     return accs
