@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['PASSES', 'CPU_MODES', 'GPU_MODES', 'CLAIMS', 'PAIRS', 'PARTS', 'STUDENTS', 'SETTINGS', 'QUICK', 'BENCH_OWN', 'macs',
            'gflop', 'unroll_iteration', 'timed', 'matmul_rate', 'measure_unroll', 'run_cell', 'unroll_cells', 'visits',
-           'summary', 'cell_name', 'bench_unroll', 'table', 'ratios', 'claims', 'report', 'measure_d3', 'measure_d3s',
-           'measure_memory', 'measure_plan', 'parts_rows', 'parts_text', 'measure_students', 'bench_students',
-           'thread_examples', 'busy_core', 'thread_setting', 'measure_threads', 'threads_text', 'bench_threads',
-           'unroll_rows', 'threads_rows', 'students_rows', 'dd_bench']
+           'summary', 'cell_name', 'bench_unroll', 'cells_table', 'ratios', 'claims', 'report', 'measure_d3',
+           'measure_d3s', 'measure_memory', 'measure_plan', 'parts_rows', 'parts_text', 'measure_students',
+           'bench_students', 'thread_examples', 'busy_core', 'thread_setting', 'measure_threads', 'threads_text',
+           'bench_threads', 'unroll_rows', 'threads_rows', 'students_rows', 'dd_bench']
 
 # %% ../nbs/23_bench.ipynb #912c94f8
 import json, os, signal, subprocess, sys, tempfile, time
@@ -248,7 +248,7 @@ def bench_unroll(
     return [summary(seen[i]) for i in sorted(seen)]
 
 # %% ../nbs/23_bench.ipynb #b82fb8fe
-def table(
+def cells_table(
     cells:list # of summaries
 )->str:
     "Cells as text, one a line."
@@ -317,7 +317,7 @@ def report(
     kept = [f'claim b{b} N{n} {what}: {a} / {z} <= {most:.3g}: {word[ok]}'
             + ('' if v is None else f' ({v:.3f})')
             for (b, n, what, a, z, most), v, ok in claims(cells)]
-    return '\n'.join([table(cells), *(['ratios'] if lines else []), *lines, *kept])
+    return '\n'.join([cells_table(cells), *(['ratios'] if lines else []), *lines, *kept])
 
 # %% ../nbs/23_bench.ipynb #e09bac32
 def measure_d3(

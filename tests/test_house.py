@@ -126,3 +126,25 @@ def test_no_path_of_one_machine():
     bad = [f'{p.relative_to(ROOT)}:{i}: {m[0]}' for p in sources() if p.name != SELF
            for i, l in enumerate(p.read_text(encoding='utf-8', errors='replace').splitlines(), 1) if (m := path.search(l)) and 'image/png' not in l]
     assert bad == []
+
+def test_no_module_imports_a_private_name_of_another():
+    bad = [f'{p.name}:{o.lineno} {a.name}' for p, t in trees().items() for o in ast.walk(t)
+           if isinstance(o, ast.ImportFrom) and (o.level or (o.module or '').startswith('dd_repro'))
+           for a in o.names if a.name[0] == '_']
+    assert bad == []
+
+def test_no_public_name_is_defined_in_two_modules():
+    def names(tree):
+        "What a module offers, as nbdev has listed it."
+        found = (o.value for o in tree.body if isinstance(o, ast.Assign) and getattr(o.targets[0], 'id', '') == '__all__')
+        return [e.value for v in found for e in v.elts]
+    where = {}
+    for p, t in trees().items():
+        if p.stem == 'entry': continue # commands by their own names, as programs
+        for n in names(t): where.setdefault(n, []).append(p.stem)
+    assert {n: w for n, w in where.items() if len(w) > 1} == {}
+
+def test_no_public_name_is_that_of_a_module():
+    modules = {p.stem for p in trees()}
+    offered = {o.name for t in trees().values() for o in t.body if isinstance(o, (ast.FunctionDef, ast.ClassDef)) and o.name[0] != '_'}
+    assert offered & modules == set()

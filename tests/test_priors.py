@@ -16,7 +16,7 @@ from dd_repro.loop import Evaluate, distill
 from dd_repro.mmd import MMD, Diversity, ExpertView
 from dd_repro.mtt import MTT
 from dd_repro.method import RunOptions, Task, learn, method_of
-from dd_repro.priors import D3, KL, LOSSES, Decoder, LatentPriors, d3_opts, d3_phases, decoder_channels
+from dd_repro.priors import KL, LOSSES, D3Method, Decoder, LatentPriors, d3_phases, decoder_channels
 from dd_repro.students import as_protocol, evaluate
 from dd_repro.unroll import peak_bytes
 
@@ -111,8 +111,8 @@ def test_graphs_are_freed_between_the_phases(real, buffer):
     "Section 3.5: an iteration of both phases needs what the larger one needs, and the gradients and optimisers that stay (bytes of the allocator)."
     def peak(which):
         d = make(2, width=16)
-        all_ = d3_phases(MTT(NET(), buffer, 8, 1, 1, keep=8), MMD(real, view := ExpertView(buffer, 24)), Diversity(view), D3)
-        return peak_bytes(lambda: distill(d, [all_[i] for i in which], 1, d3_opts(), quiet=True)), sum(4*p.numel() for p in d.parameters())
+        all_ = d3_phases(MTT(NET(), buffer, 8, 1, 1, keep=8), MMD(real, view := ExpertView(buffer, 24)), Diversity(view), D3Method().settings() | dict(gamma3=.01))
+        return peak_bytes(lambda: distill(d, [all_[i] for i in which], 1, D3Method().opts(None), quiet=True)), sum(4*p.numel() for p in d.parameters())
     peak((0, 1)); (one, stay), (two, _), (both, _) = peak((0,)), peak((1,)), peak((0, 1))
     assert both <= max(one, two) + 4*stay and min(one, two) > 8*stay, (one, two, both, stay)
 
@@ -177,6 +177,6 @@ def test_printed_compression_rates(name, ppc, want):
     assert f'{rate:.{len(want) - 2}f}' == want
 
 def test_an_optimiser_for_each_group():
-    d = make(); opts = {g: f(d.groups()[g]) for g, f in d3_opts().items()}
+    d = make(); opts = {g: f(d.groups()[g]) for g, f in D3Method().opts(None).items()}
     assert set(opts) == set(d.groups()) and opts['decoder'].defaults['weight_decay'] == 1e-5 and opts['latents'].defaults['momentum'] == .5
     assert {id(p) for ps in d.groups().values() for p in ps} == {id(p) for p in d.parameters()}
