@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.optim import SGD
 from .core import *
@@ -55,12 +56,6 @@ class MTT(Objective):
             buffer, syn_steps, expert_epochs, max_start_epoch)
         self.batch_syn, self.aug, self.grad, self.keep, self.inclusive = (
             batch_syn, aug, grad, keep, inclusive)
-    def augmented(self, draw, seed):
-        "A re-runnable draw with its augmentation, from a seed of its own."
-        def batch():
-            x, y = draw()
-            return self.aug(x, rng_for(seed)), y
-        return batch
     def step_images(self, d): return min(self.batch_syn or len(d), len(d))
     def __call__(self, d):
         _same_data(self.buffer, d)
@@ -70,6 +65,15 @@ class MTT(Objective):
                    for s in d.steps(self.syn_steps, self.batch_syn, self.rng)]
         end = unroll(self.f, start, batches, d.student_lr, self.grad, self.keep)
         return (end - target).square().sum()/(start - target).square().sum()
+
+# %% ../nbs/10_mtt.ipynb #7be0412d
+@patch
+def augmented(self:MTT, draw, seed):
+    "A re-runnable draw with its augmentation, from a seed of its own."
+    def batch():
+        x, y = draw()
+        return self.aug(x, rng_for(seed)), y
+    return batch
 
 # %% ../nbs/10_mtt.ipynb #a49d780a
 def _same_arch(buffer, net):

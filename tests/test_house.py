@@ -4,6 +4,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+from characters import joined, long_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 LIB, NBS = ROOT/'dd_repro', ROOT/'nbs'
@@ -126,3 +127,19 @@ def test_no_path_of_one_machine():
     bad = [f'{p.relative_to(ROOT)}:{i}: {m[0]}' for p in sources() if p.name != SELF
            for i, l in enumerate(p.read_text(encoding='utf-8', errors='replace').splitlines(), 1) if (m := path.search(l)) and 'image/png' not in l]
     assert bad == []
+
+def code_that_people_write():
+    "Python files of the library and of the GPU kit, and their text."
+    files = [*sorted(LIB.glob('*.py')), *sorted((ROOT/'docs/gpu').glob('*.py'))]
+    return [(p, p.read_text(encoding='utf-8')) for p in files if p.name != '_modidx.py']
+
+@pytest.mark.parametrize('p, text', [pytest.param(p, t, id=p.stem) for p, t in code_that_people_write()])
+def test_lines_are_short_and_hold_one_statement(p, text):
+    assert long_lines(text)[0] == 0, f'{p.name}: lines of at most 100 characters'
+    assert joined(text) == 0, f'{p.name}: one statement a line'
+
+def test_long_and_joined_lines_are_seen():
+    wide = '# %% auto #0\n__all__ = [' + 'x'*100 + ']\n# %% cell\n'
+    assert long_lines(wide) == (0, 1) and long_lines(wide + 'x'*101) == (1, 1)
+    assert joined('a = 1; b = 2') == joined('if a: b = 1; c = 2') == 1
+    assert joined('a, b = 1, 2\nif a: b = 1\n') == 0
