@@ -284,6 +284,7 @@ def learn(
         if getattr(run, word) and getattr(run, word) != getattr(RunOptions, word):
             raise ValueError(f'{word} has no meaning for {method.name}')
     with plain_torch():
+        method.suits(task.real.shape[-1])
         method.fits(task)
         return method.distill(task, out, run)
 

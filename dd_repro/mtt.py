@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.optim import SGD
-from fastcore.basics import patch
 from .core import *
 from .sets import *
 from .settings import *
@@ -56,8 +56,17 @@ class MTT(Objective):
             buffer, syn_steps, expert_epochs, max_start_epoch)
         self.batch_syn, self.aug, self.grad, self.keep, self.inclusive = (
             batch_syn, aug, grad, keep, inclusive)
+    def step_images(self, d): return min(self.batch_syn or len(d), len(d))
+    def __call__(self, d):
+        _same_data(self.buffer, d)
+        start, target = self.buffer.segment(self.expert_epochs, self.max_start_epoch, self.rng,
+                                            self.inclusive, d.device)
+        batches = [self.augmented(s, seed_of(self.rng))
+                   for s in d.steps(self.syn_steps, self.batch_syn, self.rng)]
+        end = unroll(self.f, start, batches, d.student_lr, self.grad, self.keep)
+        return (end - target).square().sum()/(start - target).square().sum()
 
-# %% ../nbs/10_mtt.ipynb #1c960426
+# %% ../nbs/10_mtt.ipynb #7be0412d
 @patch
 def augmented(self:MTT, draw, seed):
     "A re-runnable draw with its augmentation, from a seed of its own."
@@ -65,19 +74,6 @@ def augmented(self:MTT, draw, seed):
         x, y = draw()
         return self.aug(x, rng_for(seed)), y
     return batch
-
-@patch
-def step_images(self:MTT, d): return min(self.batch_syn or len(d), len(d))
-
-@patch
-def __call__(self:MTT, d):
-    _same_data(self.buffer, d)
-    start, target = self.buffer.segment(self.expert_epochs, self.max_start_epoch, self.rng,
-                                        self.inclusive, d.device)
-    batches = [self.augmented(s, seed_of(self.rng))
-               for s in d.steps(self.syn_steps, self.batch_syn, self.rng)]
-    end = unroll(self.f, start, batches, d.student_lr, self.grad, self.keep)
-    return (end - target).square().sum()/(start - target).square().sum()
 
 # %% ../nbs/10_mtt.ipynb #a49d780a
 def _same_arch(buffer, net):

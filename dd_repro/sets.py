@@ -141,19 +141,27 @@ class ImageTensors:
             self._key, self._made, self._seen = None, None, _stamp(self.x, self.y)
             self._n = self.n_classes
         return self._key
-    def __getstate__(self): return self.__dict__ | dict(_key=self.known, _seen=None)
-    def __setstate__(self, state):
-        self.__dict__.update(state)
-        self._seen = _stamp(self.x, self.y)
     @property
     def key(self):
         if self.known is None and self._made is None:
             self._made = key_of(content_key(self.x, self.y), self.n_classes)
         return self._key or self._made
-    def new(self, x, y=None, **kw):
-        d = dict(n_classes=self.n_classes, classes=self.classes, norm=self.norm, name=self.name,
-                 source=self.source) | kw
-        return type(self)(x, self.y if y is None else y, **d)
+
+# %% ../nbs/00_sets.ipynb #5d0e7c21
+@patch
+def new(self:ImageTensors, x, y=None, **kw):
+    "Other images with all else as here, but for what is given."
+    d = dict(n_classes=self.n_classes, classes=self.classes, norm=self.norm, name=self.name,
+             source=self.source) | kw
+    return type(self)(x, self.y if y is None else y, **d)
+
+@patch
+def __getstate__(self:ImageTensors): return self.__dict__ | dict(_key=self.known, _seen=None)
+
+@patch
+def __setstate__(self:ImageTensors, state):
+    self.__dict__.update(state)
+    self._seen = _stamp(self.x, self.y)
 
 # %% ../nbs/00_sets.ipynb #a93222d1
 @patch

@@ -4,6 +4,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+from characters import joined, long_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 LIB, NBS = ROOT/'dd_repro', ROOT/'nbs'
@@ -140,11 +141,23 @@ def test_no_public_name_is_defined_in_two_modules():
         return [e.value for v in found for e in v.elts]
     where = {}
     for p, t in trees().items():
-        if p.stem == 'entry': continue # commands by their own names, as programs
+        if p.stem in ('entry', 'all'): continue # commands as programs; one import for users
         for n in names(t): where.setdefault(n, []).append(p.stem)
     assert {n: w for n, w in where.items() if len(w) > 1} == {}
 
-def test_no_public_name_is_that_of_a_module():
-    modules = {p.stem for p in trees()}
-    offered = {o.name for t in trees().values() for o in t.body if isinstance(o, (ast.FunctionDef, ast.ClassDef)) and o.name[0] != '_'}
-    assert offered & modules == set()
+
+def code_that_people_write():
+    "Python files of the library and of the GPU kit, and their text."
+    files = [*sorted(LIB.glob('*.py')), *sorted((ROOT/'docs/gpu').glob('*.py'))]
+    return [(p, p.read_text(encoding='utf-8')) for p in files if p.name != '_modidx.py']
+
+@pytest.mark.parametrize('p, text', [pytest.param(p, t, id=p.stem) for p, t in code_that_people_write()])
+def test_lines_are_short_and_hold_one_statement(p, text):
+    assert long_lines(text)[0] == 0, f'{p.name}: lines of at most 100 characters'
+    assert joined(text) == 0, f'{p.name}: one statement a line'
+
+def test_long_and_joined_lines_are_seen():
+    wide = '# %% auto #0\n__all__ = [' + 'x'*100 + ']\n# %% cell\n'
+    assert long_lines(wide) == (0, 1) and long_lines(wide + 'x'*101) == (1, 1)
+    assert joined('a = 1; b = 2') == joined('if a: b = 1; c = 2') == 1
+    assert joined('a, b = 1, 2\nif a: b = 1\n') == 0
