@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'ALIASES', 'Distilled', 'Pixels', 'class_of', 'real_for']
 
 # %% ../nbs/07_distilled.ipynb #34f3f964
-import importlib, json
+import importlib, json, sys
 from functools import partial
 from pathlib import Path
 
@@ -206,7 +206,9 @@ def class_of(
     kind:str # as a card names it
 )->type: # a subclass of `Distilled`
     "The class of a kind, its module imported at need; ValueError for an unknown one."
-    if kind in Distilled.kinds: return Distilled.kinds[kind]
+    own = Distilled.kinds.get(kind)
+    here = getattr(sys.modules.get('__main__'), kind, None)
+    if own and (kind not in ALIASES or own.__module__ != '__main__' or own is here): return own
     if kind in ALIASES:
         module, _, name = ALIASES[kind].rpartition('.')
         return getattr(importlib.import_module(module), name)

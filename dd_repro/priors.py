@@ -283,7 +283,8 @@ def opts(self:D3Method, d):
     "SGD for latents and rate, Adam for the decoder; no rate where no path is followed."
     sgd = partial(SGD, momentum=self.momentum)
     decoder = partial(Adam, lr=self.lr_decode, weight_decay=self.wd)
-    o = dict(latents=partial(sgd, lr=self.lr_latent), decoder=decoder, lr=partial(sgd, lr=self.lr_lr))
+    latents, rate = (partial(sgd, lr=v) for v in (self.lr_latent, self.lr_lr))
+    o = dict(latents=latents, decoder=decoder, lr=rate)
     return {k: v for k, v in o.items() if k != 'lr' or self.losses != 'DM'}
 
 @patch
