@@ -682,7 +682,8 @@ def _protocol(e, d):
 # %% ../nbs/22_cli.ipynb #5f00d3e1
 def _changed(p, e, d, got, artefact):
     "The protocol with what was asked for, and with the set's own augmentation."
-    change = {k: got[k] for k in settings_fields(STUDENT_CHANGES) if k in got and k not in ('aug', 'lr')}
+    change = {k: got[k] for k in settings_fields(STUDENT_CHANGES) if k in got
+              and k not in ('aug', 'lr')}
     own = (got['aug'] if 'aug' in got else getattr(d, 'aug', None) if artefact
            else default_aug(d, p.aug))
     change |= {} if own in (None, p.aug) else dict(aug=own)
