@@ -1,5 +1,5 @@
 """What all tests share: the top of the tree, skips with a reason where real data is not at hand, and a state that no other test left."""
-import os, sys
+import os, sys, signal
 from pathlib import Path
 
 import pytest
@@ -32,3 +32,6 @@ def dd_data():
         if not (home/name).exists(): pytest.skip(f'DD_DATA has no {name}')
         return home/name
     return need
+
+# a job in the background ignores Ctrl-C, and so would every program that a test starts and interrupts
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)
