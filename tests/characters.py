@@ -20,7 +20,7 @@ BEFORE = {
     'cli': '*', 'rows': '*', 'results': '*', 'tables': '*', 'settings': '*',
     'mtt': 'mtt_opts _check', # distill_mtt itself is in cli
     'match': 'DC_LOOPS dc_loops _ALL MATCHING match_settings match_objective distill_match',
-    'priors': 'LOSSES d3_opts d3_phases check_d3 distill_d3',
+    'priors': 'LOSSES d3_phases check_d3 distill_d3',
     'd3s': '_check_d3s _STUDENTS _decides distill_d3s',
     'latent': 'LATENT_METHODS _PAPER _NAMES _KEYS table6 latent_settings latent_objective _learn '
               'distill_latent',
@@ -30,7 +30,7 @@ NOW = { # what they have become
     'mtt': 'mtt_opts _check TrajectoryMethod MTTMethod',
     'match': 'DC_LOOPS dc_loops MatchingMethod DCMethod DSAMethod DMMethod',
     'coreset': 'ChoiceMethod RandomMethod HerdingMethod ForgettingMethod',
-    'priors': 'LOSSES d3_opts d3_phases D3Method D3Method.start D3Method.phases D3Method.opts D3Method.finish',
+    'priors': 'LOSSES d3_phases D3Method D3Method.start D3Method.phases D3Method.opts D3Method.finish',
     'd3s': '_STUDENTS check_synthesis D3SMethod SRe2LMethod CDAMethod D3SMethod.distill',
     'latent': 'CodesMethod code_net InitialMethod LatentMethod LatentDCMethod LatentDMMethod LatentMTTMethod codes_space',
 }

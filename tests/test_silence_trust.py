@@ -465,14 +465,17 @@ def test_a_header_of_any_length_is_ours(tmp_path):
 def test_modules_may_be_loaded_again(name, tmp_path):
     one, two = LatentPriors(4, 1, 4, 8, 1, 8), Pixels.from_real(toy(), 1)
     one.save(tmp_path/'a'); two.save(tmp_path/'b')
-    kept = dict(Distilled.kinds)
+    kept, module = dict(Distilled.kinds), importlib.import_module(name)
+    before = dict(vars(module)) # other tests hold its classes and tables
     try:
-        m = importlib.reload(importlib.import_module(name))
+        m = importlib.reload(module)
         load_ = getattr(m, 'Distilled').load
         for d, f in ((one, 'a'), (two, 'b')):
             e = load_(tmp_path/f); assert type(e).__name__ == type(d).__name__ and repr(e) == repr(d) == repr(Distilled.load(tmp_path/f))
             e.save(tmp_path/'c'); assert repr(load_(tmp_path/'c')) == repr(d)
-    finally: Distilled.kinds.update(kept)
+    finally:
+        Distilled.kinds.update(kept)
+        vars(module).update(before)
 
 def test_a_class_may_be_defined_again(tmp_path):
     "As a notebook's cell does it."
