@@ -278,11 +278,11 @@ def learn(
     for need in method.needs:
         if _lacks(task, need):
             raise ValueError(f'{method.name} needs {NEEDS[need]}')
-    if run.eval_every and task.test is None:
-        raise ValueError('eval_every looks at a test set, and the task has none; give test=')
     for word in _without(method):
         if getattr(run, word) and getattr(run, word) != getattr(RunOptions, word):
             raise ValueError(f'{word} has no meaning for {method.name}')
+    if run.eval_every and task.test is None:
+        raise ValueError('eval_every looks at a test set, and the task has none; give test=')
     with plain_torch():
         method.suits(task.real.shape[-1])
         method.fits(task)

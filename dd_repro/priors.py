@@ -211,10 +211,12 @@ def d3_phases(
     losses='all', # 'MTT', 'DM', 'MTT+DM' or 'all' (with diversity)
 )->list: # of (objective, groups)
     "The phases of one iteration, and the ablations of tables 7 to 9."
-    both, dm = ('latents', 'decoder'), s['gamma2']*mmd
+    both = ('latents', 'decoder')
     first = mtt + s['gamma1']*KL() if s['gamma1'] else mtt
-    second = dm - s['gamma3']*diversity if diversity else dm
-    return [(first, (*both, 'lr'))]*(losses != 'DM') + [(second, both)]*(losses != 'MTT')
+    out = [(first, (*both, 'lr'))]*(losses != 'DM')
+    if losses == 'MTT': return out
+    dm = s['gamma2']*mmd
+    return [*out, (dm - s['gamma3']*diversity if diversity else dm, both)]
 
 # %% ../nbs/14_priors.ipynb #22e6bae4
 @dataclass(frozen=True)
@@ -243,7 +245,7 @@ class D3Method(TrajectoryMethod, name='d3'):
     mmd_samples: int = setting(30, 'images of a class in the MMD', least=1, smoke=2)
     wd: float = setting(1e-5, 'weight decay of the decoder', least=0)
     idle = {('losses', 'MTT'): 'gamma2 gamma3 mmd_samples snapshot feature_blocks',
-            ('losses', 'MTT+DM'): 'gamma3',
+            ('losses', 'MTT+DM'): 'gamma3', ('ppc', 1): 'gamma3',
             ('losses', 'DM'): 'gamma1 gamma3 syn_steps batch_syn lr_lr inner_aug keep compiled'}
     def check(self):
         for aug in filter(None, (self.aug, self.inner_aug)): DSA(aug)
@@ -276,7 +278,8 @@ def phases(self:D3Method, d, task, run):
     wanted = self.losses == 'all' and self.ppc > 1 and self.diversity > 0
     diversity = Diversity(view, seed=task.seed) if wanted else None
     gammas = dict(gamma1=self.gamma1, gamma2=self.gamma2, gamma3=self.diversity)
-    return d3_phases(mtt, MMD(task.real, view, seed=task.seed), diversity, gammas, self.losses)
+    mmd = MMD(task.real, view, seed=task.seed) if self.losses != 'MTT' else None
+    return d3_phases(mtt, mmd, diversity, gammas, self.losses)
 
 @patch
 def opts(self:D3Method, d):

@@ -133,8 +133,8 @@ def row_net(
     kw = {}
     if name == 'convnet':
         kw = dict(width=r.get('net_width', 128)) | (dict(depth=depth) if depth else {})
-    elif name.startswith('resnet') and r.get('resnet_width'):
-        kw = dict(width=r['resnet_width'])
+    elif name.startswith('resnet') and r.get('net_resnet_width'):
+        kw = dict(width=r['net_resnet_width'])
     return partial(make_net, name, data.shape[0], data.n_classes, data.shape[1], **kw)
 
 # %% ../nbs/24_stages.ipynb #0ae5f923

@@ -20,7 +20,11 @@ EXPLAINED = {
     ('', 'info.settings'): 'a card has the fields of its method now, by their names',
     ('', '/settings'): 'the hash of a recipe, whose settings have the names of fields now',
     ('row', '/deviations'): 'settings have the names of fields now',
-    ('', 'card.settings'): 'the same, of labels'}
+    ('', 'card.settings'): 'the same, of labels',
+    ('method random', 'distilled/'): 'a choice is stored, as any set', ('method herding', 'distilled/'): 'likewise',
+    ('method forgetting', 'distilled/'): 'likewise',
+    ('', 'card.init.info.iterations'): 'a choice says that it took none', ('', 'card.init.info.seed'): 'and its seed',
+    ('method', 'set/card.init.info'): 'and where it was made'}
 SHOWN = 6 # differing values of a case that are printed; --all prints every one
 
 

@@ -280,7 +280,7 @@ class Before:
         return dd('run_row')(row, **kw, **self.kw, **s)
 
 ALL_DSA = 'color_crop_cutout_flip_scale_rotate'
-NAMES = dict(width='net_width') # of settings of a row
+NAMES = dict(width='net_width', resnet_width='net_resnet_width') # of settings of a row
 
 class Now(Before):
     "The calls of version 0.2: one verb on a task and a method, a subcommand for each."

@@ -12,7 +12,7 @@ from dd_repro.rows import dd_row, run_row
 from dd_repro.zoo import make_net
 
 def test_d3s_has_random_images_with_the_same_labels_beside_it(tmp_path):
-    ours, rand = run_row('d3s/table6/cifar10/ipc10', smoke=True, quiet=True, root=tmp_path, home=tmp_path, resnet_width=4)
+    ours, rand = run_row('d3s/table6/cifar10/ipc10', smoke=True, quiet=True, root=tmp_path, home=tmp_path, net_resnet_width=4)
     assert (ours.method, rand.method, ours.row) == ('D3S', 'random', rand.row) and ours.artefact and not rand.artefact
     assert len(list(tmp_path.rglob('labels-random'))) == 1
 
@@ -36,7 +36,7 @@ def test_a_row_is_recorded_in_the_file_of_its_paper(tmp_path, monkeypatch):
     dd_row('d3/table3/cifar10/ppc1/rate', record_to='none'); assert len(read_rows(tmp_path/'d3.csv')) == 1
 
 def test_plan_of_d3s_counts_statistics_and_the_divergence():
-    p = plan(R.shrink(R.recipe('d3s/table6/cifar10/ipc10'), resnet_width=4), keep=False)
+    p = plan(R.shrink(R.recipe('d3s/table6/cifar10/ipc10'), net_resnet_width=4), keep=False)
     assert {'teachers', 'statistics', 'distill', 'labels', 'evaluate'} == set(p.seconds) and all(v > 0 for v in p.seconds.values())
 
 def test_a_probe_of_synthesis_makes_its_targets_once(monkeypatch):
