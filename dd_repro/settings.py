@@ -43,15 +43,17 @@ _METHODS = {
     'initial': 'ipc lpc* ae_f*', 'random': 'ipc', 'herding': 'ipc epochs',
     'forgetting': 'ipc epochs', 'full': ''}
 _GROUPS = dict(
-    data='zca zca_eps', net='width depth resnet_width', student='depth', ae='f latent_scale posterior',
+    data='zca zca_eps', net='width depth resnet_width', student='depth',
+    ae='f latent_scale posterior',
     expert='n lr batch aug momentum wd', teacher='n epochs lr batch momentum wd schedule warmup',
     label='n epochs temperature enl precision',
     eval='protocol epochs* lr* optimizer* batch* momentum wd schedule* aug samples n* every')
 
 # %% ../nbs/00_settings.ipynb #930a9f16
-_WHOLE = set('ipc ppc lpc iterations syn_steps expert_epochs max_start_epoch batch_syn batch '
+_WHOLE = set('net_resnet_width '
+             'ipc ppc lpc iterations syn_steps expert_epochs max_start_epoch batch_syn batch '
              'batch_real batch_train outer inner epochs z_dim decoder_width feature_blocks '
-             'mmd_samples jitter net_width net_depth net_resnet_width student_depth ae_f expert_n expert_batch '
+             'mmd_samples jitter net_width net_depth student_depth ae_f expert_n expert_batch '
              'teacher_n teacher_epochs teacher_batch teacher_warmup label_n label_epochs '
              'eval_epochs eval_batch eval_samples eval_n eval_every'.split())
 _SWITCH = set('isu level flip data_zca label_enl'.split())

@@ -159,7 +159,7 @@ def a_row(protocol, **kw):
 @pytest.fixture
 def no_git(monkeypatch):
     "As on the machine: the package finds no commit."
-    monkeypatch.setattr('dd_repro.cost.git_commit', lambda: '')
+    monkeypatch.setattr('dd_repro.records.git_commit', lambda: '')
 
 @pytest.mark.parametrize('said, why', [('', '{}'), ('width 8', 'width 8; {}')])
 def test_paper_becomes_decided(merge, tmp_path, monkeypatch, no_git, capsys, said, why):

@@ -55,9 +55,9 @@ TIMER.start()
 
 import torch
 from torch.optim import SGD
-from dd_repro.all import (ConvNet, DSA, Functional, ImageTensors, NoNorm, Pixels, Run, as_protocol,
-                          device_name, expert_protocol, match_objective, match_settings, rng_for,
-                          seeded, steps_of, to_vector, train, unroll)
+from dd_repro.all import (ConvNet, DSA, Functional, ImageTensors, NoNorm, Pixels, Run, RunOptions,
+                          Task, as_protocol, device_name, expert_protocol, method_of, rng_for, seeded,
+                          steps_of, to_vector, train, unroll)
 from dd_repro.bench import matmul_rate, unroll_iteration
 
 DEV, GPU = A.device, A.device == 'cuda'
@@ -181,8 +181,10 @@ def matching(method, ipc):
     "An iteration of DC, DSA or DM."
     n = 256 if GPU else 8
     real = noise(10*n)
-    d, s = Pixels.from_real(real, ipc).to(DEV), match_settings(method, ipc, batch_real=n)
-    objective = match_objective(method, real, partial(ConvNet, width=WIDTH), s)
+    task = Task(real, net_fn=partial(ConvNet, width=WIDTH))
+    m = method_of(method, ipc=ipc, batch_real=n)
+    d = m.start(task)
+    objective = m.phases(d, task, RunOptions())
     run = Run(d, objective, 10**6, {'images': partial(SGD, lr=.1, momentum=.5)})
     return dict(ms=ms(run.one, 10 if GPU else 2, 2))
 
