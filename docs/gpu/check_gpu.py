@@ -56,8 +56,8 @@ TIMER.start()
 import torch
 from torch.optim import SGD
 from dd_repro.all import (ConvNet, DSA, Functional, ImageTensors, NoNorm, Pixels, Run, RunOptions,
-                          Task, as_protocol, device_name, expert_protocol, method_of, rng_for, seeded,
-                          steps_of, to_vector, train, unroll)
+                          Task, as_protocol, device_name, expert_protocol, method_of, rng_for,
+                          seeded, steps_of, to_vector, train, unroll)
 from dd_repro.bench import matmul_rate, unroll_iteration
 
 DEV, GPU = A.device, A.device == 'cuda'
