@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EXPERTS', 'RELABEL', 'STUDENT_CHANGES', 'EVALUATE', 'DataOptions', 'NetOptions', 'device_named', 'made_of', 'Subject',
            'take', 'net_fn_of', 'stem_of', 'buffer_path', 'teachers_path', 'latent_buffer_path', 'open_autoencoder',
-           'ExpertOptions', 'LatentExpertOptions', 'TeacherOptions', 'CodesFrom', 'experts_subject', 'dd_experts',
+           'LatentExpertOptions', 'ExpertOptions', 'TeacherOptions', 'CodesFrom', 'experts_subject', 'dd_experts',
            'expert_rows', 'ExpertsFrom', 'TeachersFrom', 'RunPlace', 'distill_subject', 'check_stated', 'looked_up',
            'open_task', 'how_it_went', 'dd_distill', 'ViewOptions', 'dd_relabel', 'EvalOptions', 'dd_eval',
            'command_words']
@@ -171,26 +171,22 @@ def open_autoencoder(
 
 # %% ../nbs/22_cli.ipynb #6c686387
 @dataclass(frozen=True)
-class ExpertOptions(Checked):
-    "Experts of pixels."
-    n: int = setting(100, 'how many', least=1)
-    epochs: int = setting(50, 'to train and keep; T+ + M are enough', least=1)
-    lr: float = setting(.01, 'rate of plain SGD', above=0)
-    batch: int = setting(256, 'images a step', least=1)
-    aug: str = setting(None, "DSA strategy; '' for none (default: all of it that suits the set)")
-    path: str = setting('', 'the folder (default: under DD_HOME, named by the settings)')
-    seed: int = setting(0, 'expert i uses (seed, i)')
-    record_to: str = setting('', 'append the cost to this results file')
-
-@dataclass(frozen=True)
 class LatentExpertOptions(Checked):
     "Experts of codes."
     n: int = setting(20, 'how many', least=1)
     epochs: int = setting(6, 'to train and keep; T+ + M are enough', least=1)
     lr: float = setting(.01, 'rate of plain SGD', above=0)
-    batch: int = setting(256, 'codes a step', least=1)
+    batch: int = setting(256, 'images or codes a step', least=1)
     path: str = setting('', 'the folder (default: under DD_HOME, named by the settings)')
     seed: int = setting(0, 'expert i uses (seed, i)')
+
+@dataclass(frozen=True)
+class ExpertOptions(LatentExpertOptions):
+    "Experts of pixels."
+    n: int = setting(100, 'how many', least=1)
+    epochs: int = setting(50, 'to train and keep; T+ + M are enough', least=1)
+    aug: str = setting(None, "DSA strategy; '' for none (default: all of it that suits the set)")
+    record_to: str = setting('', 'append the cost to this results file')
 
 # %% ../nbs/22_cli.ipynb #d4973cef
 @dataclass(frozen=True)
@@ -398,8 +394,8 @@ def check_stated(
     "ValueError for settings that nobody gave or states, and that a command does not guess."
     known, at = set(own), dict(dataset=name, budget=_budget(own), variant=words)
     for side in sides if cls.name in FIELDS else ():
-        known |= {n
-                  for n, v in settings_of(cls.name, **at, resolution=side).items() if v.value != ''}
+        found = settings_of(cls.name, **at, resolution=side)
+        known |= {n for n, v in found.items() if v.value != ''}
     left = [n for n in cls.stated if n not in known]
     if left:
         at = '' if 'ipc' in left else f' at {_budget(own)} per class' + ', zca'*('zca' in words)
@@ -525,12 +521,13 @@ def dd_distill(
     **options # as `dd_distill METHOD --help` lists them
 ):
     "Distil a data set; given again, the same command goes on from its checkpoint."
-    subject, cls = distill_subject(method), METHODS[method]
+    subject = distill_subject(method)
+    cls = subject.classes['settings']
     got = take(subject, options, lambda: map(distill_subject, METHODS))
     _idle(cls, got)
     own = {k: v for k, v in got.items() if k in settings_fields(cls)}
-    words = [w
-             for w in ('zca' if got.get('zca') else '', f'f={got["f"]}' if 'f' in got else '') if w]
+    words = ['zca']*got.get('zca', False)
+    words += [f'f={made_of(CodesFrom, got).f}']*('codes' in cls.needs)
     _check_run(subject, cls, own, got, words)
     with _made_by(cls, got):
         task, stem = open_task(cls, got)
@@ -628,8 +625,8 @@ class EvalOptions(Checked):
             read_rows(self.record_to)
 
 # %% ../nbs/22_cli.ipynb #e7dcb0f1
-STUDENT_CHANGES = changes_of(Protocol,
-                      'epochs batch lr opt momentum wd schedule drop_every warmup aug'.split())
+_CHANGED = 'epochs batch lr opt momentum wd schedule drop_every warmup aug'.split()
+STUDENT_CHANGES = changes_of(Protocol, _CHANGED)
 EVALUATE = Subject('dd_eval', '', 'Train fresh networks on a distilled set and test them.',
                    dict(subject=EvalOptions, students=STUDENT_CHANGES, data=DataOptions,
                         network=NetOptions))

@@ -12,8 +12,6 @@ from functools import cache
 from pathlib import Path
 
 from .core import *
-from .files import *
-from .records import *
 from .cost import *
 from .papers import *
 from .recipes import *

@@ -9,6 +9,7 @@ __all__ = ['setting', 'settings_fields', 'allowed', 'check_value', 'Checked', 'u
 # %% ../nbs/00_fields.ipynb #30440dd2
 import dataclasses, difflib, math
 from dataclasses import dataclass, field
+from numbers import Real
 
 from .core import *
 
@@ -54,10 +55,11 @@ def _typed(f, v):
     kind = f.type
     if isinstance(v, kind) and not (kind is not bool and isinstance(v, bool)):
         return v
-    number = isinstance(v, (int, float)) and not isinstance(v, bool)
-    if kind is float and number or kind is int and number and v == int(v):
+    number = isinstance(v, Real) and not isinstance(v, bool) # NumPy's numbers, too
+    whole = number and math.isfinite(v) and v == int(v)
+    if number and kind is float or whole and kind is int:
         return kind(v)
-    if kind is bool and v in (0, 1) and number:
+    if whole and kind is bool and v in (0, 1):
         return bool(v)
     raise ValueError(f'{f.name} is {v!r}; it must be {_WORDS[kind]}')
 
@@ -71,10 +73,10 @@ def check_value(
     v, m = _typed(f, v), f.metadata
     if m['among'] and v not in m['among']:
         raise ValueError(f'{f.name}={v!r} is not one of {", ".join(map(str, m["among"]))}')
-    bounds = (m['least'], lambda a: v >= a), (m['above'],
-                                              lambda a: v > a), (m['most'], lambda a: v <= a)
-    number = isinstance(v, (int, float))
-    if number and not math.isfinite(v) or any(a is not None and not ok(a) for a, ok in bounds):
+    low, above, high = m['least'], m['above'], m['most']
+    outside = (low is not None and v < low or above is not None and v <= above
+               or high is not None and v > high)
+    if outside or f.type is float and not math.isfinite(v):
         raise ValueError(f'{f.name} is {v}; it must be {allowed(f) or "finite"}')
     return v
 

@@ -279,6 +279,8 @@ def _other(meta, now):
     "In what a checkpoint differs from this run."
     if 'decides' not in meta:
         return 'content not recorded: it was written before that of data and experts was'
+    if meta['decides'].get('made_by') != now.get('made_by'):
+        return 'it was written by another version of this library, and cannot go on with this one'
     return what_differs(meta['decides'], now) or 'the same values, written in another way'
 
 @patch

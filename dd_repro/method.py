@@ -14,8 +14,6 @@ from functools import cache
 from pathlib import Path
 
 from .core import *
-from .files import *
-from .records import *
 from .cost import *
 from .fields import *
 
@@ -112,7 +110,11 @@ def _from_file(path, name):
     spec = importlib.util.spec_from_file_location(stem, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[stem] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as e:
+        why = ' '.join(str(e).split())
+        raise ValueError(f'{path}: cannot be run ({type(e).__name__}: {why})') from e
     if name not in METHODS.own or METHODS.own[name].__module__ != stem:
         raise ValueError(f'{path}: defines no method {name!r}')
     return METHODS.own[name]
@@ -196,8 +198,8 @@ class Method(Checked):
         data = dict(data=real.name, norm=repr(real.norm), n_images=len(real), content=real.key)
         more = task.experts.settings() if 'experts' in self.needs else {}
         used = self.settings() | self.resolved(d)
-        return dict(made_by=FORM,
-                    method=self.name) | used | data | dict(seed=task.seed, arch=d.arch) | more
+        run = dict(seed=task.seed, arch=d.arch)
+        return dict(made_by=FORM, method=self.name) | used | data | run | more
     def resolved(self, d)->dict:
         "Settings that were left to the method, as they turned out."
         return dict(aug=d.aug) if 'aug' in settings_fields(self) else {}
@@ -243,7 +245,7 @@ class Iterative(Method):
 def _note_look(d, run):
     "The last look at the test set, for the card."
     for c in run.callbacks:
-        if getattr(c, 'rows', None):
+        if getattr(c, 'rows', None) and hasattr(c, 'protocol'): # an `Evaluate`
             row = c.rows[0]
             said = dict(mean=row.mean, std=row.std, n=row.n, net=row.net,
                         protocol=dataclasses.asdict(c.protocol))

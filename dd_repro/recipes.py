@@ -13,9 +13,6 @@ from functools import cache
 
 from fastcore.basics import patch
 from .core import *
-from .files import *
-from .records import *
-from .cost import *
 from .settings import *
 from .papers import *
 

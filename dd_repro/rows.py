@@ -14,7 +14,6 @@ from .core import *
 from .cost import *
 from .files import *
 from .records import *
-from .sets import *
 from .settings import *
 from .fields import *
 from .settings import *

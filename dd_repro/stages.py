@@ -15,11 +15,8 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 from .core import *
-from .files import *
-from .records import *
 from .cost import *
 from .sets import *
-from .settings import *
 from .shell import *
 from .data import *
 from .zoo import *

@@ -13,9 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from .core import *
-from .files import *
 from .records import *
-from .cost import *
 from .shell import *
 from .papers import *
 from .recipes import *

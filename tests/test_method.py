@@ -305,3 +305,29 @@ def test_one_entry_with_all_commands():
     assert (status, out) == (2, '') and err.startswith("dd_repro: 'dist' is no command; ") and err.count('\n') == 1
     status, out, err = python('-m', 'dd_repro', 'distill', 'mtt', '--lr_imgs', '1')
     assert (status, out) == (2, '') and '--lr_imgs' in err and err.count('\n') == 1
+
+@pytest.mark.parametrize('given, column', [({}, (.5, 32)), (dict(f=4), (.5, 32)), (dict(f=8), (.1, 16))])
+def test_a_latent_method_takes_the_column_of_its_autoencoder(monkeypatch, tmp_path, given, column):
+    "Table 6 at 512 px; f is 4 where nobody gives it."
+    from types import SimpleNamespace as Of
+    from dd_repro import cli
+    real, seen = Of(name='imagesquawk', shape=(3, 512, 512)), []
+    monkeypatch.setattr(cli, 'check_name', lambda *a: None)
+    monkeypatch.setattr(cli, 'open_task', lambda cls, got: (cli.Task(real), 'x'))
+    monkeypatch.setattr(cli, 'learn', lambda task, method, out, run: seen.append(method) or (None, None))
+    monkeypatch.setattr(cli, 'how_it_went', lambda *a: None)
+    cli.dd_distill('latent-dm', data='imagesquawk', out=str(tmp_path), **given)
+    assert (seen[0].lr_base, seen[0].batch) == column
+
+def test_a_file_that_cannot_be_run_is_one_line(tmp_path):
+    (tmp_path/'mine.py').write_text('import nothing_of_this_name')
+    with pytest.raises(ValueError, match='mine.py: cannot be run .ModuleNotFoundError'): METHODS[f'{tmp_path}/mine.py:mine']
+
+@pytest.mark.parametrize('bad', [float('inf'), float('nan'), 2.5, '3', True])
+def test_what_is_no_whole_number_is_refused(bad):
+    with pytest.raises(ValueError, match='iterations is .* whole number'): METHODS['mtt'](iterations=bad)
+
+def test_numbers_of_numpy_are_numbers():
+    import numpy as np
+    m = METHODS['mtt'](iterations=np.int64(3), lr_img=np.float32(2))
+    assert (type(m.iterations), type(m.lr_img)) == (int, float)
