@@ -203,7 +203,7 @@ def test_latent_refuses_before_it_encodes(bad, tmp_path, tiny, kw, says): bad(sa
 
 D3S = dict(method='d3s', width=None, depth=None) # it has no ConvNet
 
-@pytest.mark.parametrize('kw, says', [(dict(method='d3', ppc=0), 'ppc is 0'), (dict(method='d3', ppc=1, gamma3=.1), 'has no effect'), (dict(method='d3', z_dim=-1), 'z_dim'), (dict(method='d3', z_dim=0), 'z_dim is 0'), (dict(method='d3', decoder_width=0), 'decoder_width is 0'), (dict(method='d3', mmd_samples=0), 'mmd_samples is 0'),
+@pytest.mark.parametrize('kw, says', [(dict(method='d3', ppc=0), 'ppc is 0'), (dict(method='d3', ppc=1, gamma3=.1), 'does nothing beside --ppc 1'), (dict(method='d3', z_dim=-1), 'z_dim'), (dict(method='d3', z_dim=0), 'z_dim is 0'), (dict(method='d3', decoder_width=0), 'decoder_width is 0'), (dict(method='d3', mmd_samples=0), 'mmd_samples is 0'),
     (dict(method='d3', lr_decode=0.), 'lr_decode is 0.0'), (dict(method='d3', size=12), 'not 12'), (dict(method='dm', snapshot='last'), '--snapshot has no meaning for dm'), (dict(method='dc', outer=0), 'outer is 0'), (dict(method='dm', batch_real=0), 'batch_real is 0'), (dict(method='d3', buffer='nowhere'), 'no buffer here'),
     (dict(method='dm', ipc=0), 'ipc is 0'), (dict(method='dc', init='zeros'), "'zeros'"), (dict(method='dm', lr_img=-1.), 'lr_img is -1'), (dict(D3S, ipc=1, teachers='nowhere'), '0 teachers there'), (dict(D3S), 'needs --ipc'),
     (dict(D3S, ipc=1, scale=0.), 'scale is 0'), (dict(method='dm', crop='full'), '--crop has no meaning for dm'),
