@@ -175,21 +175,13 @@ def put(self:StoredPixels, idx:slice, d:Pixels):
 _ROOM = 1 << 16 # bytes of the header that are kept free for the rest of the card
 
 def _layout(d):
-    "Names, types, shapes and offsets of the tensors as safetensors wants them, images last."
-    at, out = 0, {}
-    for k, t, dtype in (('d.y', d.y, 'I64'), ('d.lr', d.lr, 'F32'), ('d.images', d.images, 'U8')):
-        end = at + t.numel()*t.element_size()
-        out[k] = dict(dtype=dtype, shape=list(t.shape), data_offsets=[at, end])
-        at = end
-    return out
+    "Where the tensors stand in the file, images last."
+    types = dict(y='I64', lr='F32', images='U8')
+    return layout_of({f'd.{k}': (t, getattr(d, k).shape) for k, t in types.items()})
 
-def _header(d, size=None):
-    "The header's bytes, padded to `size` (or with room to spare)."
-    head = json.dumps(dict(__metadata__=dict(dd=json.dumps(d.card()))) | _layout(d)).encode()
-    size = size or -(-(len(head) + 8 + _ROOM)//4096)*4096
-    if len(head) + 8 > size:
-        raise ValueError(f'the card needs {len(head)} bytes; the header has {size - 8}')
-    return (size - 8).to_bytes(8, 'little') + head.ljust(size - 8)
+def _head(d, size=None):
+    "The head of the file with the set's card, and room for it to grow where no size is given."
+    return file_head(_layout(d), dict(dd=json.dumps(d.card())), size, _ROOM)
 
 def _map(path, layout, size, mode):
     "The images of a store as an array on the file's memory map."
@@ -206,7 +198,7 @@ def create_store(
     "Make a file for images on disk and map it."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    head, layout = _header(d), _layout(d)
+    head, layout = _head(d), _layout(d)
     free, need = (shutil.disk_usage(path.parent).free,
                   len(head) + layout['d.images']['data_offsets'][1])
     if need > free:
@@ -451,7 +443,7 @@ def _publish(self:Synthesis, d):
     with open(self.part, 'rb+') as f:
         size = 8 + int.from_bytes(f.read(8), 'little')
         f.seek(0)
-        f.write(_header(d, size))
+        f.write(_head(d, size))
         f.flush()
         os.fsync(f.fileno())
     os.replace(self.part, self.final)

@@ -196,19 +196,14 @@ def fingerprint(
     return h.hexdigest()[:16]
 
 # %% ../nbs/18_labels.ipynb #6bc5ce6a
-_TYPES = {torch.int32: 'I32', torch.int16: 'I16', torch.float16: 'F16'}
+_TYPES = {torch.int32: 'I32', torch.int16: 'I16'}
 
-def _header(small, n, n_classes, meta):
-    "The header of a file with small tensors and logits: bytes, and where its checksum stands."
-    at, head = 0, {'__metadata__': {'crc': '0'*8, 'dd': json.dumps(meta)}}
-    for name, dtype, shape in [(k, v.dtype, list(v.shape)) for k, v in small.items()] + [
-        ('logits', torch.float16, [n, n_classes])]:
-        end = at + math.prod(shape)*dtype.itemsize
-        head[name] = dict(dtype=_TYPES[dtype], shape=shape, data_offsets=[at, end])
-        at = end
-    text = json.dumps(head).encode()
-    text += b' '*(-len(text) % 8)
-    return len(text).to_bytes(8, 'little') + text, 8 + text.index(b'"crc": "') + 8
+def _head(small, n, n_classes, meta):
+    "The head of a file with small tensors and logits: bytes, and where its checksum stands."
+    shapes = {k: (_TYPES[v.dtype], v.shape) for k, v in small.items()}
+    layout = layout_of(shapes | dict(logits=('F16', (n, n_classes))))
+    head = file_head(layout, dict(crc='0'*8, dd=json.dumps(meta)))
+    return head, head.index(b'"crc": "') + 8
 
 # %% ../nbs/18_labels.ipynb #74e68453
 def _small(v):
@@ -222,25 +217,16 @@ def write_labels(
     meta:dict, # for the header
 ):
     "Write one label epoch as its labels come; an interruption leaves nothing behind."
-    small, part = _small(views), Path(path).with_name(f'.{Path(path).name}.tmp')
-    head, at = _header(small, len(views.order), n_classes, meta)
-    try:
-        with open(part, 'wb') as f:
-            f.write(head)
-            crc = 0
-            for t in chain(small.values(), logits):
-                b = t.cpu().contiguous().numpy().tobytes()
-                f.write(b)
-                crc = zlib.crc32(b, crc)
-            f.seek(at)
-            f.write(f'{crc:08x}'.encode())
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(part, path)
-    except OSError as e:
-        raise OSError(e.errno, f'could not write {path}: {e.strerror} (finished epochs are intact; '
-                               'go on with the same call)') from None
-    finally: part.unlink(missing_ok=True)
+    small, crc = _small(views), 0
+    head, at = _head(small, len(views.order), n_classes, meta)
+    with replacing(path, 'finished epochs are intact; go on with the same call') as f:
+        f.write(head)
+        for t in chain(small.values(), logits):
+            b = t.cpu().contiguous().numpy().tobytes()
+            f.write(b)
+            crc = zlib.crc32(b, crc)
+        f.seek(at)
+        f.write(f'{crc:08x}'.encode())
 
 # %% ../nbs/18_labels.ipynb #91b2a41b
 def _file_crc(path):
@@ -494,24 +480,15 @@ def pack(self:LabelStore,
     path, # the file, replaced
 )->Path:
     "The store as one file, whole or not there; `LabelStore` opens it like a folder."
-    path = Path(path)
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     check_disk(path, self.nbytes)
     index = json.dumps(_read_index(self.path) | dict(epochs=self.epochs), indent=1).encode()
     for e in range(self.epochs):
         Labels(_file(self.path, e), self.batch) # a damaged one is named before it is handed on
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(tmp, 'w') as z:
-            z.writestr(zipfile.ZipInfo(_INDEX), index)
-            for f in (_file(self.path, e) for e in range(self.epochs)):
-                z.writestr(zipfile.ZipInfo(f.name), f.read_bytes())
-        os.replace(tmp, path)
-    except OSError as e:
-        raise OSError(e.errno, f'could not write {path}: {e.strerror} (an older file, if '
-                               'any, is intact)') from None
-    finally: tmp.unlink(missing_ok=True) if tmp.parent.is_dir() else None
-    return path
+    with replacing(path) as out, zipfile.ZipFile(out, 'w') as z:
+        z.writestr(zipfile.ZipInfo(_INDEX), index)
+        for f in (_file(self.path, e) for e in range(self.epochs)):
+            z.writestr(zipfile.ZipInfo(f.name), f.read_bytes())
+    return Path(path)
 
 # %% ../nbs/18_labels.ipynb #97ebd305
 def epoch_order(
