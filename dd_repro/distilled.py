@@ -36,7 +36,7 @@ class Distilled(nn.Module):
         norm=None, # the real data's norm: students see normalised images, people see the inverse
         lr=0.01, # the student's learning rate, learned from here (MTT: alpha)
         arch=None, # the network it is distilled with, a dict that `make_net` takes
-        aug='color_crop_cutout_flip_scale_rotate', # students' augmentation, as `DSA` takes it
+        aug=ALL_DSA, # students' augmentation, as `DSA` takes it
         protocol='mtt', # the evaluation protocol it was made for
         name='', # the real data set's name
         info=None, # anything else worth keeping: settings, seed, results

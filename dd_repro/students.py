@@ -46,7 +46,7 @@ class Protocol:
     drop_every: int = setting(0, "of 'step': a tenth after every so many epochs; 0: once, "
                                  "after the middle", least=0)
     warmup: int = setting(0, 'epochs of linear rise before the schedule', least=0)
-    aug: str = setting('color_crop_cutout_flip_scale_rotate', "DSA strategy; '' for none")
+    aug: str = setting(ALL_DSA, "DSA strategy; '' for none")
     labels: str = 'hard' # 'hard': class numbers; 'soft': probabilities [n, classes]
     temperature: float = setting(1., "the student's logits are divided by it when labels are soft",
                                  above=0)
