@@ -1,5 +1,5 @@
 """What all tests share: the top of the tree, skips with a reason where real data is not at hand, and a state that no other test left."""
-import os, sys, signal
+import gc, os, sys, signal
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,11 @@ def alone():
     yield
     torch.set_default_dtype(kind)
     if torch.get_num_threads() != threads: torch.set_num_threads(threads)
+
+@pytest.fixture(autouse=True, scope='session')
+def frozen():
+    "What imports have made is never garbage; collecting it again and again took a tenth of the time."
+    gc.collect(); gc.freeze()
 
 @pytest.fixture(scope='session')
 def root():

@@ -186,7 +186,7 @@ ROWS = ('mtt/table1/cifar10/ipc1', 'mtt/table1/cifar10/dc/ipc1', 'mtt/table1/cif
 def test_methods_take_their_first_step_there(row, tmp_path):
     "From data to a row; the distilled set and what students make of it are those of a CPU."
     r = R.recipe(row)
-    small = dict(net_resnet_width=4) if row.startswith('d3s') else {}
+    small = dict(net_resnet_width=4) if row.startswith('d3s') else dict(net_width=8) | (dict(decoder_width=8) if row.startswith('d3/') else {})
     def run(device):
         rows = run_row(r, smoke=True, quiet=True, root=tmp_path, home=tmp_path/device, device=device, **small)
         return rows, [load_tensors(p)[0] for p in (tmp_path/device).rglob('distilled.safetensors')]
