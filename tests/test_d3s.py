@@ -53,7 +53,7 @@ def test_crop_is_torchvisions(real):
 
 def test_objective_equals_equation_1(real, teachers, stats):
     d, T = Pixels.from_real(real, 3, 0), [targets(s, eps=1e-3) for s in stats]
-    loss = D3S(teachers, T, 10, b=1, alpha=20., crop='none', flip=False)(d)
+    loss = D3S(teachers, T, D3SMethod(crop='none'), b=1)(d)
     net, want = teachers[1], 0.
     seen = {}
     hooks = [m.register_forward_hook(lambda m, i, o, n=n: seen.update({n: o.double()})) for n, m in main_convs(net).items()]
@@ -67,9 +67,9 @@ def test_objective_equals_equation_1(real, teachers, stats):
     torch.testing.assert_close(loss.double(), want.double(), rtol=1e-3, atol=1e-3)
 
 def test_ensemble_takes_the_models_in_turn_or_draws_them(teachers):
-    pick = lambda b, ens: D3S(teachers, None, 4, b, ens=ens).model()
+    pick = lambda b, ens: D3S(teachers, None, D3SMethod(ens=ens), b).model()
     assert [pick(b, 'batch') for b in range(4)] == [0, 1, 0, 1] and [pick(b, '') for b in range(3)] == [0, 0, 0]
-    o = D3S(teachers, None, 4, ens='iter'); assert {o.model() for _ in range(20)} == {0, 1}
+    o = D3S(teachers, None, D3SMethod(ens='iter')); assert {o.model() for _ in range(20)} == {0, 1}
 
 def test_running_statistics_change_the_second_batch_only(tmp_path, task):
     a, b = (d3s(task, tmp_path/str(isu), isu=isu)[0] for isu in (True, False))
@@ -194,7 +194,7 @@ def test_each_method_makes_a_smoke_set_under_its_own_name(name, tmp_path, task):
 
 def test_images_are_mirrored_where_the_set_allows_it(real, teachers):
     "Digits are not, unless somebody asks for it; a set of one's own is."
-    of = lambda flip, r: method_of('d3s', **SMALL | dict(flip=flip)).used(r)['flip']
+    of = lambda flip, r: method_of('d3s', **SMALL | dict(flip=flip)).resolved(r)['flip']
     other = ImageTensors(real.x, real.y, 10, name='pets')
     assert [of(f, real) for f in (None, True, False)] == [False, True, False]
     assert [of(f, other) for f in (None, True, False)] == [True, True, False]
