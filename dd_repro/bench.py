@@ -332,7 +332,7 @@ def measure_d3(
                         torch.arange(400) % 10, 10)
     net_fn, d = partial(ConvNet, width=width), LatentPriors(10, 1, width=decoder_width)
     with tempfile.TemporaryDirectory() as tmp:
-        buffer = train_experts(net_fn, real, tmp, 1, 2, aug='', quiet=True)
+        buffer = train_experts(net_fn, real, tmp, 1, expert_protocol(2, aug=''), quiet=True)
         mtt, c = MTT(net_fn(), buffer, N, 1, 1), MMD(real, buffer, samples=samples).cost(d, repeats)
         whole, decode = (median(timed(f) for _ in range(repeats))
                          for f in (partial(_phase, mtt, d), partial(_decode, d, N)))

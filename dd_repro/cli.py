@@ -290,8 +290,8 @@ def _train_pixels(got, o, real):
     path, aug = e.path or buffer_path(o, net), default_aug(real) if e.aug is None else e.aug
     with _keeps('expert', path, e.n), Cost(real.device) as c:
         how = dict(seed=e.seed, on_expert=_told(e.epochs))
-        b = train_experts(net_fn_of(real, net), real, path, e.n, e.epochs, e.lr, e.batch, aug,
-                          **how)
+        p = expert_protocol(e.epochs, e.lr, e.batch, aug)
+        b = train_experts(net_fn_of(real, net), real, path, e.n, p, **how)
     say(b, f'{b.nbytes/len(b)/1e6:.1f} MB an expert, in {path}')
     if e.record_to:
         record(expert_rows(b, c, o.device), e.record_to)

@@ -231,11 +231,12 @@ def latent_experts(
     n:int, # experts
     epochs=6, # T+ + M
     width=128, depth=None, # of the ConvNet
-    **kw # lr, batch, seed, quiet as in `train_experts`
+    lr=.01, batch=256, # as in `expert_protocol`
+    **kw # seed, quiet, on_expert as in `train_experts`
 )->Buffer:
     "Expert trajectories in latent space, without augmentation; continues an interrupted buffer."
-    return train_experts(latent_net(codes, width, depth), codes, path, n, epochs,
-                         **(dict(aug='') | kw))
+    p = expert_protocol(epochs, lr, batch, aug='')
+    return train_experts(latent_net(codes, width, depth), codes, path, n, p, **kw)
 
 # %% ../nbs/20_latent.ipynb #9e1e1003
 class codes_space:

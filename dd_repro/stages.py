@@ -157,12 +157,11 @@ def experts(self:Job, data=None):
     epochs = r['max_start_epoch'] + r['expert_epochs'] + (r.method == 'LatentMTT')
     path = _folder(
         Path(self.home)/'buffers'/f'{r.dataset}-{r.size}px-s{self.seed}-{r.key("experts")}', data)
-    kw = dict(aug=str(r.get('expert_aug') or ''), momentum=r.get('expert_momentum', 0),
-              wd=r.get('expert_wd', 0))
-    size = r['expert_n'], epochs, r['expert_lr'], r['expert_batch']
+    p = expert_protocol(epochs, r['expert_lr'], r['expert_batch'], str(r.get('expert_aug') or ''),
+                        r.get('expert_momentum', 0), r.get('expert_wd', 0))
     with self.timed('experts', path):
-        buffer = train_experts(row_net(r, data), data, path, *size, **kw, seed=self.seed,
-                               quiet=self.quiet)
+        buffer = train_experts(row_net(r, data), data, path, r['expert_n'], p, self.seed,
+                               self.quiet)
     buffer.fits(data)
     return buffer
 

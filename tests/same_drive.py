@@ -292,6 +292,9 @@ class Now(Before):
         task = dd('Task')(self.w.real, self.w.test, self.w.net, self.w.seed)
         for need in method.needs: getattr(self, f'_{need}')(name, task, out)
         return dd('learn')(task, method, out, dd('RunOptions')(quiet=True))[0]
+    def experts(self, path, n, epochs, **s):
+        how = dd('expert_protocol')(epochs, **s)
+        return dd('train_experts')(self.w.net, self.w.real, path, n, how, **self.kw)
     def _experts(self, name, task, out):
         codes = name == 'latent-mtt'
         make = partial(self.latent_experts, n=2, epochs=3) if codes else partial(self.experts, **EXPERTS)

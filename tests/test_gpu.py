@@ -19,7 +19,7 @@ from dd_repro.teachers import Teachers
 from dd_repro.method import RunOptions, Task, learn, method_of
 from dd_repro.data import load
 from dd_repro.distilled import Distilled, Pixels
-from dd_repro.experts import to_vector, train_experts
+from dd_repro.experts import to_vector, expert_protocol, train_experts
 from dd_repro.mtt import closest
 from dd_repro.labels import LabelStore
 from dd_repro.rows import run_row
@@ -274,4 +274,4 @@ def test_whitened_images_and_their_pictures():
         same([got.x, got.raw()], [want.x, want.raw()], 1e-4)
 
 def test_experts_of_networks_that_are_there_already(tmp_path):
-    with pretend_gpu(): assert len(train_experts(lambda: ConvNet(1, 10, 8, 4, 2).to('meta'), load('digits', size=8, device='meta')[0], tmp_path, 1, 1, quiet=True)) == 1
+    with pretend_gpu(): assert len(train_experts(lambda: ConvNet(1, 10, 8, 4, 2).to('meta'), load('digits', size=8, device='meta')[0], tmp_path, 1, expert_protocol(1), quiet=True)) == 1

@@ -18,7 +18,7 @@ from dd_repro.records import Row, read_rows, record
 from dd_repro.teachers import load_teachers, train_teachers
 from dd_repro.data import Files, load
 from dd_repro.distilled import Distilled, Pixels
-from dd_repro.experts import Buffer, train_experts
+from dd_repro.experts import Buffer, expert_protocol, train_experts
 from dd_repro.latent import codes_space, encode_set, latent_experts, latent_net
 from dd_repro.loop import Objective, distill
 from dd_repro.coreset import coreset
@@ -61,7 +61,7 @@ TEACHER = partial(ConvNet, 1, 10, 8, 4, 2, norm='batch')
 ONCE = Protocol('teacher', 'smoke', epochs=1, batch=25, lr=.05, aug='')
 S8 = dict(syn_steps=2, expert_epochs=1, max_start_epoch=1, batch_syn=None, lr_img=1., lr_lr=1e-5, lr_teacher=.02)
 
-def experts(r, top, n=1, name=''): return train_experts(NET, r, top/f'experts{name}', n, 2, batch=25, aug='', quiet=True)
+def experts(r, top, n=1, name=''): return train_experts(NET, r, top/f'experts{name}', n, expert_protocol(2, batch=25, aug=''), quiet=True)
 def fresh_experts(r, top): return experts(r, top, name=f'-{r.key}')
 def ae():
     with seeded('ae'): return AutoEncoder(TinyAE(1, 2, 2, 4), 'tiny (test)', 2, 2, 1., 2, 1, own=True)
@@ -468,7 +468,7 @@ def test_the_same_objective_goes_on_though_it_counts(real, tmp_path):
 
 @pytest.mark.parametrize('change', [dict(syn_steps=3), dict(expert_epochs=2), dict(max_start_epoch=2), dict(batch_syn=5), dict(grad='bptt'), dict(seed=1), dict(inclusive=True), dict(aug=DSA('flip')), dict(aug=DSA('crop'))], ids=str)
 def test_a_bare_loop_refuses_another_mtt(change, real, tmp_path):
-    base = dict(syn_steps=2, expert_epochs=1, max_start_epoch=1, aug=DSA('flip_crop')); b = train_experts(NET, real, tmp_path/'e', 1, 3, batch=25, aug='', quiet=True)
+    base = dict(syn_steps=2, expert_epochs=1, max_start_epoch=1, aug=DSA('flip_crop')); b = train_experts(NET, real, tmp_path/'e', 1, expert_protocol(3, batch=25, aug=''), quiet=True)
     make = lambda **kw: MTT(NET(), b, **(base | kw))
     bare(real, tmp_path, make()); bare(real, tmp_path, make(keep=2), n=3)
     refused('objectives', bare, real, tmp_path, make(**change), n=4)
@@ -481,7 +481,7 @@ def test_a_bare_loop_refuses_another_match(make, change, real, tmp_path):
 # --- experts of another network, or of other data
 @pytest.mark.parametrize('a, b', [('instance', 'group'), ('group', 'instance')])
 def test_experts_of_another_network_of_the_same_size_are_refused(a, b, real, tmp_path):
-    buffer = train_experts(partial(NET, norm=a), real, tmp_path/'e', 1, 2, batch=25, aug='', quiet=True)
+    buffer = train_experts(partial(NET, norm=a), real, tmp_path/'e', 1, expert_protocol(2, batch=25, aug=''), quiet=True)
     MTT(NET(norm=a), buffer, 2, 1, 1); refused(f"another network .norm: '{a}', here '{b}'", MTT, NET(norm=b), buffer, 2, 1, 1)
 
 class Bare(torch.nn.Sequential):
@@ -491,7 +491,7 @@ class Bare(torch.nn.Sequential):
 @pytest.mark.parametrize('a, b', [('ReLU', 'GELU'), ('Tanh', 'ReLU'), ('GELU', 'SiLU')])
 def test_experts_of_other_layers_are_refused_and_not_added_to(a, b, real, tmp_path):
     net = lambda act: Bare(getattr(torch.nn, act))
-    train = lambda act, n=1: train_experts(partial(net, act), real, tmp_path/'e', n, 2, batch=25, aug='', quiet=True)
+    train = lambda act, n=1: train_experts(partial(net, act), real, tmp_path/'e', n, expert_protocol(2, batch=25, aug=''), quiet=True)
     buffer = train(a); MTT(net(a), buffer, 2, 1, 1); assert len(train(a, 2)) == 2
     refused('another network .layers', MTT, net(b), buffer, 2, 1, 1); refused('layers', train, b)
 

@@ -17,7 +17,7 @@ from dd_repro.coreset import coreset
 from dd_repro.data import *
 from dd_repro.distilled import Distilled, Pixels, real_for
 from dd_repro.d3s import StoredPixels, Synthesis
-from dd_repro.experts import train_experts
+from dd_repro.experts import expert_protocol, train_experts
 from dd_repro.sets import source_of
 from dd_repro.method import RunOptions, Task, learn, method_of
 from dd_repro.autoenc import AutoEncoder, TinyAE
@@ -253,7 +253,7 @@ def test_the_source_is_in_the_card_of_every_kind(tmp_path):
 def test_the_source_is_in_what_experts_and_teachers_make(tmp_path):
     "LatentPriors of D3 and the store of D3S, whose makers need more than a set."
     real, net_fn = load(folder(tmp_path/'pets'), workers=1)[0], partial(ConvNet, 3, 2, 8, 8, 1)
-    b = train_experts(net_fn, real, tmp_path/'b', 1, 2, .01, 4, '', quiet=True)
+    b = train_experts(net_fn, real, tmp_path/'b', 1, expert_protocol(2, .01, 4, ''), quiet=True)
     small = dict(iterations=1, z_dim=4, decoder_width=8, syn_steps=1, expert_epochs=1, max_start_epoch=1, mmd_samples=2)
     d3, _ = learn(Task(real, net_fn=net_fn, experts=b), method_of('d3', **small), tmp_path/'d3', RunOptions(quiet=True))
     half = SimpleNamespace(n=2, real=real, teachers=[net_fn()], full={}, stats=[])

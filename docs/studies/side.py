@@ -6,7 +6,7 @@ from dd_repro.side import EXPERTS8, PROTOCOL8, digits_sets, net_fn8, side_cifar,
 def digits(o):
     "Sets of digits at 8 px, one distillation seed."
     real, test = load('digits')
-    experts = train_experts(net_fn8, real, o.home/'buffers'/'digits-8px-side', n=2 if o.smoke else 20, **EXPERTS8, quiet=True)
+    experts = train_experts(net_fn8, real, o.home/'buffers'/'digits-8px-side', 2 if o.smoke else 20, EXPERTS8, quiet=True)
     p = PROTOCOL8.scaled(epochs=2) if o.smoke else PROTOCOL8
     for name, (d, w) in digits_sets(real, experts, o.home/'runs'/'side-digits', .01 if o.smoke else 1.).items():
         put(o, side_rows('digits', name, d, w, test, p, 1 if o.smoke else 5, deviations='digits at 8 px; one distillation seed'))
