@@ -259,9 +259,8 @@ def _keeps(kind, path, n):
 def _teach(got, o, real):
     "Teachers of D3S and its kin."
     t = made_of(TeacherOptions, got)
-    known = TEACHERS.get(known_name(real), {})
-    house = Protocol('teacher', epochs=30, batch=64, lr=.05, schedule='onecycle', aug='')
-    p = as_protocol(known.get('protocol') or house)
+    house = TeacherProtocol('teacher', epochs=30, batch=64, lr=.05, schedule='onecycle')
+    p = TEACHERS.get(known_name(real), house)
     changes = {k: got[k] for k in ('epochs', 'lr', 'batch', 'aug') if k in got}
     kw = {} if t.width is None else dict(width=t.width)
     new = partial(make_net, t.net, real.shape[0], real.n_classes, real.shape[1], **kw)

@@ -619,7 +619,7 @@ def d3s_plan(
     per = {k: _line(pa[k][0], pb[k][0], a, b, s['batch'])/s['batch'] for k in pa}
     mem = {k: _line(pa[k][1], pb[k][1], a, b, s['batch'], 0.) for k in pa}
     n, M, E = ipc*C, s['teachers'], label_epochs
-    t = TEACHERS[dataset]['protocol']
+    t = TEACHERS[dataset]
     parts = dict(teachers=(M*t.epochs*N*per['train'], mem['train']*t.batch/s['batch'], 4*M*params),
                  statistics=(M*N*per['forward'], mem['forward'], 0),
                  synthesis=(s['iterations']*n*per['synthesis'], mem['synthesis'], 3*n*side**2),

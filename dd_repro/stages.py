@@ -169,18 +169,19 @@ def experts(self:Job, data=None):
 def teachers(self:Job, n=None):
     "The teachers of a row, n of them."
     r, known = self.r, TEACHERS[self.r.dataset]
-    p, epochs = known['protocol'], r.get('teacher_epochs', known['protocol'].epochs)
+    p, epochs = known, r.get('teacher_epochs', known.epochs)
     if epochs != p.epochs and not self.smoke: p = p.scaled(epochs=epochs)
     if self.smoke:
-        p = known['protocol'].scaled(kind='smoke', epochs=1, batch=32, warmup=0, drop_every=0)
+        p = known.scaled(kind='smoke', epochs=1, batch=32, warmup=0, drop_every=0)
     folder = lambda name, p: (
         Path(self.home)/'teachers'/f'{name}-{r.size}px-s{self.seed}-{settings_hash(p.settings())}')
     path, start = _folder(folder(r.dataset, p), self.real), 'random'
-    if not self.smoke and known['init'] != 'random':
-        start = _only(folder(known['init'], TEACHERS[known['init']]['protocol']))
+    if not self.smoke and known.init != 'random':
+        start = _only(folder(known.init, TEACHERS[known.init]))
+    p = dataclasses.replace(p, init=start)
     with self.timed('teachers', path):
         return train_teachers(row_net(r, self.real), self.real, path, n or r['teacher_n'], p,
-                              known['view'], self.seed, self.quiet, init=start)
+                              self.seed, self.quiet)
 
 # %% ../nbs/24_stages.ipynb #87df710a
 @patch

@@ -295,6 +295,11 @@ class Now(Before):
     def experts(self, path, n, epochs, **s):
         how = dd('expert_protocol')(epochs, **s)
         return dd('train_experts')(self.w.net, self.w.real, path, n, how, **self.kw)
+    def teachers(self, path, n=2, epochs=1):
+        p = dd('as_protocol')('full').scaled(epochs=epochs, batch=256)
+        own = {f.name: getattr(p, f.name) for f in dataclasses.fields(p)}
+        how = dd('TeacherProtocol')(**own, how='crop', init='random')
+        return dd('train_teachers')(self.w.teacher, self.w.real, path, n, how, **self.kw)
     def _experts(self, name, task, out):
         codes = name == 'latent-mtt'
         make = partial(self.latent_experts, n=2, epochs=3) if codes else partial(self.experts, **EXPERTS)

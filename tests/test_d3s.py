@@ -173,7 +173,7 @@ def test_whole_method_on_a_stream_of_tiny_imagenet(tmp_path, dd_data):
     part = lambda s, n: s.new(ds=s.ds.subset(torch.arange(0, len(s), len(s)//n)[:n].tolist()))
     real, test = part(real, 400), part(test, 100)
     fn = partial(make_net, 'resnet18_bn', 3, 200, 64, width=4, layers=(1, 1))
-    p = TEACHERS['tinyimagenet']['protocol'].scaled(kind='smoke', epochs=1, warmup=0, batch=100)
+    p = TEACHERS['tinyimagenet'].scaled(kind='smoke', epochs=1, warmup=0, batch=100)
     teachers = train_teachers(fn, real, tmp_path/'t', 2, p, quiet=True)
     stated = plain_settings('d3s', dataset='tinyimagenet')
     d, run = learn(Task(real, teachers=teachers), method_of('d3s', **stated | dict(iterations=2, batch=100)), tmp_path/'run', QUIET)

@@ -15,7 +15,7 @@ from dd_repro.convnet import ConvNet
 from dd_repro.core import rng_for, seeded, what_differs
 from dd_repro.files import load_tensors, save_tensors
 from dd_repro.records import Row, read_rows, record
-from dd_repro.teachers import load_teachers, train_teachers
+from dd_repro.teachers import TeacherProtocol, load_teachers, train_teachers
 from dd_repro.data import Files, load
 from dd_repro.distilled import Distilled, Pixels
 from dd_repro.experts import Buffer, expert_protocol, train_experts
@@ -58,14 +58,14 @@ CHANGES = [swapped, corrected, mirrored, inverted]
 
 NET = partial(ConvNet, 1, 10, 8, 4, 2)
 TEACHER = partial(ConvNet, 1, 10, 8, 4, 2, norm='batch')
-ONCE = Protocol('teacher', 'smoke', epochs=1, batch=25, lr=.05, aug='')
+ONCE = TeacherProtocol('teacher', 'smoke', epochs=1, batch=25, lr=.05, how='')
 S8 = dict(syn_steps=2, expert_epochs=1, max_start_epoch=1, batch_syn=None, lr_img=1., lr_lr=1e-5, lr_teacher=.02)
 
 def experts(r, top, n=1, name=''): return train_experts(NET, r, top/f'experts{name}', n, expert_protocol(2, batch=25, aug=''), quiet=True)
 def fresh_experts(r, top): return experts(r, top, name=f'-{r.key}')
 def ae():
     with seeded('ae'): return AutoEncoder(TinyAE(1, 2, 2, 4), 'tiny (test)', 2, 2, 1., 2, 1, own=True)
-def teachers(r, top, name='teachers'): return train_teachers(TEACHER, r, top/name, 1, ONCE, '', quiet=True)
+def teachers(r, top, name='teachers'): return train_teachers(TEACHER, r, top/name, 1, ONCE, quiet=True)
 
 QUIET, D3 = RunOptions(quiet=True), dict(z_dim=4, decoder_width=8, mmd_samples=2) | {k: v for k, v in S8.items() if k != 'lr_img'}
 def by_mtt(r, b, out): return learn(Task(r, net_fn=NET, experts=b), method_of('mtt', iterations=2, aug='', **S8), out, QUIET)
@@ -330,7 +330,7 @@ def test_old_experts_are_used_and_not_added_to(real, tmp_path, capsys):
 def test_old_teachers_are_used_and_not_added_to(real, tmp_path, capsys):
     teachers(real, tmp_path); forget(tmp_path/'teachers'/'teacher_000.safetensors')
     teachers(real, tmp_path); assert capsys.readouterr().out.count('content not recorded') == 1
-    refused('content not recorded', train_teachers, TEACHER, real, tmp_path/'teachers', 2, ONCE, '', quiet=True)
+    refused('content not recorded', train_teachers, TEACHER, real, tmp_path/'teachers', 2, ONCE, quiet=True)
 
 @pytest.mark.parametrize('stage', [run_mtt, run_d3, run_dm, run_dc, run_codes])
 def test_an_old_checkpoint_is_refused(stage, real, tmp_path):

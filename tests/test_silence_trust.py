@@ -361,7 +361,7 @@ def test_a_network_of_ones_own_works_everywhere(extra, tmp_path):
     (lambda n, t: evaluate(Pixels.from_real(toy(), 1, arch=dict(width=3)), toy(), protocol=PLAIN), 'lacks n_in, n_out, name, size'),
     (lambda n, t: coreset(toy(), 1, 'herding', lambda: n, epochs=0), 'Body has no embed'),
     (lambda n, t: DM(toy(), lambda: n), 'Body has no embed'),
-    (lambda n, t: __import__('dd_repro.teachers', fromlist=['x']).train_teachers(lambda: n, toy(), t, 1, PLAIN, ''), 'Body has no `arch` dictionary')])
+    (lambda n, t: __import__('dd_repro.teachers', fromlist=['x']).train_teachers(lambda: n, toy(), t, 1, PLAIN), 'Body has no `arch` dictionary')])
 def test_where_an_architecture_is_needed_one_line_says_so(use, says, tmp_path):
     with pytest.raises(ValueError, match=says) as e: use(Body(), tmp_path)
     assert '\n' not in str(e.value)

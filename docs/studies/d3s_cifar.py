@@ -13,7 +13,7 @@ def net_fn(): return make_net('resnet18_bn', width=WIDTH).to(memory_format=torch
 def teachers(o):
     "Two ResNet-18 of a quarter of the width, three epochs each."
     real, test = images(o)
-    p = TEACHERS['cifar10']['protocol'].scaled(epochs=EPOCHS, kind='reduced')
+    p = TEACHERS['cifar10'].scaled(epochs=EPOCHS, kind='reduced')
     say = lambda i, net, s: print(f'teacher {i}: {accuracy(net, test):.1f} %, {s:.0f} s', flush=True)
     return train_teachers(net_fn, real, o.home/'teachers'/'cifar10-r18w16-e3', 2, p, quiet=True, on_teacher=say)
 
