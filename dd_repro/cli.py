@@ -554,16 +554,11 @@ def _named(method, own, task, stem):
 
 # %% ../nbs/22_cli.ipynb #998faec2
 @dataclass(frozen=True)
-class ViewOptions(Checked):
+class ViewOptions(ViewSettings):
     "The views that are labelled."
     teachers: str = setting('', 'folder of the teachers (default: where dd_experts d3s puts them)')
     width: int = setting(None, 'of the teachers, which names that folder (default: 128)', least=1)
     epochs: int = setting(300, 'label epochs', least=1)
-    batch: int = setting(128, 'images a view', least=1)
-    cutmix: bool = setting(False, 'mix images, as SRe2L and CDA do')
-    scale: float = setting(.08, 'least share of an image that a crop keeps', above=0, most=1)
-    flip: bool = setting(True, 'mirror half of the views (never where images have a left)')
-    seed: int = setting(0, 'of the views')
     out: str = setting('', 'folder of the labels (default: beside the artefact)')
     pack: bool = setting(False, 'also as one file, to be handed on')
     data: str = setting('', "the teachers' data (default: the artefact's)")
@@ -588,8 +583,8 @@ def dd_relabel(
         same_content(d.source.get('key'), real, path)
     folder = v.teachers or teachers_path(DataOptions(data=name, size=size), v.width)
     t = load_teachers(folder, real)
-    how = dict(batch=v.batch, cutmix=v.cutmix, scale=(v.scale, 1.), flip=v.flip and may_flip(real))
-    d, store = relabel_artefact(path, t, v.epochs, v.out or None, seed=v.seed, names=t.names, **how)
+    views = dataclasses.replace(made_of(ViewSettings, got), flip=v.flip and may_flip(real))
+    d, store = relabel_artefact(path, t, v.epochs, v.out or None, views=views)
     if v.pack:
         say(f'packed: {store.pack(f"{store.path}.zip")}')
     say(f'{store}; evaluate it: dd_eval {path} --labels {store.path}')

@@ -26,7 +26,7 @@ from .distilled import *
 from .fields import *
 from .method import *
 from .teachers import TEACHERS, train_teachers
-from .labels import Relabelled, relabel
+from .labels import Relabelled, ViewSettings, relabel
 from .autoenc import AutoEncoder, TinyAE, load_autoencoder
 from .latent import encode_set, latent_net
 from .recipes import *
@@ -279,8 +279,9 @@ def with_labels(self:Job, d, name='labels'):
                                             if r.get('label_enl') and not self.smoke else 1)
     t = self.teachers(n)
     with self.timed(name, self.out('distilled')/name):
-        store = relabel(d, list(t), self.out('distilled')/name, r['label_epochs'], p.batch,
-                        seed=self.seed, quiet=True)
+        views = ViewSettings(p.batch, seed=self.seed)
+        store = relabel(d, list(t), self.out('distilled')/name, r['label_epochs'], views,
+                        quiet=True)
     return Relabelled(d, store, r['label_epochs'])
 
 # %% ../nbs/24_stages.ipynb #ef54cc0a

@@ -300,6 +300,9 @@ class Now(Before):
         own = {f.name: getattr(p, f.name) for f in dataclasses.fields(p)}
         how = dd('TeacherProtocol')(**own, how='crop', init='random')
         return dd('train_teachers')(self.w.teacher, self.w.real, path, n, how, **self.kw)
+    def labels(self, d, path, epochs, batch, cutmix):
+        views = dd('ViewSettings')(batch, cutmix, seed=self.kw['seed'])
+        return dd('relabel')(d, self.teachers(path/'teachers'), path/'labels', epochs, views, quiet=True)
     def _experts(self, name, task, out):
         codes = name == 'latent-mtt'
         make = partial(self.latent_experts, n=2, epochs=3) if codes else partial(self.experts, **EXPERTS)

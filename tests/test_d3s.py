@@ -167,7 +167,7 @@ def test_a_finished_run_is_returned(tmp_path, task, teachers, stats):
     assert b.info['stats'] == stats_hash(stats) and [t['sha256'] for t in b.info['settings']['teachers']] == teachers.hashes
 
 def test_whole_method_on_a_stream_of_tiny_imagenet(tmp_path, dd_data):
-    from dd_repro.labels import Relabelled, relabel
+    from dd_repro.labels import Relabelled, ViewSettings, relabel
     dd_data('tiny-imagenet-200')
     real, test = load('tinyimagenet', stream=True, workers=0, stats=((.48, .45, .40), (.28, .27, .28)), download=False)
     part = lambda s, n: s.new(ds=s.ds.subset(torch.arange(0, len(s), len(s)//n)[:n].tolist()))
@@ -178,7 +178,7 @@ def test_whole_method_on_a_stream_of_tiny_imagenet(tmp_path, dd_data):
     stated = plain_settings('d3s', dataset='tinyimagenet')
     d, run = learn(Task(real, teachers=teachers), method_of('d3s', **stated | dict(iterations=2, batch=100)), tmp_path/'run', QUIET)
     assert run.n_batches == 2 and d.images.shape == (200, 3, 64, 64) and d.y.unique().numel() == 200
-    store = relabel(d, teachers, tmp_path/'l', 1, batch=100, quiet=True)
+    store = relabel(d, teachers, tmp_path/'l', 1, ViewSettings(100), quiet=True)
     row, = evaluate(Relabelled(d, store), test, (fn().arch,), as_protocol('d3s-tiny').scaled(kind='smoke', epochs=1, batch=100), 1)
     assert math.isfinite(row.mean) and row.protocol == 'smoke'
 

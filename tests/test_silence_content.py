@@ -26,7 +26,7 @@ from dd_repro.match import DC, DM
 from dd_repro.method import RunOptions, Task, learn, method_of
 from dd_repro.mtt import MTT, mtt_opts
 from dd_repro.method import RunOptions, Task, learn, method_of
-from dd_repro.labels import Relabelled, relabel
+from dd_repro.labels import Relabelled, ViewSettings, relabel
 from dd_repro.rows import run_row
 from dd_repro.sets import ImageStream, ImageTensors, content_key, not_recorded
 from dd_repro.students import Protocol, as_protocol, evaluate
@@ -115,7 +115,7 @@ def test_experts_teachers_and_codes_are_not_used_for_other_data(change, real, tm
 def test_labels_belong_to_images_and_teachers(change, real, tmp_path):
     other, t = change(real), teachers(real, tmp_path)
     d, e = Pixels.from_real(real, 5, 0, name='digits'), Pixels.from_real(other, 5, 0, name='digits')
-    relabel(d, t, tmp_path/'labels', 1, 10, quiet=True)
+    relabel(d, t, tmp_path/'labels', 1, ViewSettings(10), quiet=True)
     refused('images|teachers', relabel, e if not torch.equal(d.images, e.images) else d, teachers(other, tmp_path, 'u'), tmp_path/'labels', 1, 10, quiet=True)
     if not torch.equal(d.images, e.images): refused('other images', Relabelled, e, tmp_path/'labels')
 

@@ -55,7 +55,7 @@ class Bench:
     def row(self, name, method, d, file='', note='', made=True):
         "Store labels, train students, record."
         E, bs = self.s['E'], self.s['bs']
-        store = relabel(d, self.teachers, self.home/f'labels{E}'/name, E, batch=bs, names=self.teachers.names, quiet=True)
+        store = relabel(d, self.teachers, self.home/f'labels{E}'/name, E, ViewSettings(bs), quiet=True)
         p = as_protocol('d3s-cifar10').scaled(kind='reduced', epochs=E, batch=bs, lr=4e-3)
         arch = dict(name='resnet18_bn', n_in=3, n_out=10, size=32, width=WIDTH)
         dev = '; '.join(filter(None, (self.dev(made), note)))

@@ -36,7 +36,7 @@ class Bench:
         "Store the labels of one teacher, the first few or all, train students on them, record the row."
         t, p = self.some(enl), as_protocol('d3s-cifar10').scaled(kind='reduced', epochs=EPOCHS, batch=B, lr=lr)
         out = self.home/'labels'/f'{name}-{method}-{seed}-{len(t)}'.replace(', ', '-').replace(' ', '-')
-        store = relabel(d, t, out, EPOCHS, batch=B, seed=seed, names=t.names, quiet=True, scale=(.7, 1.), flip=False)
+        store = relabel(d, t, out, EPOCHS, ViewSettings(B, scale=.7, flip=False, seed=seed), quiet=True)
         r = students(Relabelled(d, store), self.judge, (net_fn().arch,), p, self.n, seed=seed, row=row, method=method, kind='reduced',
                      deviations=f'{self.how}; {note}')
         r = dataclasses.replace(r, metric=self.metric, seeds=str(seed), artefact=sha(self.home/f'{name}-{seed}'/'distilled.safetensors'))
