@@ -320,9 +320,9 @@ class LatentDCMethod(LatentMethod, name='latent-dc'):
     @property
     def updates(self): return self.outer
     def phases(self, d, task, run):
-        loops, b = (self.outer, self.inner), self.batch
-        kw = dict(train_on='real', net_lr=self.net_lr, batch_train=b, batch_syn=b, seed=task.seed)
-        return DC(task.codes, code_net(task, task.codes), *loops, b, loss=self.loss, **kw)
+        b = self.batch
+        how = Matching(self.outer, self.inner, b, self.loss, 'real', self.net_lr, b, b)
+        return DC(task.codes, code_net(task, task.codes), how, seed=task.seed)
 
 @dataclass(frozen=True)
 class LatentDMMethod(LatentMethod, name='latent-dm'):

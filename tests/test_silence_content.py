@@ -22,7 +22,7 @@ from dd_repro.experts import Buffer, expert_protocol, train_experts
 from dd_repro.latent import codes_space, encode_set, latent_experts, latent_net
 from dd_repro.loop import Objective, distill
 from dd_repro.coreset import coreset
-from dd_repro.match import DC, DM
+from dd_repro.match import DC, DM, Matching
 from dd_repro.method import RunOptions, Task, learn, method_of
 from dd_repro.mtt import MTT, mtt_opts
 from dd_repro.method import RunOptions, Task, learn, method_of
@@ -473,7 +473,7 @@ def test_a_bare_loop_refuses_another_mtt(change, real, tmp_path):
     bare(real, tmp_path, make()); bare(real, tmp_path, make(keep=2), n=3)
     refused('objectives', bare, real, tmp_path, make(**change), n=4)
 
-@pytest.mark.parametrize('make, change', [(DM, dict(batch_real=2)), (DM, dict(batch_syn=1)), (DC, dict(outer=3)), (DC, dict(loss='mse')), (DC, dict(net_lr=.1)), (DM, dict(seed=2)), (DM, dict(aug=DSA('flip', siamese=True)))])
+@pytest.mark.parametrize('make, change', [(DM, dict(batch_real=2)), (DM, dict(batch_syn=1)), (DC, dict(how=Matching(outer=3))), (DC, dict(how=Matching(loss='mse'))), (DC, dict(how=Matching(net_lr=.1))), (DM, dict(seed=2)), (DM, dict(aug=DSA('flip', siamese=True)))])
 def test_a_bare_loop_refuses_another_match(make, change, real, tmp_path):
     bare(real, tmp_path, make(real, NET)); bare(real, tmp_path, make(real, NET, **({'piece': 7} if make is DM else {'together': False})), n=3)
     refused('objectives', bare, real, tmp_path, make(real, NET, **change), n=4)

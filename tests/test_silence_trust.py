@@ -19,7 +19,7 @@ from dd_repro.data import load
 from dd_repro.distilled import Distilled, Pixels
 from dd_repro.experts import Buffer, to_vector, train_expert, expert_protocol, train_experts
 from dd_repro.loop import Evaluate, distill
-from dd_repro.match import DC, DM
+from dd_repro.match import DC, DM, Matching
 from dd_repro.mmd import MMD
 from dd_repro.mtt import MTT, mtt_opts
 from dd_repro.priors import LatentPriors
@@ -221,7 +221,7 @@ def test_where_all_weights_are_one_vector_frozen_ones_are_refused(buffer, use, w
 
 @pytest.mark.parametrize('together', [True, False])
 def test_gradient_matching_holds_frozen_weights(together):
-    dc, d = DC(toy(), lambda: freeze(convnet(), 'blocks.0'), outer=3, inner=2, batch_real=3, together=together), Pixels.from_real(toy(), 2)
+    dc, d = DC(toy(), lambda: freeze(convnet(), 'blocks.0'), Matching(3, 2, 3), together=together), Pixels.from_real(toy(), 2)
     before = {k: p.clone() for k, p in dc.net.named_parameters()}
     distill(d, dc, 2, {'images': partial(torch.optim.SGD, lr=.1)}, quiet=True)
     now = dict(dc.net.named_parameters())
@@ -351,7 +351,7 @@ def test_a_network_of_ones_own_works_everywhere(extra, tmp_path):
     assert 0 <= accuracy(nets[0], data) <= 100 and not go_together(nets, 6)
     b = train_experts(net_fn, data, tmp_path, 2, expert_protocol(2, batch=6, aug=''), quiet=True)
     d = Pixels.from_real(data, 2, lr=.05)
-    for objective in (MTT(net_fn(), b, 2, 1, 1), DC(data, net_fn, batch_real=3), DC(data, net_fn, batch_real=3, together=True)):
+    for objective in (MTT(net_fn(), b, 2, 1, 1), DC(data, net_fn, Matching(batch_real=3)), DC(data, net_fn, Matching(batch_real=3), together=True)):
         assert distill(d, objective, 1, {'images': partial(torch.optim.SGD, lr=.1)}, quiet=True).history[0]['loss'] > 0
 
 @pytest.mark.parametrize('use, says', [
@@ -554,6 +554,6 @@ def test_matching_is_refused_for_labels_and_networks_of_other_classes(make, bad,
 @pytest.mark.parametrize('names', [['b', 'a', 'c', 'd'], ['a', 'b', 'd', 'c'], ['d', 'c', 'b', 'a']])
 def test_matching_is_refused_for_classes_in_another_order(make, names):
     of = lambda names: ImageTensors(toy().x, toy().y, 4, names, name='toy')
-    o = make(of(list('abcd')), convnet, batch_real=3)
+    o = make(of(list('abcd')), convnet, Matching(batch_real=3) if make is DC else 3)
     o.backward(Pixels.from_real(of(list('abcd')), 1))
     with pytest.raises(ValueError, match='in another order'): o.backward(Pixels.from_real(of(names), 1))
