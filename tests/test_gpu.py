@@ -241,9 +241,9 @@ def test_running_statistics_go_on_there(tmp_path, monkeypatch):
         with seeded('gpu'): nets = [make_net('resnet18_bn', 1, 10, 32, width=4).to(device) for _ in range(2)]
         real = load('digits', size=32)[0].subset(torch.arange(60)).to(device); t = Teachers(nets, real)
         return learn(Task(real, teachers=t), method_of('d3s', batch=5, iterations=2), tmp_path/out, RunOptions(quiet=True))
-    def stop(self, teachers, targets, steps, b, **kw):
+    def stop(self, teachers, targets, method, b, *rest):
         if b: raise KeyboardInterrupt
-        start(self, teachers, targets, steps, b, **kw)
+        start(self, teachers, targets, method, b, *rest)
     synthesis('cpu', 'here'); start = S.D3S.__init__
     with pretend_gpu():
         with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt): m.setattr(S.D3S, '__init__', stop); synthesis('meta', 'there')

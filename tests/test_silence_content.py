@@ -116,7 +116,7 @@ def test_labels_belong_to_images_and_teachers(change, real, tmp_path):
     other, t = change(real), teachers(real, tmp_path)
     d, e = Pixels.from_real(real, 5, 0, name='digits'), Pixels.from_real(other, 5, 0, name='digits')
     relabel(d, t, tmp_path/'labels', 1, ViewSettings(10), quiet=True)
-    refused('images|teachers', relabel, e if not torch.equal(d.images, e.images) else d, teachers(other, tmp_path, 'u'), tmp_path/'labels', 1, 10, quiet=True)
+    refused('images|teachers', relabel, e if not torch.equal(d.images, e.images) else d, teachers(other, tmp_path, 'u'), tmp_path/'labels', 1, ViewSettings(10), quiet=True)
     if not torch.equal(d.images, e.images): refused('other images', Relabelled, e, tmp_path/'labels')
 
 @pytest.mark.parametrize('change', CHANGES)
@@ -322,7 +322,7 @@ def test_old_experts_are_used_and_not_added_to(real, tmp_path, capsys):
     old = experts(real, tmp_path); Buffer(b.path)
     assert capsys.readouterr().out.count('content not recorded') == 1
     refused('content not recorded', experts, real, tmp_path, 2)
-    refused('lr: ', train_experts, NET, real, b.path, 1, 2, lr=.3, batch=25, aug='', quiet=True)
+    refused('lr: ', train_experts, NET, real, b.path, 1, expert_protocol(2, .3, 25, ''), quiet=True)
     assert [torch.equal(old.snapshot(0, e), b.snapshot(0, e)) for e in range(3)] == [True]*3 and old.key != key
     by_mtt(real, old, tmp_path/'run')
     assert old.settings()['n_experts'] == 1 and Buffer(b.path).key == old.key # hashed from the path itself
