@@ -89,7 +89,7 @@ def _build_row(job):
     if 'ae_f' not in job.r.settings:
         with job.timed('build'):
             held = (job.real.held() if hasattr(job.real, 'held')
-                    else load(job.r.dataset, job.r.size, download=False)[0])
+                    else load(find_source(job.r.dataset, download=False), job.r.size)[0])
         return _cost_row(job, 'build')
     with tempfile.TemporaryDirectory() as tmp, job.timed('build'):
         encode_set(job.real, job.autoencoder(), cache=tmp)

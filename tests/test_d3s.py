@@ -11,7 +11,7 @@ from dd_repro.norm import *
 from dd_repro.sets import *
 from dd_repro.settings import *
 from dd_repro.norm import Normalize
-from dd_repro.data import load
+from dd_repro.data import find_source, load
 from dd_repro.zoo import *
 from dd_repro.students import *
 from dd_repro.distilled import *
@@ -169,7 +169,7 @@ def test_a_finished_run_is_returned(tmp_path, task, teachers, stats):
 def test_whole_method_on_a_stream_of_tiny_imagenet(tmp_path, dd_data):
     from dd_repro.labels import Relabelled, ViewSettings, relabel
     dd_data('tiny-imagenet-200')
-    real, test = load('tinyimagenet', stream=True, workers=0, stats=((.48, .45, .40), (.28, .27, .28)), download=False)
+    real, test = load(find_source('tinyimagenet', download=False), stream=True, workers=0, stats=((.48, .45, .40), (.28, .27, .28)))
     part = lambda s, n: s.new(ds=s.ds.subset(torch.arange(0, len(s), len(s)//n)[:n].tolist()))
     real, test = part(real, 400), part(test, 100)
     fn = partial(make_net, 'resnet18_bn', 3, 200, 64, width=4, layers=(1, 1))

@@ -6,7 +6,7 @@ WIDTH, EPOCHS, N, IPC = 16, 3, 3, 10
 ARMS, LONGER = dict(K=150, B=34, E=150, bs=50), dict(K=300, B=50, E=300, bs=25)
 
 
-def images(o): return toy() if o.smoke else load('cifar10', download=False)
+def images(o): return toy() if o.smoke else load(find_source('cifar10', download=False))
 
 def net_fn(): return make_net('resnet18_bn', width=WIDTH).to(memory_format=torch.channels_last)
 

@@ -14,7 +14,7 @@ def digits(o):
 def cifar10(o):
     "Sets of CIFAR-10 that have no row yet."
     if o.smoke: return side_cifar(*toy(), o.csv, results_dir().parent/'artefacts', epochs=1, n_eval=1)
-    real, test = load('cifar10', download=False)
+    real, test = load(find_source('cifar10', download=False))
     found = [load_teacher(f) for f in sorted((o.home/'teachers'/'cifar10-r18w16-e3').glob('teacher_*.safetensors'))] + [load_resnet20()]
     teachers = Teachers([n for n, *_ in found], real, [m for _, m, *_ in found], [f'teacher {i}' for i in range(len(found))])
     side_cifar(real, test, o.csv, results_dir().parent/'artefacts', o.home/'match-cifar10', teachers)
