@@ -685,9 +685,8 @@ BENCH = Subject('dd_bench', '', "Seconds and memory: the unroll's forms, or stud
 
 def bench_words()->dict: # as `spec`
     "The words of `dd_bench`, as text."
-    words, told = BENCH.spec(), f'one of {", ".join(BENCH_OWN)}'
-    words['options'].insert(0, dict(name='subject', form='must', kind='str', help=told))
-    return words
+    told = f'one of {", ".join(BENCH_OWN)}'
+    return BENCH.spec(dict(name='subject', form='must', kind='str', help=told))
 
 def _check_bench(subject, device, got, quick):
     if subject not in (known := tuple(BENCH_OWN)):

@@ -92,15 +92,14 @@ class Subject:
         for cls in self.classes.values():
             found |= {n: f for n, f in settings_fields(cls).items() if n not in self.skip}
         return found
-    def spec(self):
-        "Its words, as `parse` takes them."
+    def spec(self, *first):
+        "Its words, as `parse` takes them, behind those that stand by position."
         own = {}
         for head, cls in self.classes.items():
             own |= {o['name']: o | dict(group=head) for o in options_of(cls, self.skip)}
-        first = {n: own[n] for n in ('ipc', 'ppc', 'lpc') if n in own} # what everybody gives
-        own = first | own
+        budget = {n: own[n] for n in ('ipc', 'ppc', 'lpc') if n in own} # what everybody gives
         return dict(name=f'{self.command} {self.name}'.strip(), doc=self.doc,
-                    options=list(own.values()))
+                    options=[*first, *(budget | own).values()])
 
 # %% ../nbs/22_cli.ipynb #92204858
 def take(
@@ -709,10 +708,7 @@ def command_words()->dict: # name -> spec, or subject -> spec for those with a w
     "The words of the commands of this notebook, as text."
     must = dict(name='path', form='must', kind='str', help='an artefact of dd_distill')
     may = dict(name='path', form='may', kind='str', default='', help='an artefact')
-    relabel, evaluated = RELABEL.spec(), EVALUATE.spec()
-    relabel['options'].insert(0, must)
-    evaluated['options'].insert(0, may)
     shipped = [n for n, c in METHODS.own.items() if c.__module__.startswith('dd_repro.')]
     return dict(dd_distill={n: distill_subject(n).spec() for n in shipped},
-                dd_experts={n: experts_subject(n).spec() for n in EXPERTS}, dd_relabel=relabel,
-                dd_eval=evaluated)
+                dd_experts={n: experts_subject(n).spec() for n in EXPERTS},
+                dd_relabel=RELABEL.spec(must), dd_eval=EVALUATE.spec(may))

@@ -22,7 +22,7 @@ from dd_repro.distilled import Distilled, Pixels
 from dd_repro.experts import to_vector, expert_protocol, train_experts
 from dd_repro.mtt import closest
 from dd_repro.labels import LabelStore
-from dd_repro.rows import run_row
+from dd_repro.rows import Places, run_row
 from dd_repro.students import as_protocol, train
 from dd_repro.ten_images import dd_demo
 from dd_repro.steps import Replay
@@ -188,7 +188,7 @@ def test_methods_take_their_first_step_there(row, tmp_path):
     r = R.recipe(row)
     small = dict(net_resnet_width=4) if row.startswith('d3s') else {}
     def run(device):
-        rows = run_row(r, smoke=True, quiet=True, root=tmp_path, home=tmp_path/device, device=device, **small)
+        rows = run_row(r, smoke=True, quiet=True, at=Places(tmp_path, tmp_path/device, device), **small)
         return rows, [load_tensors(p)[0] for p in (tmp_path/device).rglob('distilled.safetensors')]
     rows, sets = run('cpu')
     with pretend_gpu() as gpu: far_rows, far_sets = run('meta'); assert gpu.launches > 20

@@ -27,7 +27,7 @@ from dd_repro.method import RunOptions, Task, learn, method_of
 from dd_repro.mtt import MTT, mtt_opts
 from dd_repro.method import RunOptions, Task, learn, method_of
 from dd_repro.labels import Relabelled, ViewSettings, relabel
-from dd_repro.rows import run_row
+from dd_repro.rows import Places, run_row
 from dd_repro.sets import ImageStream, ImageTensors, content_key, not_recorded
 from dd_repro.students import Protocol, as_protocol, evaluate
 
@@ -295,14 +295,14 @@ def small_row(**kw):
 
 @pytest.mark.parametrize('change', FOLDERS)
 def test_a_row_is_made_anew_for_other_content(change, folder, tmp_path):
-    go = lambda: run_row(small_row(), quiet=True, root=tmp_path, home=tmp_path/'rows', record_to=tmp_path/'r.csv')[0]
+    go = lambda: run_row(small_row(), quiet=True, at=Places(tmp_path, tmp_path/'rows'), record_to=tmp_path/'r.csv')[0]
     a, again = go(), go(); FOLDERS[change](folder); b = go()
     assert a.content == again.content != b.content and a.artefact == again.artefact != b.artefact and a.settings == again.settings != b.settings
     assert [r.content for r in read_rows(tmp_path/'r.csv')] == [a.content, a.content, b.content]
 
 def test_an_artefact_of_a_row_that_was_moved_is_refused(folder, tmp_path):
     "A folder without its content in the name is one that was made before; its card is compared."
-    go = lambda: run_row(small_row(), quiet=True, root=tmp_path, home=tmp_path/'rows')[0]
+    go = lambda: run_row(small_row(), quiet=True, at=Places(tmp_path, tmp_path/'rows'))[0]
     go(); made, = (tmp_path/'rows'/'rows').iterdir(); made.rename(made.with_name(made.name.rpartition('-')[0]))
     go(); assert len(list((tmp_path/'rows'/'rows').iterdir())) == 1
     FOLDERS['inverted'](folder); refused('made from other data.*content', go)
