@@ -92,15 +92,14 @@ class Subject:
         for cls in self.classes.values():
             found |= {n: f for n, f in settings_fields(cls).items() if n not in self.skip}
         return found
-    def spec(self):
-        "Its words, as `parse` takes them."
+    def spec(self, *first):
+        "Its words, as `parse` takes them, behind those that stand by position."
         own = {}
         for head, cls in self.classes.items():
             own |= {o['name']: o | dict(group=head) for o in options_of(cls, self.skip)}
-        first = {n: own[n] for n in ('ipc', 'ppc', 'lpc') if n in own} # what everybody gives
-        own = first | own
+        budget = {n: own[n] for n in ('ipc', 'ppc', 'lpc') if n in own} # what everybody gives
         return dict(name=f'{self.command} {self.name}'.strip(), doc=self.doc,
-                    options=list(own.values()))
+                    options=[*first, *(budget | own).values()])
 
 # %% ../nbs/22_cli.ipynb #92204858
 def take(
@@ -259,9 +258,8 @@ def _keeps(kind, path, n):
 def _teach(got, o, real):
     "Teachers of D3S and its kin."
     t = made_of(TeacherOptions, got)
-    known = TEACHERS.get(known_name(real), {})
-    house = Protocol('teacher', epochs=30, batch=64, lr=.05, schedule='onecycle', aug='')
-    p = as_protocol(known.get('protocol') or house)
+    house = TeacherProtocol('teacher', epochs=30, batch=64, lr=.05, schedule='onecycle')
+    p = TEACHERS.get(known_name(real), house)
     changes = {k: got[k] for k in ('epochs', 'lr', 'batch', 'aug') if k in got}
     kw = {} if t.width is None else dict(width=t.width)
     new = partial(make_net, t.net, real.shape[0], real.n_classes, real.shape[1], **kw)
@@ -290,8 +288,8 @@ def _train_pixels(got, o, real):
     path, aug = e.path or buffer_path(o, net), default_aug(real) if e.aug is None else e.aug
     with _keeps('expert', path, e.n), Cost(real.device) as c:
         how = dict(seed=e.seed, on_expert=_told(e.epochs))
-        b = train_experts(net_fn_of(real, net), real, path, e.n, e.epochs, e.lr, e.batch, aug,
-                          **how)
+        p = expert_protocol(e.epochs, e.lr, e.batch, aug)
+        b = train_experts(net_fn_of(real, net), real, path, e.n, p, **how)
     say(b, f'{b.nbytes/len(b)/1e6:.1f} MB an expert, in {path}')
     if e.record_to:
         record(expert_rows(b, c, o.device), e.record_to)
@@ -555,16 +553,11 @@ def _named(method, own, task, stem):
 
 # %% ../nbs/22_cli.ipynb #998faec2
 @dataclass(frozen=True)
-class ViewOptions(Checked):
+class ViewOptions(ViewSettings):
     "The views that are labelled."
     teachers: str = setting('', 'folder of the teachers (default: where dd_experts d3s puts them)')
     width: int = setting(None, 'of the teachers, which names that folder (default: 128)', least=1)
     epochs: int = setting(300, 'label epochs', least=1)
-    batch: int = setting(128, 'images a view', least=1)
-    cutmix: bool = setting(False, 'mix images, as SRe2L and CDA do')
-    scale: float = setting(.08, 'least share of an image that a crop keeps', above=0, most=1)
-    flip: bool = setting(True, 'mirror half of the views (never where images have a left)')
-    seed: int = setting(0, 'of the views')
     out: str = setting('', 'folder of the labels (default: beside the artefact)')
     pack: bool = setting(False, 'also as one file, to be handed on')
     data: str = setting('', "the teachers' data (default: the artefact's)")
@@ -589,8 +582,8 @@ def dd_relabel(
         same_content(d.source.get('key'), real, path)
     folder = v.teachers or teachers_path(DataOptions(data=name, size=size), v.width)
     t = load_teachers(folder, real)
-    how = dict(batch=v.batch, cutmix=v.cutmix, scale=(v.scale, 1.), flip=v.flip and may_flip(real))
-    d, store = relabel_artefact(path, t, v.epochs, v.out or None, seed=v.seed, names=t.names, **how)
+    views = dataclasses.replace(made_of(ViewSettings, got), flip=v.flip and may_flip(real))
+    d, store = relabel_artefact(path, t, v.epochs, v.out or None, views=views)
     if v.pack:
         say(f'packed: {store.pack(f"{store.path}.zip")}')
     say(f'{store}; evaluate it: dd_eval {path} --labels {store.path}')
@@ -715,10 +708,7 @@ def command_words()->dict: # name -> spec, or subject -> spec for those with a w
     "The words of the commands of this notebook, as text."
     must = dict(name='path', form='must', kind='str', help='an artefact of dd_distill')
     may = dict(name='path', form='may', kind='str', default='', help='an artefact')
-    relabel, evaluated = RELABEL.spec(), EVALUATE.spec()
-    relabel['options'].insert(0, must)
-    evaluated['options'].insert(0, may)
     shipped = [n for n, c in METHODS.own.items() if c.__module__.startswith('dd_repro.')]
     return dict(dd_distill={n: distill_subject(n).spec() for n in shipped},
-                dd_experts={n: experts_subject(n).spec() for n in EXPERTS}, dd_relabel=relabel,
-                dd_eval=evaluated)
+                dd_experts={n: experts_subject(n).spec() for n in EXPERTS},
+                dd_relabel=RELABEL.spec(must), dd_eval=EVALUATE.spec(may))

@@ -421,7 +421,7 @@ def find_source(
     download=True, # may it be fetched?
     workers=None, # threads that look at the files of an own folder
     skip_bad=False, # leave out files that cannot be read, naming them
-    background='white', # behind transparency
+    background='white', # behind transparency: a colour's name, #rrggbb or (r, g, b)
 )->Source:
     "The data set of this name; ValueError that names the known ones."
     check_name(name, root)
@@ -480,33 +480,43 @@ def _name_of(src, i):
     "The name of a source's part: train, or test with what is missing there."
     return f'{src.name.split(" (")[0]} ({src.test_note})' if i and src.test_note else src.name
 
-def _held(src, size, crop, zca, stats, workers, device, parts, source):
+@dataclass(frozen=True)
+class _Look:
+    "What images of a source become."
+    size: int
+    crop: bool
+    zca: bool
+    stats: object
+
+def _held(src, look, workers, device, parts, source):
     "The parts of a source in memory."
     out, norm = [], None
     for part in parts:
-        x, y, key = _float(part, size, crop, src, workers)
+        x, y, key = _float(part, look.size, look.crop, src, workers)
         if not out and x.amin() == x.amax(): _refuse_constant(src.name, len(x), float(x.amin()))
         x, y = x.to(device), y.to(device)
-        norm = norm or (cached_zca(x, src.name) if zca else _norm(src, stats, x.split(2048)))
+        if not norm:
+            norm = (cached_zca(x, src.name) if look.zca
+                    else _norm(src, look.stats, x.split(2048)))
         for b in x.split(2048): b.copy_(norm(b))
         name = _name_of(src, len(out))
         out.append(ImageTensors(x, y, len(src.classes), src.classes, norm, name, key, source))
     if len(out) > 1: out[0].source['test'] = out[1].key # a card knows both
     return out
 
-def _streamed(src, size, crop, zca, stats, workers, device, parts, source):
+def _streamed(src, look, workers, device, parts, source):
     "The parts of a source as streams."
-    if zca: raise ValueError('zca=True needs the images in memory; it does not go with a stream')
+    if look.zca: raise ValueError('zca=True needs the images in memory; it does not go with a stream')
     if not isinstance(src.train, Files):
         raise ValueError(f'{src.name} is held in memory; stream=True is for folders of images')
-    kw = dict(n_classes=len(src.classes), size=size, classes=src.classes, device=device,
-              mode=src.mode,
-              background=src.train.background, source=source,
-              workers=min(8, os.cpu_count() or 1) if workers is None else workers)
-    parts = [p.with_(squash=None if crop else size) for p in parts]
-    sets = [ImageStream(p, name=_name_of(src, i), **kw) for i, p in enumerate(parts)]
+    workers = min(8, os.cpu_count() or 1) if workers is None else workers
+    kw = dict(n_classes=len(src.classes), size=look.size, classes=src.classes, mode=src.mode)
+    more = dict(device=device, background=src.train.background, source=source)
+    parts = [p.with_(squash=None if look.crop else look.size) for p in parts]
+    sets = [ImageStream(p, name=_name_of(src, i), workers=workers, **kw).new(**more)
+            for i, p in enumerate(parts)]
     _varied(sets[0].read())
-    norm = _norm(src, stats, (x for x, _ in sets[0].batches(256)))
+    norm = _norm(src, look.stats, (x for x, _ in sets[0].batches(256)))
     return [s.new(norm=norm) for s in sets]
 
 def _too_big(src, size):
@@ -518,42 +528,51 @@ def _too_big(src, size):
             or 4*(len(src.train) + len(src.test))*size**2*(3 if src.mode == 'RGB' else 1) > have/2)
 
 # %% ../nbs/01_data.ipynb #6a70cce0
-def _source(src, name, size, crop, zca, stats, stream, val, seed, background):
+def _source(src, look, stream, val, seed):
     "How a set was loaded, as a card keeps it: no path in it."
     pair = lambda s: [float(v) for v in torch.as_tensor(s).flatten()]
-    return dict(kind=src.kind, name=src.name if src.kind == 'folder' else str(name), size=int(size),
-                crop=bool(crop), zca=bool(zca), stream=bool(stream),
+    stats, background = look.stats, getattr(src.train, 'background', 'white')
+    name = src.name if src.kind == 'folder' else src.name.split(' (')[0]
+    return dict(kind=src.kind, name=name, size=look.size, crop=bool(look.crop), zca=bool(look.zca),
+                stream=bool(stream),
                 stats=stats if isinstance(stats, str) else [pair(s) for s in stats],
                 background=background if isinstance(background, str) else list(background),
                 **(dict(val=val, seed=seed) if val else {}))
 
 # %% ../nbs/01_data.ipynb #547385a2
+def _found(name, root, workers, skip_bad):
+    "The source: as it was given, or by name."
+    if not isinstance(name, Source):
+        return find_source(name, root, workers=workers, skip_bad=skip_bad)
+    if root or skip_bad:
+        raise ValueError(f'{name.name} is found already: give root and skip_bad to find_source')
+    return name
+
 @steady
 def load(
-    name, # a name in `DATASETS`, imagenet:<class indices>, or a folder with train/ and val/
+    name, # in `DATASETS`, imagenet:<class indices>, a folder with train/ and val/, or a `Source`
     size:int|None=None, # side in px; None: the set's own (digits 8, cifar 32, tiny 64, ...)
     zca:bool=False, # ZCA whitening instead of mean and std
     root=None, # where data are; DD_DATA when None
     val:float=0., # fraction of train to hold out and return in the place of test
     seed:int=0, # of the held-out part
-    download:bool=True, # fetch what is absent
     stream:bool|None=None, # ImageStream? None: where float32 images would fill half of the memory
     workers:int|None=None, # threads or processes that decode; None: one a core, at most 8
     device=None, # where images are kept or delivered; None: the CPU
     crop:bool=True, # short side to size, then centre; False squeezes into a square
     stats='mtt', # mtt, dc, train (measured) or (mean, std); own folders, digits: measured
     skip_bad:bool=False, # leave out images that cannot be read, naming each, instead of stopping
-    background='white', # what lies behind transparency: a colour's name, #rrggbb or (r, g, b)
 )->tuple: # (train, test), or (rest of train, held out) with val
     "Train and test images of a data set; ValueError in one line for what is wrong."
     _check(size, val, stats)
-    src = find_source(name, root, download, workers, skip_bad, background)
+    src = _found(name, root, workers, skip_bad)
     size = size or src.size
     if size is None:
         raise ValueError(f'{src.name}: the images are not all squares of one size; say which side '
                          'you want: size=')
     stream = _too_big(src, size) if stream is None else stream
-    source = _source(src, name, size, crop, zca, stats, stream, val, seed, background)
+    look = _Look(int(size), crop, zca, stats)
+    source = _source(src, look, stream, val, seed)
     get, parts = _streamed if stream else _held, [src.train] + [src.test]*(not val)
-    sets = get(src, int(size), crop, zca, stats, workers, device or 'cpu', parts, source)
+    sets = get(src, look, workers, device or 'cpu', parts, source)
     return sets[0].split(val, seed) if val else tuple(sets)

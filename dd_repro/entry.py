@@ -25,6 +25,8 @@ def make_words()->dict: # what assets/commands.json holds
     "The words of every command, from the functions and classes themselves."
     importlib.import_module('dd_repro.all') # all methods
     cli = importlib.import_module('dd_repro.cli').command_words()
+    cli['dd_bench'] = importlib.import_module('dd_repro.bench').bench_words()
+    cli['dd_row'] = importlib.import_module('dd_repro.rows').row_words()
     of = lambda n, m: spec(getattr(importlib.import_module(f'dd_repro.{m}'), n))
     return {n: cli.get(n) or of(n, m) for n, m in COMMANDS.items()}
 

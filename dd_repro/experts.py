@@ -196,9 +196,12 @@ def _whole(path, epochs, size):
         return ok and bool(load_tensors(path)[0]['theta'].isfinite().all())
     except Exception: return False
 
-def _check_fit(net, real, aug):
+def _check_fit(net, real, p):
     "What would fail in the first epoch is said before a folder is made."
-    if aug: DSA(aug)
+    if p.aug: DSA(p.aug)
+    if p.lr is None:
+        raise ValueError(f'protocol {p.name} has no rate, and experts learn none; take '
+                         'expert_protocol, or its scaled(lr=...)')
     check_free(net)
     x = torch.randn(4, *real.shape, generator=rng_for('a look at the network')).to(
         device_of(net), next(net.parameters()).dtype)
@@ -206,6 +209,15 @@ def _check_fit(net, real, aug):
     with torch.no_grad(): n_out = net(x).shape[1]
     if n_out != real.n_classes:
         raise ValueError(f'the network tells {n_out} classes apart, the data have {real.n_classes}')
+
+def _card(net, real, p, seed):
+    "What the experts are: data, network, and protocol, as far as it is not the plain one."
+    plain = expert_protocol(p.epochs, p.lr, p.batch, p.aug, p.momentum, p.wd).settings()
+    other = {k: v for k, v in p.settings().items() if v != plain.get(k)}
+    card = dict(name=real.name, norm=repr(real.norm), n_images=len(real), content=real.key,
+                arch=getattr(net, 'arch', None), size=to_vector(net).numel(), epochs=p.epochs,
+                lr=p.lr, batch=p.batch, aug=p.aug, momentum=p.momentum, wd=p.wd, seed=seed)
+    return card | other | ({} if card['arch'] else dict(layers=layers_hash(net)))
 
 def _open_folder(path, card, n):
     path, card = Path(path), json.loads(json.dumps(card))
@@ -232,11 +244,11 @@ def _only_read(path, card, n):
                      'but none can be added; give another folder')
 
 # %% ../nbs/06_experts.ipynb #0feb9489
-def _one_expert(i, net_fn, real, path, protocol, seed, device):
+def _one_expert(i, net_fn, real, path, protocol, seed):
     "Train expert i and store its path; returns its seconds."
     warm()
     start = time.perf_counter()
-    with seeded(seed, 'expert', i): net = net_fn().to(device)
+    with seeded(seed, 'expert', i): net = net_fn().to(real.device)
     theta = train_expert(net, real, protocol, seed=seed_of(rng_for(seed, 'expert', i)))
     seconds = time.perf_counter() - start
     meta = {'expert': i, 'seconds': seconds, 'content': content_key(theta), 'data': real.key}
@@ -258,28 +270,20 @@ def train_experts(
     real:ImageTensors, # the real training set
     path, # the buffer's folder
     n:int, # experts (the paper: 200 for CIFAR, 100 for ImageNet subsets)
-    epochs:int, # T+ + M
-    lr=.01, batch=256, # as in `expert_protocol`
-    aug='color_crop_cutout_flip_scale_rotate', # as in `expert_protocol`
-    momentum=0., wd=0., # as in `expert_protocol`
+    protocol:Protocol, # how they are trained: `expert_protocol` has the paper's
     seed=0, # expert i uses (seed, i)
-    device=None, quiet=None,
+    quiet=None,
     on_expert=None, # called with (i, seconds) after each new expert
 )->Buffer:
     "Train n experts, store their trajectories; continues an interrupted buffer (MTT, section 3.1)."
-    for k, v in dict(n=n, epochs=epochs, batch=batch, lr=lr).items():
-        if not v > 0: raise ValueError(f'{k} is {v}; it must be above 0')
-    protocol, device, probe = (expert_protocol(epochs, lr, batch, aug, momentum, wd),
-                               device or real.device, net_fn())
-    card = dict(name=real.name, norm=repr(real.norm), n_images=len(real), content=real.key,
-                arch=getattr(probe, 'arch', None), size=to_vector(probe).numel(), epochs=epochs,
-                lr=lr, batch=batch, aug=aug, momentum=momentum, wd=wd, seed=seed)
-    if card['arch'] is None: card['layers'] = layers_hash(probe)
-    _check_fit(probe, real, aug)
+    if not n > 0: raise ValueError(f'n is {n}; it must be above 0')
+    p, probe = as_protocol(protocol), net_fn()
+    _check_fit(probe, real, p)
+    card = _card(probe, real, p, seed)
     path = _open_folder(path, card, n)
-    left, work = (list(_left(path, n, epochs, card['size'])),
-                  step_work(card['arch'], min(batch, len(real)), real.shape[-1]))
-    jobs = spread(_one_expert, left, (net_fn, real, path, protocol, seed, device), work, device)
+    left = list(_left(path, n, p.epochs, card['size']))
+    work = step_work(card['arch'], min(p.batch, len(real)), real.shape[-1])
+    jobs = spread(_one_expert, left, (net_fn, real, path, p, seed), work, real.device)
     with closing(jobs), progress(total=n, initial=n - len(left), desc='experts',
                                  quiet=quiet) as bar:
         for i, seconds in jobs:

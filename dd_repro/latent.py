@@ -231,11 +231,12 @@ def latent_experts(
     n:int, # experts
     epochs=6, # T+ + M
     width=128, depth=None, # of the ConvNet
-    **kw # lr, batch, seed, quiet as in `train_experts`
+    lr=.01, batch=256, # as in `expert_protocol`
+    **kw # seed, quiet, on_expert as in `train_experts`
 )->Buffer:
     "Expert trajectories in latent space, without augmentation; continues an interrupted buffer."
-    return train_experts(latent_net(codes, width, depth), codes, path, n, epochs,
-                         **(dict(aug='') | kw))
+    p = expert_protocol(epochs, lr, batch, aug='')
+    return train_experts(latent_net(codes, width, depth), codes, path, n, p, **kw)
 
 # %% ../nbs/20_latent.ipynb #9e1e1003
 class codes_space:
@@ -319,9 +320,9 @@ class LatentDCMethod(LatentMethod, name='latent-dc'):
     @property
     def updates(self): return self.outer
     def phases(self, d, task, run):
-        loops, b = (self.outer, self.inner), self.batch
-        kw = dict(train_on='real', net_lr=self.net_lr, batch_train=b, batch_syn=b, seed=task.seed)
-        return DC(task.codes, code_net(task, task.codes), *loops, b, loss=self.loss, **kw)
+        b = self.batch
+        how = Matching(self.outer, self.inner, b, self.loss, 'real', self.net_lr, b, b)
+        return DC(task.codes, code_net(task, task.codes), how, seed=task.seed)
 
 @dataclass(frozen=True)
 class LatentDMMethod(LatentMethod, name='latent-dm'):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from PIL import Image, ImageColor, ImageOps
-from fastcore.basics import patch
+from fastcore.basics import patch, store_attr
 from .core import *
 from .norm import *
 from .files import *
@@ -499,18 +499,18 @@ class ImageStream:
         norm=None, # applied on the device
         name='', # the data set's name
         workers=0, # processes that decode
-        device=None, # where batches go
         mode='RGB', # or 'L'
-        fs=(), # maps applied after the norm, on the device
-        y=None, # the labels, where they are known already
-        source=None, # how it was loaded, for a card
-        background='white', # behind transparency
     ):
-        self.ds, self.n_classes, self.size, self.name, self.mode = ds, n_classes, size, name, mode
-        self.classes, self.norm = list(classes or map(str, range(n_classes))), norm or NoNorm()
-        self.workers, self.device, self.fs = workers, torch.device(device or 'cpu'), tuple(fs)
-        self.y = check_labels(read_labels(ds) if y is None else y, len(ds), n_classes)
-        self.source, self.background = dict(source or {}), background
+        store_attr()
+        self.device, self.fs, self.source, self.background = 'cpu', (), {}, 'white'
+        self.settle()
+    def settle(self, y=None):
+        "Attributes in their types, and labels, read where they are not known."
+        self.classes = list(self.classes or map(str, range(self.n_classes)))
+        self.norm, self.device = self.norm or NoNorm(), torch.device(self.device or 'cpu')
+        self.fs, self.source = tuple(self.fs), dict(self.source or {})
+        y = read_labels(self.ds) if y is None else y
+        self.y = check_labels(y, len(self.ds), self.n_classes)
     def __len__(self): return len(self.ds)
     def __repr__(self):
         return (f'ImageStream({self.name or "?"}: {len(self)} images {list(self.shape)}, '
@@ -526,10 +526,12 @@ class ImageStream:
 # %% ../nbs/00_sets.ipynb #9e20c4ce
 @patch
 def new(self:ImageStream, **kw):
-    "A copy with some attributes changed."
+    "A copy with some attributes changed: those of the constructor, device, source, background."
     keys = 'ds n_classes size classes norm name workers device mode fs source background'.split()
-    y = {} if 'ds' in kw else dict(y=self.y) # other data have other labels
-    out = ImageStream(**({k: getattr(self, k) for k in keys} | y | kw))
+    if other := set(kw) - {*keys, 'y'}: raise TypeError(f'a stream has no {", ".join(other)}')
+    out = ImageStream.__new__(ImageStream)
+    for k in keys: setattr(out, k, kw.get(k, getattr(self, k)))
+    out.settle(kw.get('y', None if 'ds' in kw else self.y)) # other data have other labels
     same = {'device', 'workers', 'name', 'classes', 'norm', 'source'} # what is not in a key
     if set(kw) <= same: out._key = self.__dict__.get('_key')
     return out

@@ -19,7 +19,7 @@ from .students import *
 from .distilled import *
 from .augment import DSA
 from .zoo import make_net
-from .experts import Buffer
+from .experts import Buffer, expert_protocol
 from .loop import distill
 from .mtt import MTT, mtt_opts
 from .method import RunOptions, Task, learn, method_of
@@ -34,7 +34,7 @@ from .tables import results_dir
 # %% ../nbs/50_side_by_side.ipynb #f0238db2
 AUG8, NET8 = 'crop_scale_rotate', dict(name='convnet', n_in=1, n_out=10, size=8, width=32, depth=2)
 KW8 = dict(lr=.02, arch=NET8, aug=AUG8) # what a set without settings of its own carries
-EXPERTS8 = dict(epochs=4, lr=.05, batch=64, aug='')
+EXPERTS8 = expert_protocol(4, lr=.05, batch=64, aug='')
 net_fn8 = partial(make_net, NET8)
 
 # %% ../nbs/50_side_by_side.ipynb #dd6424dd

@@ -26,7 +26,7 @@ from .distilled import *
 from .fields import *
 from .method import *
 from .teachers import TEACHERS, train_teachers
-from .labels import Relabelled, relabel
+from .labels import Relabelled, ViewSettings, relabel
 from .autoenc import AutoEncoder, TinyAE, load_autoencoder
 from .latent import encode_set, latent_net
 from .recipes import *
@@ -157,12 +157,11 @@ def experts(self:Job, data=None):
     epochs = r['max_start_epoch'] + r['expert_epochs'] + (r.method == 'LatentMTT')
     path = _folder(
         Path(self.home)/'buffers'/f'{r.dataset}-{r.size}px-s{self.seed}-{r.key("experts")}', data)
-    kw = dict(aug=str(r.get('expert_aug') or ''), momentum=r.get('expert_momentum', 0),
-              wd=r.get('expert_wd', 0))
-    size = r['expert_n'], epochs, r['expert_lr'], r['expert_batch']
+    p = expert_protocol(epochs, r['expert_lr'], r['expert_batch'], str(r.get('expert_aug') or ''),
+                        r.get('expert_momentum', 0), r.get('expert_wd', 0))
     with self.timed('experts', path):
-        buffer = train_experts(row_net(r, data), data, path, *size, **kw, seed=self.seed,
-                               quiet=self.quiet)
+        buffer = train_experts(row_net(r, data), data, path, r['expert_n'], p, self.seed,
+                               self.quiet)
     buffer.fits(data)
     return buffer
 
@@ -170,18 +169,19 @@ def experts(self:Job, data=None):
 def teachers(self:Job, n=None):
     "The teachers of a row, n of them."
     r, known = self.r, TEACHERS[self.r.dataset]
-    p, epochs = known['protocol'], r.get('teacher_epochs', known['protocol'].epochs)
+    p, epochs = known, r.get('teacher_epochs', known.epochs)
     if epochs != p.epochs and not self.smoke: p = p.scaled(epochs=epochs)
     if self.smoke:
-        p = known['protocol'].scaled(kind='smoke', epochs=1, batch=32, warmup=0, drop_every=0)
+        p = known.scaled(kind='smoke', epochs=1, batch=32, warmup=0, drop_every=0)
     folder = lambda name, p: (
         Path(self.home)/'teachers'/f'{name}-{r.size}px-s{self.seed}-{settings_hash(p.settings())}')
     path, start = _folder(folder(r.dataset, p), self.real), 'random'
-    if not self.smoke and known['init'] != 'random':
-        start = _only(folder(known['init'], TEACHERS[known['init']]['protocol']))
+    if not self.smoke and known.init != 'random':
+        start = _only(folder(known.init, TEACHERS[known.init]))
+    p = dataclasses.replace(p, init=start)
     with self.timed('teachers', path):
         return train_teachers(row_net(r, self.real), self.real, path, n or r['teacher_n'], p,
-                              known['view'], self.seed, self.quiet, init=start)
+                              self.seed, self.quiet)
 
 # %% ../nbs/24_stages.ipynb #87df710a
 @patch
@@ -279,8 +279,9 @@ def with_labels(self:Job, d, name='labels'):
                                             if r.get('label_enl') and not self.smoke else 1)
     t = self.teachers(n)
     with self.timed(name, self.out('distilled')/name):
-        store = relabel(d, list(t), self.out('distilled')/name, r['label_epochs'], p.batch,
-                        seed=self.seed, quiet=True)
+        views = ViewSettings(p.batch, seed=self.seed)
+        store = relabel(d, list(t), self.out('distilled')/name, r['label_epochs'], views,
+                        quiet=True)
     return Relabelled(d, store, r['label_epochs'])
 
 # %% ../nbs/24_stages.ipynb #ef54cc0a

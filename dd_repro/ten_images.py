@@ -149,8 +149,8 @@ def demo(
     say(rows[-1])
     _stage(o, f'{o["n"]} experts learn from the whole set, {o["epochs"]} epochs',
            1.2*rows[0].seconds)
-    buffer = train_experts(net_fn, real, out/f'buffer-{key}', o['n'], o['epochs'], o['lr'],
-                           o['batch'], o['expert_aug'], seed=seed, quiet=quiet)
+    how = expert_protocol(o['epochs'], o['lr'], o['batch'], o['expert_aug'])
+    buffer = train_experts(net_fn, real, out/f'buffer-{key}', o['n'], how, seed, quiet)
     d = _demo_run(real, net_fn, buffer, o, seed, out/f'run-{key}', iterations, quiet)
     _stage(o, f'{o["n_eval"]} networks learn from the ten MTT images', rows[0].seconds)
     rows += ev(d, method='MTT', deviations=f'{d.info["iterations"]} iterations')

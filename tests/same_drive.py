@@ -292,6 +292,17 @@ class Now(Before):
         task = dd('Task')(self.w.real, self.w.test, self.w.net, self.w.seed)
         for need in method.needs: getattr(self, f'_{need}')(name, task, out)
         return dd('learn')(task, method, out, dd('RunOptions')(quiet=True))[0]
+    def experts(self, path, n, epochs, **s):
+        how = dd('expert_protocol')(epochs, **s)
+        return dd('train_experts')(self.w.net, self.w.real, path, n, how, **self.kw)
+    def teachers(self, path, n=2, epochs=1):
+        p = dd('as_protocol')('full').scaled(epochs=epochs, batch=256)
+        own = {f.name: getattr(p, f.name) for f in dataclasses.fields(p)}
+        how = dd('TeacherProtocol')(**own, how='crop', init='random')
+        return dd('train_teachers')(self.w.teacher, self.w.real, path, n, how, **self.kw)
+    def labels(self, d, path, epochs, batch, cutmix):
+        views = dd('ViewSettings')(batch, cutmix, seed=self.kw['seed'])
+        return dd('relabel')(d, self.teachers(path/'teachers'), path/'labels', epochs, views, quiet=True)
     def _experts(self, name, task, out):
         codes = name == 'latent-mtt'
         make = partial(self.latent_experts, n=2, epochs=3) if codes else partial(self.experts, **EXPERTS)
@@ -303,7 +314,9 @@ class Now(Before):
         task.arch = dd('ConvNet')(1, 10, 8, w.width, dd('code_depth')(8)).arch
     def method_words(self, method): return [method]
     def row(self, row, home, s):
-        return super().row(row, home, {NAMES.get(k, k): v for k, v in s.items()})
+        at = dd('Places')(home/'none', home, 'cpu')
+        own = {NAMES.get(k, k): v for k, v in s.items()}
+        return dd('run_row')(row, smoke=True, at=at, **self.kw, **own)
 
 def ways(world):
     "How this tree is called, by what it offers."

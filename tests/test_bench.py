@@ -6,6 +6,7 @@ import pytest, torch
 from dd_repro import bench, core
 from dd_repro.bench import bench_unroll, claims, dd_bench, ratios, report, run_cell, summary, unroll_cells, visits
 from dd_repro.core import ONE_THREAD_MAX
+from dd_repro.entry import start
 from dd_repro.records import read_rows
 
 TINY = dict(width=4, threads=1, n_mat=64)
@@ -18,7 +19,7 @@ def cell(form, mode, seconds, mb, batch=100, N=30, width=128):
 def command(*words):
     "The command in a process of its own."
     env = os.environ | dict(OMP_NUM_THREADS='1')
-    return subprocess.run([sys.executable, '-c', 'from dd_repro.bench import dd_bench; dd_bench.main()', *words], capture_output=True, text=True, env=env)
+    return subprocess.run([sys.executable, '-c', 'from dd_repro.entry import dd_bench; dd_bench()', *words], capture_output=True, text=True, env=env)
 
 def test_quick_run_by_function_prints_and_records(tmp_path, capsys):
     dd_bench('unroll', alloc='tuned', quick=True, threads=1, record_to=str(tmp_path/'bench.csv'))
@@ -81,7 +82,7 @@ def test_rounds_end_where_the_budget_does():
 
 @pytest.mark.parametrize('kw,text', [(dict(subject='loop'), "subject 'loop' is not one of unroll, students"), (dict(form='exact'), "form 'exact' is not one of adjoint"),
     (dict(alloc='captured', device='cpu'), "alloc 'captured' is not one of default, tuned"), (dict(batch='10,x'), "batch 'x' is not a whole number"), (dict(N='0'), "N '0' is not"),
-    (dict(repeats=0), 'repeats is 0; it must be 1 or more'), (dict(threads=-1), 'threads is -1'), (dict(device='tpu'), "device 'tpu' is not one of cpu, cuda")])
+    (dict(repeats=0), 'repeats is 0; it must be at least 1'), (dict(threads=-1), 'threads is -1'), (dict(device='tpu'), "device 'tpu' is not one of cpu, cuda")])
 def test_bad_input_is_one_line_and_status_2(kw, text, capsys):
     with pytest.raises(SystemExit) as e: dd_bench(**(dict(subject='unroll') | kw))
     err = capsys.readouterr().err
@@ -89,6 +90,6 @@ def test_bad_input_is_one_line_and_status_2(kw, text, capsys):
 
 def test_bad_input_to_the_command(monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['dd_bench', 'unroll', '--batch', 'ten'])
-    with pytest.raises(SystemExit) as e: dd_bench.main()
+    with pytest.raises(SystemExit) as e: start('dd_bench')
     out, err = capsys.readouterr()
     assert e.value.code == 2 and err.splitlines()[-1] == "dd_repro: batch 'ten' is not a whole number of 1 or more" and out == ''

@@ -11,7 +11,7 @@ from dd_repro.norm import *
 from dd_repro.sets import *
 from dd_repro.settings import *
 from dd_repro.norm import Normalize
-from dd_repro.data import load
+from dd_repro.data import find_source, load
 from dd_repro.zoo import *
 from dd_repro.students import *
 from dd_repro.distilled import *
@@ -53,7 +53,7 @@ def test_crop_is_torchvisions(real):
 
 def test_objective_equals_equation_1(real, teachers, stats):
     d, T = Pixels.from_real(real, 3, 0), [targets(s, eps=1e-3) for s in stats]
-    loss = D3S(teachers, T, 10, b=1, alpha=20., crop='none', flip=False)(d)
+    loss = D3S(teachers, T, D3SMethod(crop='none'), b=1)(d)
     net, want = teachers[1], 0.
     seen = {}
     hooks = [m.register_forward_hook(lambda m, i, o, n=n: seen.update({n: o.double()})) for n, m in main_convs(net).items()]
@@ -67,9 +67,9 @@ def test_objective_equals_equation_1(real, teachers, stats):
     torch.testing.assert_close(loss.double(), want.double(), rtol=1e-3, atol=1e-3)
 
 def test_ensemble_takes_the_models_in_turn_or_draws_them(teachers):
-    pick = lambda b, ens: D3S(teachers, None, 4, b, ens=ens).model()
+    pick = lambda b, ens: D3S(teachers, None, D3SMethod(ens=ens), b).model()
     assert [pick(b, 'batch') for b in range(4)] == [0, 1, 0, 1] and [pick(b, '') for b in range(3)] == [0, 0, 0]
-    o = D3S(teachers, None, 4, ens='iter'); assert {o.model() for _ in range(20)} == {0, 1}
+    o = D3S(teachers, None, D3SMethod(ens='iter')); assert {o.model() for _ in range(20)} == {0, 1}
 
 def test_running_statistics_change_the_second_batch_only(tmp_path, task):
     a, b = (d3s(task, tmp_path/str(isu), isu=isu)[0] for isu in (True, False))
@@ -167,18 +167,18 @@ def test_a_finished_run_is_returned(tmp_path, task, teachers, stats):
     assert b.info['stats'] == stats_hash(stats) and [t['sha256'] for t in b.info['settings']['teachers']] == teachers.hashes
 
 def test_whole_method_on_a_stream_of_tiny_imagenet(tmp_path, dd_data):
-    from dd_repro.labels import Relabelled, relabel
+    from dd_repro.labels import Relabelled, ViewSettings, relabel
     dd_data('tiny-imagenet-200')
-    real, test = load('tinyimagenet', stream=True, workers=0, stats=((.48, .45, .40), (.28, .27, .28)), download=False)
+    real, test = load(find_source('tinyimagenet', download=False), stream=True, workers=0, stats=((.48, .45, .40), (.28, .27, .28)))
     part = lambda s, n: s.new(ds=s.ds.subset(torch.arange(0, len(s), len(s)//n)[:n].tolist()))
     real, test = part(real, 400), part(test, 100)
     fn = partial(make_net, 'resnet18_bn', 3, 200, 64, width=4, layers=(1, 1))
-    p = TEACHERS['tinyimagenet']['protocol'].scaled(kind='smoke', epochs=1, warmup=0, batch=100)
+    p = TEACHERS['tinyimagenet'].scaled(kind='smoke', epochs=1, warmup=0, batch=100)
     teachers = train_teachers(fn, real, tmp_path/'t', 2, p, quiet=True)
     stated = plain_settings('d3s', dataset='tinyimagenet')
     d, run = learn(Task(real, teachers=teachers), method_of('d3s', **stated | dict(iterations=2, batch=100)), tmp_path/'run', QUIET)
     assert run.n_batches == 2 and d.images.shape == (200, 3, 64, 64) and d.y.unique().numel() == 200
-    store = relabel(d, teachers, tmp_path/'l', 1, batch=100, quiet=True)
+    store = relabel(d, teachers, tmp_path/'l', 1, ViewSettings(100), quiet=True)
     row, = evaluate(Relabelled(d, store), test, (fn().arch,), as_protocol('d3s-tiny').scaled(kind='smoke', epochs=1, batch=100), 1)
     assert math.isfinite(row.mean) and row.protocol == 'smoke'
 
@@ -194,7 +194,7 @@ def test_each_method_makes_a_smoke_set_under_its_own_name(name, tmp_path, task):
 
 def test_images_are_mirrored_where_the_set_allows_it(real, teachers):
     "Digits are not, unless somebody asks for it; a set of one's own is."
-    of = lambda flip, r: method_of('d3s', **SMALL | dict(flip=flip)).used(r)['flip']
+    of = lambda flip, r: method_of('d3s', **SMALL | dict(flip=flip)).resolved(r)['flip']
     other = ImageTensors(real.x, real.y, 10, name='pets')
     assert [of(f, real) for f in (None, True, False)] == [False, True, False]
     assert [of(f, other) for f in (None, True, False)] == [True, True, False]

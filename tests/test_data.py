@@ -24,8 +24,8 @@ def make(root, classes, n=2, side=(8, 8), mode='RGB', parts=('train', 'val')):
 @pytest.fixture
 def home(tmp_path, monkeypatch): monkeypatch.setenv('DD_HOME', str(tmp_path/'home')); return tmp_path/'home'
 
-def fails(match, *a, **kw):
-    with pytest.raises(ValueError, match=match) as e: load(*a, **{'download': False, 'workers': 1} | kw)
+def fails(match, name, root=None, download=False, **kw):
+    with pytest.raises(ValueError, match=match) as e: load(find_source(name, root, download), workers=1, **kw)
     assert '\n' not in str(e.value)
 
 # --- norms
@@ -133,7 +133,7 @@ def test_tiny_as_it_is_shipped(tmp_path):
     (root/'val'/'val_annotations.txt').write_text(''.join(f'{f}\t{c}\t0\t32\t44\t62\n' for f, c in rows))
     (root/'words.txt').write_text('n01\tgoldfish, Carassius\nn02\tbullfrog\nn03\tcat\n')
     before = sorted(map(str, root.rglob('*')))
-    tr, te = load('tinyimagenet', root=tmp_path, workers=1, download=False)
+    tr, te = load(find_source('tinyimagenet', tmp_path, download=False), workers=1)
     assert tr.shape == (3, 64, 64) and te.y.tolist() == [0, 1, 1] and tr.classes == ['goldfish', 'bullfrog']
     assert tr.name == 'tinyimagenet (2 of 200 classes, 3 of 500 a class)' and te.name == tr.name[:-1] + ', test 1 to 2 of 50 a class)' and sorted(map(str, root.rglob('*'))) == before
 
@@ -176,6 +176,7 @@ def test_refusals(tmp_path, home):
     fails('no such folder', str(tmp_path/'nowhere'))
     for s in (0, -3, 2.5): fails('size is', 'digits', size=s)
     for v in (-.1, 1, 3): fails('val is', 'digits', val=v)
+    fails('digits is found already', 'digits', skip_bad=True)
     fails("stats 'mine' is not one of", 'digits', stats='mine')
     fails('digits is held in memory', 'digits', stream=True)
     for s in ('imagenet:', 'imagenet:1', 'imagenet:1,x', 'imagenet:1,1000', 'imagenet:5,5'): fails('at least two different class indices', s)
@@ -212,7 +213,7 @@ def test_no_network_is_one_line(tmp_path, monkeypatch):
 # --- real data
 def test_cifar10():
     need('cifar-10-batches-py')
-    tr, te = load('cifar10', download=False)
+    tr, te = load(find_source('cifar10', download=False))
     assert (len(tr), len(te), tr.shape) == (50000, 10000, (3, 32, 32)) and (tr.y.bincount() == 5000).all() and tr.classes[3] == 'cat'
     mean, std = channel_stats(b for b in tr.raw().split(5000))
     np.testing.assert_allclose(mean, (.4914, .4822, .4465), atol=2e-4); np.testing.assert_allclose(std, (.2470, .2435, .2616), atol=2e-4)
@@ -220,22 +221,22 @@ def test_cifar10():
 
 def test_cifar100_says_what_is_missing():
     need('cifar-100-python')
-    tr, te = load('cifar100', download=False)
+    tr, te = load(find_source('cifar100', download=False))
     whole = (dd_data()/'cifar-100-python'/'train').exists()
     assert tr.name == ('cifar100' if whole else 'cifar100 (100 of 500 a class)') and tr.n_classes == 100 and len(te) == 10000
-    assert load('cifar100', stats='dc', download=False)[0].norm.mean[0] == .5071 and tr.norm.mean[0] == .4914
+    assert load(find_source('cifar100', download=False), stats='dc')[0].norm.mean[0] == .5071 and tr.norm.mean[0] == .4914
 
 def test_cifar10_zca_small(home):
     "A ZCA of 2,000 images at 12 px: compact form against kornia's matrix on images it has not seen."
     need('cifar-10-batches-py')
-    x = load('cifar10', size=12, val=.06, download=False)[1].raw()
+    x = load(find_source('cifar10', download=False), size=12, val=.06)[1].raw()
     z = fit_zca(x[:2000]); back = norm_from_state(*z.state())
     err = back(x[2000:]) - z(x[2000:])
     assert err.pow(2).mean().sqrt() < 5e-4 and (back.inverse(z(x[2000:])) - x[2000:]).abs().max() < 1.5/255
 
 def test_imagewoof_and_tiny():
     need('imagewoof-320', 'tiny-imagenet-200')
-    tr, te = load('imagewoof-320', size=32, download=False)
+    tr, te = load(find_source('imagewoof-320', download=False), size=32)
     assert (len(tr), len(te), tr.shape) == (300, 80, (3, 32, 32))
-    s, _ = load('tinyimagenet', stream=True, workers=0, download=False)
+    s, _ = load(find_source('tinyimagenet', download=False), stream=True, workers=0)
     assert s.n_classes == 200 and s.classes[0] == 'goldfish' and s.of_class(7, 2).shape == (2, 3, 64, 64)

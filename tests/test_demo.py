@@ -67,13 +67,13 @@ def test_a_negative_number_is_one_line(tmp_path, capsys, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 def test_the_probe_leaves_the_run_as_it_was(tmp_path):
-    from dd_repro.experts import train_experts
+    from dd_repro.experts import expert_protocol, train_experts
     from dd_repro.convnet import ConvNet
     from dd_repro.distilled import Pixels
     from dd_repro.mtt import MTT
     from dd_repro.sets import ImageTensors
     real, net = ImageTensors(torch.randn(8, 1, 8, 8), torch.arange(8) % 2, 2, name='noise'), partial(ConvNet, 1, 2, 8, 4, 1)
-    d, mtt = Pixels.from_real(real, 1, lr=.01, arch=net().arch), MTT(net(), train_experts(net, real, tmp_path, 1, 2, aug='', quiet=True), 6, 1, 1)
+    d, mtt = Pixels.from_real(real, 1, lr=.01, arch=net().arch), MTT(net(), train_experts(net, real, tmp_path, 1, expert_protocol(2, aug=''), quiet=True), 6, 1, 1)
     before = mtt.rng.get_state(), d.images.clone(), torch.get_num_threads()
     assert T.iteration_seconds(mtt, d, 2) > 0
     assert torch.equal(before[0], mtt.rng.get_state()) and torch.equal(before[1], d.images) and d.images.grad is None and (mtt.syn_steps, mtt.keep) == (6, 0)

@@ -1,5 +1,5 @@
 "Experts: buffers that are interrupted, shared, damaged or of another run, and the segments that are read from them."
-import json, multiprocessing, os, signal
+import dataclasses, json, multiprocessing, os, signal
 from functools import partial
 from pathlib import Path
 
@@ -9,8 +9,9 @@ from dd_repro.convnet import ConvNet
 from dd_repro.core import rng_for
 from dd_repro.files import load_tensors, save_tensors
 from dd_repro.data import load
-from dd_repro.experts import Buffer, to_vector, train_experts
+from dd_repro.experts import Buffer, expert_protocol, to_vector, train_experts
 from dd_repro.mtt import MTT
+from dd_repro.students import Protocol
 from dd_repro.zoo import make_net
 
 FRESH = multiprocessing.get_context('forkserver')                 # children of a process that has run nothing yet
@@ -19,7 +20,12 @@ net_fn = partial(ConvNet, n_in=1, n_out=10, size=8, width=8, depth=2)
 
 def few(): return load('digits')[0].subset(torch.arange(256))
 
-def train(folder, n=3, real=None, **kw): return train_experts(**(dict(net_fn=net_fn, real=real or few(), path=folder, n=n, epochs=2, lr=.05, batch=64, quiet=True) | kw))
+HOW = dict(epochs=2, lr=.05, batch=64)
+
+def train(folder, n=3, real=None, **kw):
+    "Experts, few and quick, with other values of the protocol or other arguments."
+    own = {k: kw.pop(k) for k in list(kw) if k in {f.name for f in dataclasses.fields(Protocol)}}
+    return train_experts(**(dict(net_fn=net_fn, real=real or few(), path=folder, n=n, protocol=expert_protocol(**HOW | own), quiet=True) | kw))
 
 def paths(folder): return {f.name: load_tensors(f)[0]['theta'] for f in sorted(Path(folder).glob('expert_*'))}
 
@@ -137,7 +143,7 @@ def test_a_folder_of_other_settings(folder, whole, kw, says):
     refused('other settings', train, folder, **kw); refused(says, train, folder, **kw)
     assert same(folder, whole)
 
-@pytest.mark.parametrize('kw, says', [(dict(n=0), 'n is 0'), (dict(n=-2), 'n is -2'), (dict(epochs=0), 'epochs is 0'), (dict(lr=0.), 'lr is 0'), (dict(lr=float('nan')), 'lr is nan'), (dict(batch=0), 'batch is 0'), (dict(aug='blur'), "'blur'"),
+@pytest.mark.parametrize('kw, says', [(dict(n=0), 'n is 0'), (dict(n=-2), 'n is -2'), (dict(epochs=0), 'epochs is 0'), (dict(lr=0.), 'rate is 0'), (dict(lr=float('nan')), 'rate is nan'), (dict(batch=0), 'batch is 0'), (dict(aug='blur'), "'blur'"),
     (dict(net_fn=partial(net_fn, size=16)), 'the network expects'), (dict(net_fn=partial(net_fn, n_out=7)), '7 classes')])
 def test_bad_arguments_leave_nothing_behind(tmp_path, kw, says):
     refused(says, train, tmp_path/'b', **kw)

@@ -19,10 +19,10 @@ from dd_repro.teachers import Teachers
 from dd_repro.method import RunOptions, Task, learn, method_of
 from dd_repro.data import load
 from dd_repro.distilled import Distilled, Pixels
-from dd_repro.experts import to_vector, train_experts
+from dd_repro.experts import to_vector, expert_protocol, train_experts
 from dd_repro.mtt import closest
 from dd_repro.labels import LabelStore
-from dd_repro.rows import run_row
+from dd_repro.rows import Places, run_row
 from dd_repro.students import as_protocol, train
 from dd_repro.ten_images import dd_demo
 from dd_repro.steps import Replay
@@ -188,7 +188,7 @@ def test_methods_take_their_first_step_there(row, tmp_path):
     r = R.recipe(row)
     small = dict(net_resnet_width=4) if row.startswith('d3s') else dict(net_width=8) | (dict(decoder_width=8) if row.startswith('d3/') else {})
     def run(device):
-        rows = run_row(r, smoke=True, quiet=True, root=tmp_path, home=tmp_path/device, device=device, **small)
+        rows = run_row(r, smoke=True, quiet=True, at=Places(tmp_path, tmp_path/device, device), **small)
         return rows, [load_tensors(p)[0] for p in (tmp_path/device).rglob('distilled.safetensors')]
     rows, sets = run('cpu')
     with pretend_gpu() as gpu: far_rows, far_sets = run('meta'); assert gpu.launches > 20
@@ -241,9 +241,9 @@ def test_running_statistics_go_on_there(tmp_path, monkeypatch):
         with seeded('gpu'): nets = [make_net('resnet18_bn', 1, 10, 32, width=4).to(device) for _ in range(2)]
         real = load('digits', size=32)[0].subset(torch.arange(60)).to(device); t = Teachers(nets, real)
         return learn(Task(real, teachers=t), method_of('d3s', batch=5, iterations=2), tmp_path/out, RunOptions(quiet=True))
-    def stop(self, teachers, targets, steps, b, **kw):
+    def stop(self, teachers, targets, method, b, *rest):
         if b: raise KeyboardInterrupt
-        start(self, teachers, targets, steps, b, **kw)
+        start(self, teachers, targets, method, b, *rest)
     synthesis('cpu', 'here'); start = S.D3S.__init__
     with pretend_gpu():
         with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt): m.setattr(S.D3S, '__init__', stop); synthesis('meta', 'there')
@@ -274,4 +274,4 @@ def test_whitened_images_and_their_pictures():
         same([got.x, got.raw()], [want.x, want.raw()], 1e-4)
 
 def test_experts_of_networks_that_are_there_already(tmp_path):
-    with pretend_gpu(): assert len(train_experts(lambda: ConvNet(1, 10, 8, 4, 2).to('meta'), load('digits', size=8, device='meta')[0], tmp_path, 1, 1, quiet=True)) == 1
+    with pretend_gpu(): assert len(train_experts(lambda: ConvNet(1, 10, 8, 4, 2).to('meta'), load('digits', size=8, device='meta')[0], tmp_path, 1, expert_protocol(1), quiet=True)) == 1

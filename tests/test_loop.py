@@ -11,7 +11,7 @@ from dd_repro.convnet import ConvNet
 from dd_repro.files import load_tensors
 from dd_repro.data import load
 from dd_repro.distilled import Distilled, Pixels
-from dd_repro.experts import Buffer, train_experts
+from dd_repro.experts import Buffer, expert_protocol, train_experts
 from dd_repro.loop import Diverged, Evaluate, Objective, Run, Sum, distill
 from dd_repro.mtt import MTT, mtt_opts
 from dd_repro.students import as_protocol
@@ -74,7 +74,7 @@ def process(*a):
 def uncut(tmp_path_factory, real):
     "(buffer, folder of a run that nobody disturbed)"
     buffer, out = (str(tmp_path_factory.mktemp(n)) for n in ('buffer', 'uncut'))
-    train_experts(net_fn, real.subset(torch.arange(256)), buffer, n=2, epochs=3, lr=.05, batch=64, quiet=True)
+    train_experts(net_fn, real.subset(torch.arange(256)), buffer, 2, expert_protocol(3, .05, 64), quiet=True)
     assert process(buffer, out) == 0
     return buffer, Path(out)
 

@@ -15,7 +15,7 @@ from dd_repro.core import rng_for, seed_of, seeded
 from dd_repro.sets import ImageStream, ImageTensors
 from dd_repro.distilled import Distilled, Pixels
 from dd_repro.loop import distill
-from dd_repro.match import DC, DM, dc_loops, match_loss
+from dd_repro.match import DC, DM, Matching, dc_loops, match_loss
 from dd_repro.method import METHODS, RunOptions, Task, learn, method_of
 
 FRESH = multiprocessing.get_context('forkserver')
@@ -58,7 +58,7 @@ def reference(net, real, d, kind='cosine', aug=noop, rng=None, batch=1000):
 @pytest.mark.parametrize('kind', ['cosine', 'mse'])
 def test_dc_is_the_equation(real, kind, together, aug):
     for seed in range(3 if aug is SIA else 1):
-        d, dc = synth(real), DC(real, double, batch_real=3, aug=aug, loss=kind, together=together, seed=seed)
+        d, dc = synth(real), DC(real, double, Matching(batch_real=3, loss=kind), aug, together=together, seed=seed)
         assert dc.at_once(d) is together
         state = dc.rng.get_state()
         want = reference(dc.net, real, d, kind, aug, dc.rng, 3)
@@ -90,7 +90,7 @@ def test_match_loss_shapes():
 
 @pytest.mark.parametrize('together', [True, False])
 def test_only_the_images_learn(real, together):
-    d, dc = synth(real), DC(real, double, outer=3, aug=SIA, together=together)
+    d, dc = synth(real), DC(real, double, Matching(outer=3), SIA, together)
     for _ in range(2): dc.backward(d); dc.after(d)
     assert d.images.grad.abs().sum() > 0 and d.lr.grad is None and real.x.grad is None
     assert all(p.grad is None and p.requires_grad for p in dc.net.parameters())
@@ -104,13 +104,13 @@ def test_classes_of_different_sizes_take_the_loop(real):
     assert torch.allclose(dc(d), want)                                 # called, it is a scalar like any objective
 
 def test_batch_syn_takes_some(real):
-    d, dc = synth(real, 3), DC(real, double, batch_syn=1)
+    d, dc = synth(real, 3), DC(real, double, Matching(batch_syn=1))
     dc.backward(d)
     assert [int((d.images.grad[d.y == c].flatten(1).abs().sum(1) > 0).sum()) for c in range(3)] == [1, 1, 1]
 
 # --- the network's life
 def test_network_trains_on_the_set(real):
-    d, dc = synth(real), DC(real, double, outer=3, inner=4, net_lr=.1)
+    d, dc = synth(real), DC(real, double, Matching(3, 4, net_lr=.1))
     twin = double(); twin.load_state_dict(dc.net.state_dict())
     dc.after(d)
     opt = SGD(twin.parameters(), .1)
@@ -119,12 +119,12 @@ def test_network_trains_on_the_set(real):
 
 def test_epochs_on_the_set_batches_of_real(real):
     d = synth(real)
-    n = lambda **kw: [len(x) for x, _ in DC(real, double, outer=2, inner=3, batch_train=4, **kw).training(d)]
+    n = lambda **kw: [len(x) for x, _ in DC(real, double, Matching(2, 3, batch_train=4, **kw)).training(d)]
     assert sorted(n()) == [2, 2, 2, 4, 4, 4] and n(train_on='real') == [4, 4, 4]
-    assert len(list(DC(real, double, outer=2, inner=9, batch_train=8, train_on='real').training(d))) == 9      # more than one pass
+    assert len(list(DC(real, double, Matching(2, 9, batch_train=8, train_on='real')).training(d))) == 9      # more than one pass
 
 def test_network_trains_on_real(real):
-    d, dc = synth(real), DC(real, double, outer=3, inner=2, batch_train=16, net_lr=.1, train_on='real', loss='mse')
+    d, dc = synth(real), DC(real, double, Matching(3, 2, batch_train=16, net_lr=.1, train_on='real', loss='mse'))
     twin = double(); twin.load_state_dict(dc.net.state_dict())
     dc.after(d)
     opt = SGD(twin.parameters(), .1)
@@ -132,7 +132,7 @@ def test_network_trains_on_real(real):
     for p, q in zip(dc.net.parameters(), twin.parameters()): assert torch.allclose(p, q, rtol=1e-9, atol=1e-12)
 
 def test_a_new_network_after_outer_steps(real):
-    d, dc = synth(real), DC(real, double, outer=2)
+    d, dc = synth(real), DC(real, double, Matching(outer=2))
     first = dc.net
     dc.after(d); assert dc.net is first and dc.at == 1
     dc.after(d); assert dc.net is not first and dc.at == 0
@@ -140,7 +140,7 @@ def test_a_new_network_after_outer_steps(real):
 
 def test_batch_norm_is_measured_and_held():
     real = ImageTensors(torch.randn(60, 2, 8, 8, generator=rng_for(0))*3 + 1, torch.arange(60) % 3, 3)
-    dc, d = DC(real, partial(small, norm='batch'), outer=3), Pixels.from_real(real, 1)
+    dc, d = DC(real, partial(small, norm='batch'), Matching(outer=3)), Pixels.from_real(real, 1)
     assert not dc.at_once(d)
     dc.backward(d)
     bn = dc.net.blocks[0][1]
@@ -178,10 +178,11 @@ def test_images_may_stay_on_disk():
         def __getitem__(self, i): return Image.fromarray(np.random.default_rng(i).integers(0, 255, (8, 8, 3), np.uint8)), self.targets[i]
     stream, net = ImageStream(Disk(), 3, 8), partial(small, n_in=3)
     held = stream.held()
-    for method in (partial(DC, outer=2, inner=2, train_on='real', batch_train=5), DM):
+    how = Matching(2, 2, 3, train_on='real', batch_train=5)
+    for method in (partial(DC, how=how), partial(DM, batch_real=3)):
         got = []
         for real in (stream, held):
-            d, o = Pixels.from_real(held, 1), method(real, net, batch_real=3)
+            d, o = Pixels.from_real(held, 1), method(real, net)
             for _ in range(2): v = o.backward(d); o.after(d)
             got.append((v, d.images.grad))
         assert torch.allclose(got[0][0], got[1][0], rtol=1e-5) and torch.allclose(got[0][1], got[1][1], rtol=1e-4, atol=1e-6)
@@ -263,7 +264,11 @@ def test_students_may_have_another_network_than_the_one_to_distil_with(tmp_path)
 @pytest.mark.parametrize('kw, msg', [
     (dict(batch_real=0), 'batch_real is 0'), (dict(outer=0), 'outer is 0'), (dict(inner=-1), 'inner is -1'), (dict(batch_syn=0), 'batch_syn is 0'),
     (dict(batch_train=0), 'batch_train is 0'), (dict(loss='l1'), "'l1' is not one of cosine, mse"), (dict(train_on='test'), "'test' is not one of syn, real"),
-    (dict(net_lr=0.), 'learning rate is 0.0'), (dict(aug=DSA()), 'siamese=True'), (dict(net_fn=partial(small, n_in=3)), 'the network expects .3, 8, 8')])
+    (dict(net_lr=0.), 'net_lr is 0.0')])
+def test_refused_matching(kw, msg):
+    with pytest.raises(ValueError, match=msg): Matching(**kw)
+
+@pytest.mark.parametrize('kw, msg', [(dict(aug=DSA()), 'siamese=True'), (dict(net_fn=partial(small, n_in=3)), 'the network expects .3, 8, 8')])
 def test_refused_by_dc(real, kw, msg):
     with pytest.raises(ValueError, match=msg): DC(real, **(dict(net_fn=small) | kw))
 

@@ -7,7 +7,7 @@ from dd_repro.convnet import ConvNet
 from dd_repro.core import rng_for, seeded
 from dd_repro.sets import ImageTensors
 from dd_repro.distilled import Distilled, Pixels
-from dd_repro.experts import to_vector, train_experts
+from dd_repro.experts import to_vector, expert_protocol, train_experts
 from dd_repro.loop import distill
 from dd_repro.mmd import MMD, SIGMAS, Diversity, ExpertView, class_items, kernel_means, mix_rbf, mmd2, pairwise_mmd2, sq_dist
 
@@ -147,7 +147,7 @@ def net(**kw): return ConvNet(**dict(n_in=1, n_out=C, size=8, width=4, depth=2) 
 
 @pytest.fixture(scope='module')
 def buffer(real, tmp_path_factory):
-    return train_experts(net, real, tmp_path_factory.mktemp('b'), n=2, epochs=3, lr=.05, batch=32, aug='', quiet=True)
+    return train_experts(net, real, tmp_path_factory.mktemp('b'), 2, expert_protocol(3, .05, 32, ''), quiet=True)
 
 def only(objective, d, moved):
     "After a backward pass just the named parameters have a gradient."

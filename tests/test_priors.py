@@ -11,7 +11,7 @@ from dd_repro.core import rng_for
 from dd_repro.files import save_tensors, load_tensors
 from dd_repro.data import load
 from dd_repro.distilled import Distilled
-from dd_repro.experts import train_experts
+from dd_repro.experts import expert_protocol, train_experts
 from dd_repro.loop import Evaluate, distill
 from dd_repro.mmd import MMD, Diversity, ExpertView
 from dd_repro.mtt import MTT
@@ -33,7 +33,7 @@ def d3(real, buffer, out, net_fn=NET, how={}, **kw):
 def real(): return load('digits')[0].subset(torch.arange(0, 1437, 4))
 
 @pytest.fixture(scope='module')
-def buffer(real, tmp_path_factory): return train_experts(NET, real, tmp_path_factory.mktemp('buffer'), 1, 2, .05, 64, '', quiet=True)
+def buffer(real, tmp_path_factory): return train_experts(NET, real, tmp_path_factory.mktemp('buffer'), 1, expert_protocol(2, .05, 64, ''), quiet=True)
 
 def make(ppc=2, **kw): return LatentPriors(10, ppc, **(dict(z_dim=4, size=8, n_in=1, width=8, aug='') | kw))
 
@@ -128,7 +128,7 @@ def test_stopped_and_resumed_is_the_same(real, buffer, tmp_path, ppc, losses):
 
 def test_the_snapshot_is_passed_on(real, tmp_path):
     "T+ + M = 2 of three epochs is another network to look through than the last."
-    longer = train_experts(NET, real, tmp_path/'b', 1, 3, .05, 64, '', quiet=True)
+    longer = train_experts(NET, real, tmp_path/'b', 1, expert_protocol(3, .05, 64, ''), quiet=True)
     a, b = (d3(real, longer, tmp_path/s, ppc=1, iterations=1, losses='DM', snapshot=s)[0] for s in ('last', 'expert'))
     assert not torch.equal(a.latents, b.latents) and [s.info['settings']['snapshot'] for s in (a, b)] == ['last', 'expert']
 

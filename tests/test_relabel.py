@@ -15,10 +15,11 @@ from dd_repro.convnet import ConvNet
 from dd_repro.norm import Normalize
 from dd_repro.distilled import Pixels
 from dd_repro.augment import crop_boxes
-from dd_repro.labels import Relabelled, LabelStore, relabel, crop_flip, mean_logits, epoch_order, fingerprint, at_temperature
+from dd_repro.labels import Relabelled, LabelStore, ViewSettings, relabel, crop_flip, mean_logits, epoch_order, fingerprint, at_temperature
 from dd_repro.students import as_protocol, evaluate, train
 
 torch.set_num_threads(1)
+FOUR = ViewSettings(4)
 
 
 def net(i=0, n_out=4, size=8, **kw):
@@ -46,7 +47,7 @@ def tree(path): return {p.name: p.read_bytes() for p in sorted(path.iterdir()) i
 @pytest.mark.parametrize('batch', [4, 64])
 def test_replay_shows_the_pixels_of_labelling(tmp_path, cutmix, batch):
     d, t = images(), Watched(net())
-    store = relabel(d, [t], tmp_path, 3, batch, cutmix=cutmix, quiet=True)
+    store = relabel(d, [t], tmp_path, 3, ViewSettings(batch, cutmix), quiet=True)
     src, steps = Relabelled(d, LabelStore(tmp_path)), -(-10//batch)
     for e in range(3):
         got = list(src.epoch(e, batch))
@@ -83,7 +84,7 @@ def test_mean_is_over_logits_in_float64():
 
 def test_stored_labels_are_that_mean(tmp_path):
     d, nets = images(), [net(i) for i in range(3)]
-    store = relabel(d, nets, tmp_path, 1, 4, quiet=True)
+    store = relabel(d, nets, tmp_path, 1, FOUR, quiet=True)
     k = store.epoch(0)
     for i in range(3):
         x = k.views.see(d, i).double()
@@ -92,7 +93,7 @@ def test_stored_labels_are_that_mean(tmp_path):
         [n.float() for n in nets]
 
 def test_the_file_is_plain_safetensors(tmp_path):
-    relabel(images(), [net()], tmp_path, 1, 4, cutmix=True, quiet=True)
+    relabel(images(), [net()], tmp_path, 1, ViewSettings(4, cutmix=True), quiet=True)
     f = tmp_path/'labels-00000.safetensors'
     t = load_file(f)
     assert {k: (v.dtype, tuple(v.shape)) for k, v in t.items()} == dict(order=(torch.int32, (10,)), partner=(torch.int32, (10,)), box=(torch.int16, (10, 5)),
@@ -102,52 +103,52 @@ def test_the_file_is_plain_safetensors(tmp_path):
 
 def test_resumed_equals_uninterrupted(tmp_path):
     d = images()
-    whole = relabel(d, [Watched(net())], tmp_path/'a', 4, 4, quiet=True)
-    with pytest.raises(KeyboardInterrupt): relabel(d, [Watched(net(), after=7)], tmp_path/'b', 4, 4, quiet=True)
+    whole = relabel(d, [Watched(net())], tmp_path/'a', 4, FOUR, quiet=True)
+    with pytest.raises(KeyboardInterrupt): relabel(d, [Watched(net(), after=7)], tmp_path/'b', 4, FOUR, quiet=True)
     assert [p.name for p in sorted((tmp_path/'b').glob('*labels*'))] == ['labels-00000.safetensors', 'labels-00001.safetensors']
     first = (tmp_path/'b'/'labels-00000.safetensors').stat().st_mtime_ns
     with pytest.raises(ValueError, match='2 of 4 label epochs are there; the first that is missing is 2'): LabelStore(tmp_path/'b')
     assert len(LabelStore(tmp_path/'b', epochs=2)) == 2
-    relabel(d, [Watched(net())], tmp_path/'b', 4, 4, quiet=True)
+    relabel(d, [Watched(net())], tmp_path/'b', 4, FOUR, quiet=True)
     assert tree(tmp_path/'a') == tree(tmp_path/'b') and (tmp_path/'b'/'labels-00000.safetensors').stat().st_mtime_ns == first
     assert len(whole) == 4
 
 def test_more_epochs_are_added(tmp_path):
     d, t = images(), Watched(net())
-    relabel(d, [t], tmp_path/'a', 2, 4, quiet=True)
+    relabel(d, [t], tmp_path/'a', 2, FOUR, quiet=True)
     n = len(t.seen)
-    relabel(d, [t], tmp_path/'a', 3, 4, quiet=True)
+    relabel(d, [t], tmp_path/'a', 3, FOUR, quiet=True)
     assert len(t.seen) == n + 1 + 3
-    relabel(d, [Watched(net())], tmp_path/'b', 3, 4, quiet=True)
+    relabel(d, [Watched(net())], tmp_path/'b', 3, FOUR, quiet=True)
     assert tree(tmp_path/'a') == tree(tmp_path/'b')
 
 @pytest.mark.parametrize('harm', [lambda b: b[:-30], lambda b: b[:5], lambda b: b'', lambda b: b[:-9] + bytes([b[-9] ^ 1]) + b[-8:], lambda b: b + b'x', lambda b: b'\xff'*len(b)])
 def test_damaged_file_is_named_and_redone(tmp_path, capsys, harm):
     d = images()
-    relabel(d, [net()], tmp_path, 3, 4, quiet=True)
+    relabel(d, [net()], tmp_path, 3, FOUR, quiet=True)
     before, f = tree(tmp_path), tmp_path/'labels-00001.safetensors'
     f.write_bytes(harm(f.read_bytes()))
     with pytest.raises(ValueError, match='labels-00001.safetensors: damaged or cut off') as e: LabelStore(tmp_path).epoch(1)
     assert '\n' not in str(e.value)
-    relabel(d, [net()], tmp_path, 3, 4, quiet=True)
+    relabel(d, [net()], tmp_path, 3, FOUR, quiet=True)
     assert 'labels-00001.safetensors: damaged or cut off' in capsys.readouterr().out
     assert tree(tmp_path) == before
 
 def test_damaged_index_is_named_and_redone(tmp_path, capsys):
     d = images()
-    relabel(d, [net()], tmp_path, 2, 4, quiet=True)
+    relabel(d, [net()], tmp_path, 2, FOUR, quiet=True)
     before = tree(tmp_path)
     (tmp_path/'index.json').write_text('{"settings"')
     with pytest.raises(ValueError, match='index.json: damaged'): LabelStore(tmp_path)
-    relabel(d, [net()], tmp_path, 2, 4, quiet=True)
+    relabel(d, [net()], tmp_path, 2, FOUR, quiet=True)
     assert 'index.json: damaged' in capsys.readouterr().out and tree(tmp_path) == before
 
 def test_files_of_other_settings_are_not_taken(tmp_path, capsys):
     d = images()
-    relabel(d, [net()], tmp_path/'a', 2, 4, seed=1, quiet=True)
-    relabel(d, [net()], tmp_path/'b', 2, 4, seed=2, quiet=True)
+    relabel(d, [net()], tmp_path/'a', 2, ViewSettings(4, seed=1), quiet=True)
+    relabel(d, [net()], tmp_path/'b', 2, ViewSettings(4, seed=2), quiet=True)
     (tmp_path/'a'/'labels-00001.safetensors').write_bytes((tmp_path/'b'/'labels-00001.safetensors').read_bytes())
-    relabel(d, [net()], tmp_path/'a', 2, 4, seed=1, quiet=True)
+    relabel(d, [net()], tmp_path/'a', 2, ViewSettings(4, seed=1), quiet=True)
     assert 'labels of other settings' in capsys.readouterr().out
     assert (tmp_path/'a'/'labels-00001.safetensors').read_bytes() != (tmp_path/'b'/'labels-00001.safetensors').read_bytes()
 
@@ -155,13 +156,13 @@ def test_files_of_other_settings_are_not_taken(tmp_path, capsys):
 def test_disk_too_small_is_said_before_anything_is_written(tmp_path, monkeypatch):
     t = Watched(net())
     monkeypatch.setattr(R.shutil, 'disk_usage', lambda p: SimpleNamespace(free=1000))
-    with pytest.raises(ValueError, match='needed and the disk has 1.00 kB free for 300 label epochs'): relabel(images(), [t], tmp_path/'x'/'y', 300, 4, quiet=True)
+    with pytest.raises(ValueError, match='needed and the disk has 1.00 kB free for 300 label epochs'): relabel(images(), [t], tmp_path/'x'/'y', 300, FOUR, quiet=True)
     assert list(tmp_path.iterdir()) == [] and len(t.seen) == 1 # the trial of two images
 
 def test_size_is_printed_before(tmp_path, capsys):
     class Says:
         def __call__(self, x): print('asked'); return x[:, 0, 0, :4]
-    relabel(images(), [Says()], tmp_path, 2, 4, quiet=None)
+    relabel(images(), [Says()], tmp_path, 2, FOUR, quiet=None)
     out = capsys.readouterr().out.splitlines()
     assert '2 epochs x 10 images x 4 classes x 2 bytes = 160 B of labels' in out[1] and [l == 'asked' for l in out] == [True, False] + [True]*6
 
@@ -172,34 +173,38 @@ def test_full_disk_in_the_middle_leaves_whole_files(tmp_path, monkeypatch):
         if len(calls) == 3: raise OSError(28, 'No space left on device')
         return fsync(f)
     monkeypatch.setattr(R.os, 'fsync', full)
-    with pytest.raises(OSError, match='labels-00001.safetensors: No space left on device'): relabel(d, [net()], tmp_path, 3, 4, quiet=True)
+    with pytest.raises(OSError, match='labels-00001.safetensors: No space left on device'): relabel(d, [net()], tmp_path, 3, FOUR, quiet=True)
     assert sorted(p.name for p in tmp_path.iterdir() if 'lock' not in p.name) == ['index.json', 'labels-00000.safetensors']
 
 def test_what_is_left_of_a_killed_run_is_cleared(tmp_path):
-    relabel(images(), [net()], tmp_path, 1, 4, quiet=True)
+    relabel(images(), [net()], tmp_path, 1, FOUR, quiet=True)
     (tmp_path/'.labels-00001.safetensors.tmp').write_bytes(b'half')
-    relabel(images(), [net()], tmp_path, 2, 4, quiet=True)
+    relabel(images(), [net()], tmp_path, 2, FOUR, quiet=True)
     assert not list(tmp_path.glob('.labels*'))
 
 @pytest.mark.parametrize('other, msg', [(images(seed=1), 'labels of other images'), (images(9), 'labels for images 10; the set has 9'),
     (images(size=16), r'labels for shape \[3, 8, 8\]; the set has \[3, 16, 16\]'),
     (Pixels(images().images.detach(), images().y, 5), 'labels for classes 4; the set has 5')])
 def test_store_that_does_not_fit_is_refused(tmp_path, other, msg):
-    relabel(images(), [net()], tmp_path, 1, 4, quiet=True)
+    relabel(images(), [net()], tmp_path, 1, FOUR, quiet=True)
     with pytest.raises(ValueError, match=msg): Relabelled(other, tmp_path)
 
 @pytest.mark.parametrize('kw, msg', [(dict(teachers=[]), 'there are no teachers'), (dict(teachers=[net(), net(n_out=5)]), r'teacher 1 gives \[2, 5\] for 2 images; the set has 4 classes'),
-    (dict(epochs=0), 'epochs is 0'), (dict(batch=0), 'batch is 0'), (dict(scale=(0, 1)), r'scale is \(0, 1\)'), (dict(scale=(.5, 1.5)), 'scale is'),
+    (dict(epochs=0), 'epochs is 0'),
     (dict(teachers=[lambda x: x.new_full((len(x), 4), 1e6)]), 'label epoch 0, step 0: logits that are not finite')])
 def test_bad_input_is_one_line(tmp_path, kw, msg):
-    o = dict(teachers=[net()], epochs=2, batch=4) | kw
+    o = dict(teachers=[net()], epochs=2, views=FOUR) | kw
     with pytest.raises(ValueError, match=msg) as e: relabel(images(), path=tmp_path/'x', quiet=True, **o)
     assert '\n' not in str(e.value) and not list((tmp_path/'x').glob('*labels*'))
 
+@pytest.mark.parametrize('kw, msg', [(dict(batch=0), 'batch is 0'), (dict(scale=0), 'scale is 0'), (dict(scale=1.5), 'scale is 1.5'), (dict(flip='no'), 'flip is .no.')])
+def test_views_that_cannot_be_drawn(kw, msg):
+    with pytest.raises(ValueError, match=msg): ViewSettings(**kw)
+
 def test_other_teachers_images_or_views_need_another_folder(tmp_path):
-    relabel(images(), [net()], tmp_path, 1, 4, quiet=True)
-    for d, t, kw, what in ((images(), net(1), {}, 'teachers'), (images(seed=1), net(), {}, 'images'), (images(), net(), dict(cutmix=True), 'cutmix')):
-        with pytest.raises(ValueError, match=f'made with other {what}; give another folder'): relabel(d, [t], tmp_path, 1, 4, quiet=True, **kw)
+    relabel(images(), [net()], tmp_path, 1, FOUR, quiet=True)
+    for d, t, how, what in ((images(), net(1), FOUR, 'teachers'), (images(seed=1), net(), FOUR, 'images'), (images(), net(), ViewSettings(4, cutmix=True), 'cutmix')):
+        with pytest.raises(ValueError, match=f'made with other {what}; give another folder'): relabel(d, [t], tmp_path, 1, how, quiet=True)
 
 
 class Stored(Pixels):
@@ -218,7 +223,7 @@ def test_images_in_a_mapped_byte_store_go_by_batches(tmp_path):
     np.save(tmp_path/'images.npy', (torch.rand(40, 3, 8, 8, generator=rng_for(0))*255).byte().numpy())
     norm = Normalize((.5,)*3, (.2,)*3)
     d, t = Stored(tmp_path/'images.npy', 4, norm), Watched(net())
-    store = relabel(d, [t], tmp_path/'l', 2, 8, quiet=True)
+    store = relabel(d, [t], tmp_path/'l', 2, ViewSettings(8), quiet=True)
     assert d.most == 8 and all(torch.equal(x, y) for (x, _), y in zip(Relabelled(d, store).epoch(1, 8), t.seen[6:], strict=True))
     p = Pixels(d.sample(idx=torch.arange(40))[0], d.y, 4)
     assert all(torch.equal(store.epoch(0).views.see(d, i), store.epoch(0).views.see(p, i)) for i in range(5))
@@ -230,14 +235,14 @@ class Scaled(torch.nn.Module):
     def forward(self, x): return self.net(x*self.by)
 
 def test_the_right_weights_under_another_norm_are_other_teachers(tmp_path):
-    relabel(images(), [Scaled(net(), 1.)], tmp_path, 1, 4, quiet=True)
-    relabel(images(), [Scaled(net(), 1.)], tmp_path, 2, 4, quiet=True)
-    with pytest.raises(ValueError, match='other teachers .the weights fit, their answers do not'): relabel(images(), [Scaled(net(), 3.)], tmp_path, 2, 4, quiet=True)
+    relabel(images(), [Scaled(net(), 1.)], tmp_path, 1, FOUR, quiet=True)
+    relabel(images(), [Scaled(net(), 1.)], tmp_path, 2, FOUR, quiet=True)
+    with pytest.raises(ValueError, match='other teachers .the weights fit, their answers do not'): relabel(images(), [Scaled(net(), 3.)], tmp_path, 2, FOUR, quiet=True)
 
 def test_real_images_are_labelled_in_the_same_way(tmp_path):
     p = images()
     r = ImageTensors(p.images.detach(), p.y, 4)
-    a, b = (relabel(x, [net()], tmp_path/n, 1, 4, quiet=True) for x, n in ((p, 'p'), (r, 'r')))
+    a, b = (relabel(x, [net()], tmp_path/n, 1, FOUR, quiet=True) for x, n in ((p, 'p'), (r, 'r')))
     assert tree(a.path) == tree(b.path) and fingerprint(p) == fingerprint(r)
 
 
@@ -249,7 +254,7 @@ def test_order_of_label_epochs():
 
 def test_students_go_their_own_way_through_the_labels(tmp_path):
     d = images()
-    src = Relabelled(d, relabel(d, [net()], tmp_path, 4, 4, quiet=True))
+    src = Relabelled(d, relabel(d, [net()], tmp_path, 4, FOUR, quiet=True))
     p = at_temperature('d3s-in1k', 4., 'smoke').scaled(kind='smoke', epochs=6, batch=4, lr=1e-2)
     def two(together):
         with seeded(0): nets = [ConvNet(3, 4, 8, width=8, depth=2).double() for _ in range(2)]
@@ -263,7 +268,7 @@ def test_students_go_their_own_way_through_the_labels(tmp_path):
     with pytest.raises(ValueError, match='trains on hard labels'): train(net(), src, p.scaled(kind='smoke', labels='hard'))
 
 def test_index_says_who_labelled_what(tmp_path):
-    relabel(images(), [net(), net(1)], tmp_path, 1, 4, names=['a', 'b'], quiet=True)
+    relabel(images(), [net(), net(1)], tmp_path, 1, FOUR, names=['a', 'b'], quiet=True)
     m = json.loads((tmp_path/'index.json').read_text())
     assert [n for n, _ in m['settings']['teachers']] == ['a', 'b'] and len({h for _, h in m['settings']['teachers']}) == 2 and m['epochs'] == 1
     (tmp_path/'index.json').write_text(json.dumps(m | dict(format=9)))
@@ -271,7 +276,7 @@ def test_index_says_who_labelled_what(tmp_path):
 
 def test_a_packed_store_teaches_what_its_folder_does(tmp_path, monkeypatch):
     monkeypatch.setenv('DD_HOME', str(tmp_path/'home'))
-    d = images(); store = relabel(d, [net()], tmp_path/'labels', 3, 4, quiet=True)
+    d = images(); store = relabel(d, [net()], tmp_path/'labels', 3, FOUR, quiet=True)
     one = store.pack(tmp_path/'labels.zip'); first, second = (list(Relabelled(d, s).epoch(1, 4)) for s in (store, one))
     assert all(torch.equal(a, b) for x, y in zip(first, second, strict=True) for a, b in zip(x, y))
     at = LabelStore(one).path; assert tree(at).keys() == tree(store.path).keys() and LabelStore(one).path == at
@@ -286,11 +291,11 @@ def test_a_packed_store_that_is_not_whole_is_refused(files, says, tmp_path, monk
 
 def test_an_unpacked_store_that_lost_a_file_is_unpacked_again(tmp_path, monkeypatch):
     monkeypatch.setenv('DD_HOME', str(tmp_path/'home'))
-    one = relabel(images(), [net()], tmp_path/'labels', 3, 4, quiet=True).pack(tmp_path/'labels.zip')
+    one = relabel(images(), [net()], tmp_path/'labels', 3, FOUR, quiet=True).pack(tmp_path/'labels.zip')
     at = LabelStore(one).path; (at/'labels-00001.safetensors').unlink(); assert len(LabelStore(one)) == 3 and (at/'labels-00001.safetensors').is_file()
 
 def test_damage_is_not_packed(tmp_path):
-    store = relabel(images(), [net()], tmp_path/'labels', 2, 4, quiet=True); f = store.path/'labels-00001.safetensors'
+    store = relabel(images(), [net()], tmp_path/'labels', 2, FOUR, quiet=True); f = store.path/'labels-00001.safetensors'
     f.write_bytes(f.read_bytes()[:-1] + bytes([f.read_bytes()[-1] ^ 1]))
     with pytest.raises(ValueError, match='labels-00001.safetensors: damaged'): store.pack(tmp_path/'x.zip')
     assert not (tmp_path/'x.zip').exists()

@@ -8,26 +8,26 @@ from dd_repro import steps as S, unroll as U
 from dd_repro.records import read_rows
 from dd_repro.distilled import Distilled
 from dd_repro.plans import plan
-from dd_repro.rows import dd_row, run_row
+from dd_repro.rows import Places, dd_row, run_row
 from dd_repro.zoo import make_net
 
 def test_d3s_has_random_images_with_the_same_labels_beside_it(tmp_path):
-    ours, rand = run_row('d3s/table6/cifar10/ipc10', smoke=True, quiet=True, root=tmp_path, home=tmp_path, net_resnet_width=4)
+    ours, rand = run_row('d3s/table6/cifar10/ipc10', smoke=True, quiet=True, at=Places(tmp_path, tmp_path), net_resnet_width=4)
     assert (ours.method, rand.method, ours.row) == ('D3S', 'random', rand.row) and ours.artefact and not rand.artefact
     assert len(list(tmp_path.rglob('labels-random'))) == 1
 
 def test_a_time_box_is_refused_where_a_part_is_nothing(tmp_path):
-    with pytest.raises(ValueError, match='minutes is 5, and D3S has no set before all of its batches are done; take scale='): run_row('d3s/table6/cifar10/ipc10', minutes=5., home=tmp_path)
+    with pytest.raises(ValueError, match='minutes is 5, and D3S has no set before all of its batches are done; take scale='): run_row(R.recipe('d3s/table6/cifar10/ipc10', minutes=5.), at=Places(home=tmp_path))
     assert not any(tmp_path.iterdir())
 
 def test_compiled_is_for_rows_with_student_steps(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="compiled is for rows of MTT and D3; with DM it is not offered"): run_row('mtt/table1/cifar10/dm/ipc1', compiled=True, home=tmp_path)
+    with pytest.raises(ValueError, match="compiled is for rows of MTT and D3; with DM it is not offered"): run_row('mtt/table1/cifar10/dm/ipc1', compiled=True, at=Places(home=tmp_path))
     assert not any(tmp_path.iterdir())
     made = []
     monkeypatch.setattr(S, '_compile', lambda traced, ts: made.append(traced) or traced)
     monkeypatch.setattr(U, 'need_compiler', lambda: None)
     for n, row in enumerate(('mtt/table1/cifar10/ipc1', 'd3/table1/cifar10/ppc1'), 1):
-        assert run_row(row, smoke=True, compiled=True, quiet=True, root=tmp_path, home=tmp_path) and len(made) == 2*n, row
+        assert run_row(row, smoke=True, compiled=True, quiet=True, at=Places(tmp_path, tmp_path)) and len(made) == 2*n, row
 
 def test_a_row_is_recorded_in_the_file_of_its_paper(tmp_path, monkeypatch):
     monkeypatch.setenv('DD_RESULTS', str(tmp_path))
@@ -48,11 +48,11 @@ def test_a_probe_of_synthesis_makes_its_targets_once(monkeypatch):
 def test_an_interrupted_row_ends_as_an_uninterrupted_one(tmp_path, monkeypatch):
     r = R.shrink(dataclasses.replace(R.recipe('mtt/table1/cifar10/ipc1'), dataset='digits', size=8), expert_n=2, max_start_epoch=1, syn_steps=2, iterations=6, eval_epochs=2, eval_n=1, eval_aug='', aug='', expert_aug='', net_width=4,
                  student_depth=2, net_depth=2, data_zca=0)
-    whole, = run_row(r, quiet=True, home=tmp_path/'a')
+    whole, = run_row(r, quiet=True, at=Places(home=tmp_path/'a'))
     seen, keep = [], stages.learn
     def cut(task, method, out, how): seen.append(1); return keep(task, method, out, dataclasses.replace(how, minutes=1e-9))
-    monkeypatch.setattr(stages, 'learn', cut); run_row(r, quiet=True, home=tmp_path/'b')
-    monkeypatch.setattr(stages, 'learn', keep); again, = run_row(r, quiet=True, home=tmp_path/'b')
+    monkeypatch.setattr(stages, 'learn', cut); run_row(r, quiet=True, at=Places(home=tmp_path/'b'))
+    monkeypatch.setattr(stages, 'learn', keep); again, = run_row(r, quiet=True, at=Places(home=tmp_path/'b'))
     assert seen and again.mean == whole.mean
     files = [next((tmp_path/k).rglob('rows/**/distilled.safetensors')) for k in 'ab']
     assert torch.equal(Distilled.load(files[0]).images, Distilled.load(files[1]).images)

@@ -15,19 +15,19 @@ from dd_repro.convnet import ConvNet
 from dd_repro.core import rng_for, seeded, what_differs
 from dd_repro.files import load_tensors, save_tensors
 from dd_repro.records import Row, read_rows, record
-from dd_repro.teachers import load_teachers, train_teachers
+from dd_repro.teachers import TeacherProtocol, load_teachers, train_teachers
 from dd_repro.data import Files, load
 from dd_repro.distilled import Distilled, Pixels
-from dd_repro.experts import Buffer, train_experts
+from dd_repro.experts import Buffer, expert_protocol, train_experts
 from dd_repro.latent import codes_space, encode_set, latent_experts, latent_net
 from dd_repro.loop import Objective, distill
 from dd_repro.coreset import coreset
-from dd_repro.match import DC, DM
+from dd_repro.match import DC, DM, Matching
 from dd_repro.method import RunOptions, Task, learn, method_of
 from dd_repro.mtt import MTT, mtt_opts
 from dd_repro.method import RunOptions, Task, learn, method_of
-from dd_repro.labels import Relabelled, relabel
-from dd_repro.rows import run_row
+from dd_repro.labels import Relabelled, ViewSettings, relabel
+from dd_repro.rows import Places, run_row
 from dd_repro.sets import ImageStream, ImageTensors, content_key, not_recorded
 from dd_repro.students import Protocol, as_protocol, evaluate
 
@@ -58,14 +58,14 @@ CHANGES = [swapped, corrected, mirrored, inverted]
 
 NET = partial(ConvNet, 1, 10, 8, 4, 2)
 TEACHER = partial(ConvNet, 1, 10, 8, 4, 2, norm='batch')
-ONCE = Protocol('teacher', 'smoke', epochs=1, batch=25, lr=.05, aug='')
+ONCE = TeacherProtocol('teacher', 'smoke', epochs=1, batch=25, lr=.05, how='')
 S8 = dict(syn_steps=2, expert_epochs=1, max_start_epoch=1, batch_syn=None, lr_img=1., lr_lr=1e-5, lr_teacher=.02)
 
-def experts(r, top, n=1, name=''): return train_experts(NET, r, top/f'experts{name}', n, 2, batch=25, aug='', quiet=True)
+def experts(r, top, n=1, name=''): return train_experts(NET, r, top/f'experts{name}', n, expert_protocol(2, batch=25, aug=''), quiet=True)
 def fresh_experts(r, top): return experts(r, top, name=f'-{r.key}')
 def ae():
     with seeded('ae'): return AutoEncoder(TinyAE(1, 2, 2, 4), 'tiny (test)', 2, 2, 1., 2, 1, own=True)
-def teachers(r, top, name='teachers'): return train_teachers(TEACHER, r, top/name, 1, ONCE, '', quiet=True)
+def teachers(r, top, name='teachers'): return train_teachers(TEACHER, r, top/name, 1, ONCE, quiet=True)
 
 QUIET, D3 = RunOptions(quiet=True), dict(z_dim=4, decoder_width=8, mmd_samples=2) | {k: v for k, v in S8.items() if k != 'lr_img'}
 def by_mtt(r, b, out): return learn(Task(r, net_fn=NET, experts=b), method_of('mtt', iterations=2, aug='', **S8), out, QUIET)
@@ -115,8 +115,8 @@ def test_experts_teachers_and_codes_are_not_used_for_other_data(change, real, tm
 def test_labels_belong_to_images_and_teachers(change, real, tmp_path):
     other, t = change(real), teachers(real, tmp_path)
     d, e = Pixels.from_real(real, 5, 0, name='digits'), Pixels.from_real(other, 5, 0, name='digits')
-    relabel(d, t, tmp_path/'labels', 1, 10, quiet=True)
-    refused('images|teachers', relabel, e if not torch.equal(d.images, e.images) else d, teachers(other, tmp_path, 'u'), tmp_path/'labels', 1, 10, quiet=True)
+    relabel(d, t, tmp_path/'labels', 1, ViewSettings(10), quiet=True)
+    refused('images|teachers', relabel, e if not torch.equal(d.images, e.images) else d, teachers(other, tmp_path, 'u'), tmp_path/'labels', 1, ViewSettings(10), quiet=True)
     if not torch.equal(d.images, e.images): refused('other images', Relabelled, e, tmp_path/'labels')
 
 @pytest.mark.parametrize('change', CHANGES)
@@ -295,14 +295,14 @@ def small_row(**kw):
 
 @pytest.mark.parametrize('change', FOLDERS)
 def test_a_row_is_made_anew_for_other_content(change, folder, tmp_path):
-    go = lambda: run_row(small_row(), quiet=True, root=tmp_path, home=tmp_path/'rows', record_to=tmp_path/'r.csv')[0]
+    go = lambda: run_row(small_row(), quiet=True, at=Places(tmp_path, tmp_path/'rows'), record_to=tmp_path/'r.csv')[0]
     a, again = go(), go(); FOLDERS[change](folder); b = go()
     assert a.content == again.content != b.content and a.artefact == again.artefact != b.artefact and a.settings == again.settings != b.settings
     assert [r.content for r in read_rows(tmp_path/'r.csv')] == [a.content, a.content, b.content]
 
 def test_an_artefact_of_a_row_that_was_moved_is_refused(folder, tmp_path):
     "A folder without its content in the name is one that was made before; its card is compared."
-    go = lambda: run_row(small_row(), quiet=True, root=tmp_path, home=tmp_path/'rows')[0]
+    go = lambda: run_row(small_row(), quiet=True, at=Places(tmp_path, tmp_path/'rows'))[0]
     go(); made, = (tmp_path/'rows'/'rows').iterdir(); made.rename(made.with_name(made.name.rpartition('-')[0]))
     go(); assert len(list((tmp_path/'rows'/'rows').iterdir())) == 1
     FOLDERS['inverted'](folder); refused('made from other data.*content', go)
@@ -322,7 +322,7 @@ def test_old_experts_are_used_and_not_added_to(real, tmp_path, capsys):
     old = experts(real, tmp_path); Buffer(b.path)
     assert capsys.readouterr().out.count('content not recorded') == 1
     refused('content not recorded', experts, real, tmp_path, 2)
-    refused('lr: ', train_experts, NET, real, b.path, 1, 2, lr=.3, batch=25, aug='', quiet=True)
+    refused('lr: ', train_experts, NET, real, b.path, 1, expert_protocol(2, .3, 25, ''), quiet=True)
     assert [torch.equal(old.snapshot(0, e), b.snapshot(0, e)) for e in range(3)] == [True]*3 and old.key != key
     by_mtt(real, old, tmp_path/'run')
     assert old.settings()['n_experts'] == 1 and Buffer(b.path).key == old.key # hashed from the path itself
@@ -330,7 +330,7 @@ def test_old_experts_are_used_and_not_added_to(real, tmp_path, capsys):
 def test_old_teachers_are_used_and_not_added_to(real, tmp_path, capsys):
     teachers(real, tmp_path); forget(tmp_path/'teachers'/'teacher_000.safetensors')
     teachers(real, tmp_path); assert capsys.readouterr().out.count('content not recorded') == 1
-    refused('content not recorded', train_teachers, TEACHER, real, tmp_path/'teachers', 2, ONCE, '', quiet=True)
+    refused('content not recorded', train_teachers, TEACHER, real, tmp_path/'teachers', 2, ONCE, quiet=True)
 
 @pytest.mark.parametrize('stage', [run_mtt, run_d3, run_dm, run_dc, run_codes])
 def test_an_old_checkpoint_is_refused(stage, real, tmp_path):
@@ -468,12 +468,12 @@ def test_the_same_objective_goes_on_though_it_counts(real, tmp_path):
 
 @pytest.mark.parametrize('change', [dict(syn_steps=3), dict(expert_epochs=2), dict(max_start_epoch=2), dict(batch_syn=5), dict(grad='bptt'), dict(seed=1), dict(inclusive=True), dict(aug=DSA('flip')), dict(aug=DSA('crop'))], ids=str)
 def test_a_bare_loop_refuses_another_mtt(change, real, tmp_path):
-    base = dict(syn_steps=2, expert_epochs=1, max_start_epoch=1, aug=DSA('flip_crop')); b = train_experts(NET, real, tmp_path/'e', 1, 3, batch=25, aug='', quiet=True)
+    base = dict(syn_steps=2, expert_epochs=1, max_start_epoch=1, aug=DSA('flip_crop')); b = train_experts(NET, real, tmp_path/'e', 1, expert_protocol(3, batch=25, aug=''), quiet=True)
     make = lambda **kw: MTT(NET(), b, **(base | kw))
     bare(real, tmp_path, make()); bare(real, tmp_path, make(keep=2), n=3)
     refused('objectives', bare, real, tmp_path, make(**change), n=4)
 
-@pytest.mark.parametrize('make, change', [(DM, dict(batch_real=2)), (DM, dict(batch_syn=1)), (DC, dict(outer=3)), (DC, dict(loss='mse')), (DC, dict(net_lr=.1)), (DM, dict(seed=2)), (DM, dict(aug=DSA('flip', siamese=True)))])
+@pytest.mark.parametrize('make, change', [(DM, dict(batch_real=2)), (DM, dict(batch_syn=1)), (DC, dict(how=Matching(outer=3))), (DC, dict(how=Matching(loss='mse'))), (DC, dict(how=Matching(net_lr=.1))), (DM, dict(seed=2)), (DM, dict(aug=DSA('flip', siamese=True)))])
 def test_a_bare_loop_refuses_another_match(make, change, real, tmp_path):
     bare(real, tmp_path, make(real, NET)); bare(real, tmp_path, make(real, NET, **({'piece': 7} if make is DM else {'together': False})), n=3)
     refused('objectives', bare, real, tmp_path, make(real, NET, **change), n=4)
@@ -481,7 +481,7 @@ def test_a_bare_loop_refuses_another_match(make, change, real, tmp_path):
 # --- experts of another network, or of other data
 @pytest.mark.parametrize('a, b', [('instance', 'group'), ('group', 'instance')])
 def test_experts_of_another_network_of_the_same_size_are_refused(a, b, real, tmp_path):
-    buffer = train_experts(partial(NET, norm=a), real, tmp_path/'e', 1, 2, batch=25, aug='', quiet=True)
+    buffer = train_experts(partial(NET, norm=a), real, tmp_path/'e', 1, expert_protocol(2, batch=25, aug=''), quiet=True)
     MTT(NET(norm=a), buffer, 2, 1, 1); refused(f"another network .norm: '{a}', here '{b}'", MTT, NET(norm=b), buffer, 2, 1, 1)
 
 class Bare(torch.nn.Sequential):
@@ -491,7 +491,7 @@ class Bare(torch.nn.Sequential):
 @pytest.mark.parametrize('a, b', [('ReLU', 'GELU'), ('Tanh', 'ReLU'), ('GELU', 'SiLU')])
 def test_experts_of_other_layers_are_refused_and_not_added_to(a, b, real, tmp_path):
     net = lambda act: Bare(getattr(torch.nn, act))
-    train = lambda act, n=1: train_experts(partial(net, act), real, tmp_path/'e', n, 2, batch=25, aug='', quiet=True)
+    train = lambda act, n=1: train_experts(partial(net, act), real, tmp_path/'e', n, expert_protocol(2, batch=25, aug=''), quiet=True)
     buffer = train(a); MTT(net(a), buffer, 2, 1, 1); assert len(train(a, 2)) == 2
     refused('another network .layers', MTT, net(b), buffer, 2, 1, 1); refused('layers', train, b)
 

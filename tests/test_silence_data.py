@@ -17,7 +17,7 @@ from dd_repro.coreset import coreset
 from dd_repro.data import *
 from dd_repro.distilled import Distilled, Pixels, real_for
 from dd_repro.d3s import StoredPixels, Synthesis
-from dd_repro.experts import train_experts
+from dd_repro.experts import expert_protocol, train_experts
 from dd_repro.sets import source_of
 from dd_repro.method import RunOptions, Task, learn, method_of
 from dd_repro.autoenc import AutoEncoder, TinyAE
@@ -142,9 +142,9 @@ def test_a_shape_that_lives_in_alpha_is_seen(tmp_path):
         x = load(tmp_path, stats=((0,)*3, (1,)*3), **kw)[0]
         want = 1 - torch.tensor(noise(8, 8, 3, seed=hash_of('cat')*10)[..., 0]).float()/255
         assert torch.allclose((x if hasattr(x, 'x') else x.held()).x[0, 0], want, atol=1e-6)
-    dark = load(tmp_path, background='white', size=4)[0].raw().mean() - load(tmp_path, background='#808080', size=4)[0].raw().mean()
+    dark = load(tmp_path, size=4)[0].raw().mean() - load(find_source(tmp_path, background='#808080'), size=4)[0].raw().mean()
     assert dark > .1
-    refused("background 'nocolour' is not a colour", load, tmp_path, background='nocolour', workers=1)
+    refused("background 'nocolour' is not a colour", find_source, tmp_path, background='nocolour', workers=1)
 
 @pytest.mark.parametrize('end', ['JPEG', 'PNG', 'TIFF', 'WEBP'])
 def test_exif_orientation_is_applied_in_every_format(end):
@@ -236,7 +236,7 @@ def mirrored(tmp_path, ys=('cat', 'dog')): return folder(tmp_path/'pets', ys)
 def made(real, **kw): return Pixels.from_real(real, 2, lr=.05, arch=ARCH, aug='', **kw)
 
 def test_the_source_is_in_the_card_of_every_kind(tmp_path):
-    real = load(mirrored(tmp_path), crop=False, size=8, background='black', val=.5, seed=3, stats=(.5, .5), workers=1)[0]
+    real = load(find_source(mirrored(tmp_path), background='black'), crop=False, size=8, val=.5, seed=3, stats=(.5, .5), workers=1)[0]
     want = dict(kind='folder', name='pets', size=8, crop=False, zca=False, stats=[[.5], [.5]], stream=False, background='black', val=.5, seed=3)
     kinds = [Pixels.from_real(real, 1), Pixels.from_noise(real, 1), coreset(real, 1), Pixels.from_real(real, 1).part(slice(0, 1))]
     ae = AutoEncoder(TinyAE(3, 2, 4, 8), 'tiny', 2, 2, n_in=3, own=True)
@@ -253,7 +253,7 @@ def test_the_source_is_in_the_card_of_every_kind(tmp_path):
 def test_the_source_is_in_what_experts_and_teachers_make(tmp_path):
     "LatentPriors of D3 and the store of D3S, whose makers need more than a set."
     real, net_fn = load(folder(tmp_path/'pets'), workers=1)[0], partial(ConvNet, 3, 2, 8, 8, 1)
-    b = train_experts(net_fn, real, tmp_path/'b', 1, 2, .01, 4, '', quiet=True)
+    b = train_experts(net_fn, real, tmp_path/'b', 1, expert_protocol(2, .01, 4, ''), quiet=True)
     small = dict(iterations=1, z_dim=4, decoder_width=8, syn_steps=1, expert_epochs=1, max_start_epoch=1, mmd_samples=2)
     d3, _ = learn(Task(real, net_fn=net_fn, experts=b), method_of('d3', **small), tmp_path/'d3', RunOptions(quiet=True))
     half = SimpleNamespace(n=2, real=real, teachers=[net_fn()], full={}, stats=[])
@@ -364,7 +364,7 @@ def test_old_cards_load_by_name_and_say_so(home, capsys):
 def test_test_images_are_loaded_as_the_card_says(home, how):
     "Ends of the pictures, what lies behind them, the statistics, and a stream."
     def long(a): b = np.concatenate([a, a[::-1]], 1); b = np.dstack([b, np.full(b.shape[:2], 255, np.uint8)]); b[:, :6, 3] = 0; return Image.fromarray(b)
-    train, test = load(folder(home/'data'/'pets', make=long), size=8, workers=0, **how)
+    train, test = load(find_source(folder(home/'data'/'pets', make=long), background=how.get('background', 'white')), size=8, workers=0, **{k: v for k, v in how.items() if k != 'background'})
     d = Distilled.load(made(train).save(home/'d.safetensors'))
     got = real_for(d)[1]; held = lambda s: s if hasattr(s, 'x') else s.held()
     assert torch.allclose(held(got).x, held(test).x, atol=1e-5) and got.source.items() <= d.source.items() and isinstance(got, type(test))
@@ -375,7 +375,7 @@ def test_home_is_a_place(tmp_path, monkeypatch):
     for args in (dict(name='~/data/pets'), dict(name=Path('~/data/pets')), dict(name='pets', root='~/data')):
         assert len(load(workers=1, **args)[0]) == 4
     refused('~/nowhere: no such folder', load, '~/nowhere')
-    refused('tinyimagenet: no folder', load, 'tinyimagenet', root='~/data', download=False)
+    refused('tinyimagenet: no folder', find_source, 'tinyimagenet', root='~/data', download=False)
 
 # --- parts taken for wholes
 def counted(name, classes, train, test):
@@ -396,7 +396,7 @@ def test_classes_and_images_of_known_sets_are_counted(name, classes, train, test
 def test_a_part_says_so_in_every_row(home, capsys):
     root = folder(home/'data'/'tiny-imagenet-200', ('n1', 'n2'), n=3)
     (root/'train/n1/0.png').unlink()
-    real, test = load('tinyimagenet', size=8, workers=1, download=False)
+    real, test = load(find_source('tinyimagenet', download=False), size=8, workers=1)
     note = 'tinyimagenet (2 of 200 classes, 2 to 3 of 500 a class'
     assert real.name == note + ')' and test.name == note + ', test 3 of 50 a class)'
     f = made(real).save(home/'d.safetensors')

@@ -17,9 +17,9 @@ from dd_repro.records import Row, record
 from dd_repro.coreset import coreset, correct, herding
 from dd_repro.data import load
 from dd_repro.distilled import Distilled, Pixels
-from dd_repro.experts import Buffer, to_vector, train_expert, train_experts
+from dd_repro.experts import Buffer, to_vector, train_expert, expert_protocol, train_experts
 from dd_repro.loop import Evaluate, distill
-from dd_repro.match import DC, DM
+from dd_repro.match import DC, DM, Matching
 from dd_repro.mmd import MMD
 from dd_repro.mtt import MTT, mtt_opts
 from dd_repro.priors import LatentPriors
@@ -161,7 +161,7 @@ def fn_net(extra): return lambda: Body(extra() if extra else None)
 
 @pytest.mark.parametrize('extra', ['dropout_in_forward', 'depth_by_python', 'noise', 'counter'])
 def test_experts_are_refused_before_the_first_is_trained(extra, tmp_path):
-    with pytest.raises(ValueError, match='experts are kept for methods that run it again'): train_experts(fn_net(NO_FUNCTION[extra]), toy(), tmp_path/'b', 2, 1, batch=6, aug='', quiet=True)
+    with pytest.raises(ValueError, match='experts are kept for methods that run it again'): train_experts(fn_net(NO_FUNCTION[extra]), toy(), tmp_path/'b', 2, expert_protocol(1, batch=6, aug=''), quiet=True)
     assert not (tmp_path/'b').exists()
 
 @pytest.mark.parametrize('norm', ['batch', 'dropout', 'spectral'])
@@ -171,11 +171,11 @@ def test_experts_of_known_layers_are_refused_before_the_first_is_trained(norm, t
         if norm == 'dropout': net.blocks[0][2] = nn.Dropout(.1).eval() # training puts it in training mode
         if norm == 'spectral': spectral_norm(net.head)
         return net
-    with pytest.raises(ValueError, match='running_mean|draws unseeded|_u') as e: train_experts(net_fn, toy(), tmp_path/'b', 2, 1, batch=6, aug='', quiet=True)
+    with pytest.raises(ValueError, match='running_mean|draws unseeded|_u') as e: train_experts(net_fn, toy(), tmp_path/'b', 2, expert_protocol(1, batch=6, aug=''), quiet=True)
     assert '\n' not in str(e.value) and not (tmp_path/'b').exists()
 
 @pytest.fixture(scope='module')
-def buffer(tmp_path_factory): return train_experts(partial(convnet), toy(), tmp_path_factory.mktemp('b'), 2, 2, batch=6, aug='', quiet=True)
+def buffer(tmp_path_factory): return train_experts(partial(convnet), toy(), tmp_path_factory.mktemp('b'), 2, expert_protocol(2, batch=6, aug=''), quiet=True)
 
 @pytest.mark.parametrize('method', ['MTT', 'MMD'])
 def test_objectives_refuse_it_too(buffer, method):
@@ -213,7 +213,7 @@ def test_networks_with_other_frozen_weights_are_not_taken_together():
     with pytest.raises(ValueError, match='trained together only'): Team(nets)
 
 @pytest.mark.parametrize('use', [lambda n, b: unroll(n, to_vector(n), [(toy().x, toy().y)], .1), lambda n, b: unroll(n, to_vector(n), [(toy().x, toy().y)], .1, 'bptt'),
-    lambda n, b: MTT(n, b, 2, 1, 1), lambda n, b: train_expert(n, toy(), PLAIN), lambda n, b: train_experts(lambda: n, toy(), b.path/'none', 1, 1, aug='')])
+    lambda n, b: MTT(n, b, 2, 1, 1), lambda n, b: train_expert(n, toy(), PLAIN), lambda n, b: train_experts(lambda: n, toy(), b.path/'none', 1, expert_protocol(1, aug=''))])
 @pytest.mark.parametrize('which', ['head', 'blocks.1.1', 'blocks'])
 def test_where_all_weights_are_one_vector_frozen_ones_are_refused(buffer, use, which):
     with pytest.raises(ValueError, match=f"'{which}.* has requires_grad=False") as e: use(freeze(convnet(), which), buffer)
@@ -221,7 +221,7 @@ def test_where_all_weights_are_one_vector_frozen_ones_are_refused(buffer, use, w
 
 @pytest.mark.parametrize('together', [True, False])
 def test_gradient_matching_holds_frozen_weights(together):
-    dc, d = DC(toy(), lambda: freeze(convnet(), 'blocks.0'), outer=3, inner=2, batch_real=3, together=together), Pixels.from_real(toy(), 2)
+    dc, d = DC(toy(), lambda: freeze(convnet(), 'blocks.0'), Matching(3, 2, 3), together=together), Pixels.from_real(toy(), 2)
     before = {k: p.clone() for k, p in dc.net.named_parameters()}
     distill(d, dc, 2, {'images': partial(torch.optim.SGD, lr=.1)}, quiet=True)
     now = dict(dc.net.named_parameters())
@@ -305,14 +305,14 @@ def test_accuracy_of_a_dead_network_raises(kill):
     with pytest.raises(Died, match='logits that are not finite'): accuracy(net, toy())
 
 def test_experts_that_die_leave_no_file(tmp_path):
-    with pytest.raises(Died, match='not finite by epoch 1 of 3'): train_experts(partial(convnet, norm='none'), toy(), tmp_path, 2, 3, lr=1e38, batch=6, aug='', quiet=True)
+    with pytest.raises(Died, match='not finite by epoch 1 of 3'): train_experts(partial(convnet, norm='none'), toy(), tmp_path, 2, expert_protocol(3, 1e38, 6, ''), quiet=True)
     assert not list(tmp_path.glob('expert_*'))
 
 def test_experts_that_died_before_are_named(tmp_path):
-    train_experts(convnet, toy(), tmp_path, 1, 2, batch=6, aug='', quiet=True)
+    train_experts(convnet, toy(), tmp_path, 1, expert_protocol(2, batch=6, aug=''), quiet=True)
     f = tmp_path/'expert_0000.safetensors'; t, m = load_tensors(f); t['theta'][1:, 0] = float('nan'); save_tensors(f, t, m)
     with pytest.raises(Died, match='expert_0000.safetensors: weights that are not finite at epoch 1'): Buffer(tmp_path).snapshot(0, 1)
-    again = train_experts(convnet, toy(), tmp_path, 1, 2, batch=6, aug='', quiet=True)
+    again = train_experts(convnet, toy(), tmp_path, 1, expert_protocol(2, batch=6, aug=''), quiet=True)
     assert again.snapshot(0, 1).isfinite().all()
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf'), 1238.])
@@ -349,9 +349,9 @@ def test_a_network_of_ones_own_works_everywhere(extra, tmp_path):
     both = train([net_fn() for _ in range(2)], data, PLAIN, together=True)
     torch.testing.assert_close([to_vector(n) for n in both], [to_vector(n) for n in nets], rtol=1e-3, atol=1e-4)
     assert 0 <= accuracy(nets[0], data) <= 100 and not go_together(nets, 6)
-    b = train_experts(net_fn, data, tmp_path, 2, 2, batch=6, aug='', quiet=True)
+    b = train_experts(net_fn, data, tmp_path, 2, expert_protocol(2, batch=6, aug=''), quiet=True)
     d = Pixels.from_real(data, 2, lr=.05)
-    for objective in (MTT(net_fn(), b, 2, 1, 1), DC(data, net_fn, batch_real=3), DC(data, net_fn, batch_real=3, together=True)):
+    for objective in (MTT(net_fn(), b, 2, 1, 1), DC(data, net_fn, Matching(batch_real=3)), DC(data, net_fn, Matching(batch_real=3), together=True)):
         assert distill(d, objective, 1, {'images': partial(torch.optim.SGD, lr=.1)}, quiet=True).history[0]['loss'] > 0
 
 @pytest.mark.parametrize('use, says', [
@@ -361,7 +361,7 @@ def test_a_network_of_ones_own_works_everywhere(extra, tmp_path):
     (lambda n, t: evaluate(Pixels.from_real(toy(), 1, arch=dict(width=3)), toy(), protocol=PLAIN), 'lacks n_in, n_out, name, size'),
     (lambda n, t: coreset(toy(), 1, 'herding', lambda: n, epochs=0), 'Body has no embed'),
     (lambda n, t: DM(toy(), lambda: n), 'Body has no embed'),
-    (lambda n, t: __import__('dd_repro.teachers', fromlist=['x']).train_teachers(lambda: n, toy(), t, 1, PLAIN, ''), 'Body has no `arch` dictionary')])
+    (lambda n, t: __import__('dd_repro.teachers', fromlist=['x']).train_teachers(lambda: n, toy(), t, 1, PLAIN), 'Body has no `arch` dictionary')])
 def test_where_an_architecture_is_needed_one_line_says_so(use, says, tmp_path):
     with pytest.raises(ValueError, match=says) as e: use(Body(), tmp_path)
     assert '\n' not in str(e.value)
@@ -398,7 +398,7 @@ def whole_story(path):
     data = load('digits', size=8)[0].subset(slice(0, 100))
     d = Pixels.from_real(data, 1, lr=.05, arch=ARCH | dict(n_out=10), aug='')
     net_fn = partial(ConvNet, 1, 10, 8, 6, 2)
-    b = train_experts(net_fn, data, path/'b', 1, 2, batch=50, aug='flip', quiet=True)
+    b = train_experts(net_fn, data, path/'b', 1, expert_protocol(2, batch=50, aug='flip'), quiet=True)
     distill(d, MTT(net_fn(), b, 2, 1, 1), 2, mtt_opts(1., 1e-5), quiet=True)
     d.save(path/'d.safetensors'); d = Distilled.load(path/'d.safetensors')
     p = Protocol('p', epochs=3, batch=5)
@@ -554,6 +554,6 @@ def test_matching_is_refused_for_labels_and_networks_of_other_classes(make, bad,
 @pytest.mark.parametrize('names', [['b', 'a', 'c', 'd'], ['a', 'b', 'd', 'c'], ['d', 'c', 'b', 'a']])
 def test_matching_is_refused_for_classes_in_another_order(make, names):
     of = lambda names: ImageTensors(toy().x, toy().y, 4, names, name='toy')
-    o = make(of(list('abcd')), convnet, batch_real=3)
+    o = make(of(list('abcd')), convnet, Matching(batch_real=3) if make is DC else 3)
     o.backward(Pixels.from_real(of(list('abcd')), 1))
     with pytest.raises(ValueError, match='in another order'): o.backward(Pixels.from_real(of(names), 1))

@@ -8,7 +8,7 @@ from dd_repro import all as R
 from dd_repro.core import settings_hash
 from dd_repro.records import Row, record
 from dd_repro.plans import dd_plan, plan
-from dd_repro.rows import dd_row, run_row, smoke_recipe
+from dd_repro.rows import Places, dd_row, run_row, smoke_recipe
 from dd_repro.settings import plain_settings
 from dd_repro.stages import Job
 from dd_repro.tables import dd_table, plan_errors
@@ -196,7 +196,7 @@ def test_the_second_row_finds_what_the_first_made(tmp_path):
     def costs(row):
         made = []
         keep, Job.timed = Job.timed, lambda self, stage, *into: made.append(stage) or keep(self, stage, *into)
-        try: rows = run_row(row, smoke=True, quiet=True, root=tmp_path, home=tmp_path/'home')
+        try: rows = run_row(row, smoke=True, quiet=True, at=Places(tmp_path, tmp_path/'home'))
         finally: Job.timed = keep
         return made, rows[0]
     first, a = costs('mtt/table3/cifar10/ipc10/convnet')
@@ -225,6 +225,6 @@ def test_a_stage_that_was_begun_before_has_no_error(tmp_path):
     assert set(job.costs) == {'distill', 'experts'} and job.begun == {'experts'}
 
 def test_a_smoke_run_never_fills_a_cell(tmp_path):
-    rows = run_row('mtt/table1/cifar10/random/ipc1', smoke=True, quiet=True, root=tmp_path, record_to=tmp_path/'mtt.csv')
+    rows = run_row('mtt/table1/cifar10/random/ipc1', smoke=True, quiet=True, at=Places(tmp_path), record_to=tmp_path/'mtt.csv')
     m = R.measured(tmp_path)
     assert rows[0].protocol == 'smoke' and m.printed.tolist() == [''] and R.coverage(m).set_index('paper').loc['mtt', ['smoke', 'reduced']].tolist() == [1, 0]

@@ -8,7 +8,7 @@ from dd_repro import experts, students, workers
 from dd_repro.core import ONE_THREAD_MAX, threads_for, threads_of
 from dd_repro.convnet import ConvNet
 from dd_repro.distilled import Pixels
-from dd_repro.experts import train_experts
+from dd_repro.experts import expert_protocol, train_experts
 from dd_repro.loop import Objective, distill
 from dd_repro.sets import ImageTensors
 from dd_repro.students import as_protocol, evaluate, go_together, step_work, train
@@ -68,7 +68,7 @@ def seen_while(told, monkeypatch):
 def test_students_and_experts_take_what_they_need(told, monkeypatch, tmp_path):
     seen, p = seen_while(told, monkeypatch), as_protocol('mtt').scaled(epochs=1, aug='')
     train([NET(), NET()], some_data(), p, .01); train(NET(), some_data(), p, .01)
-    train_experts(NET, some_data(), tmp_path, 1, 1, aug='', quiet=True)
+    train_experts(NET, some_data(), tmp_path, 1, expert_protocol(1, aug=''), quiet=True)
     assert set(seen) == {1} and len(seen) == 3 and told['n'] == 4
     monkeypatch.setattr(students, 'step_work', lambda *a: 1e12)
     train(NET(), some_data(), p, .01)
@@ -120,15 +120,15 @@ def test_what_cannot_be_sent(tmp_path, monkeypatch):
 @pytest.mark.parametrize('net_fn', [lambda: NET(), functools.partial(lambda w: ConvNet(1, 2, 8, w, 1), 4)])
 def test_a_network_that_cannot_be_sent_is_trained_here(two_processes, tmp_path, net_fn, monkeypatch):
     monkeypatch.setattr(workers, 'ProcessPoolExecutor', None)
-    a = train_experts(net_fn, some_data(), tmp_path/'a', 3, 1, aug='', quiet=True)
-    b = train_experts(NET, some_data(), tmp_path/'b', 1, 1, aug='', quiet=True)
+    a = train_experts(net_fn, some_data(), tmp_path/'a', 3, expert_protocol(1, aug=''), quiet=True)
+    b = train_experts(NET, some_data(), tmp_path/'b', 1, expert_protocol(1, aug=''), quiet=True)
     assert len(a) == 3 and torch.equal(a.snapshot(0, -1), b.snapshot(0, -1))
 
 def test_pieces_in_their_order_here(): assert list(spread(pow, iter([1, 2, 3]), (2,))) == [(1, 1), (2, 4), (3, 9)] and list(spread(pow, [])) == []
 
 
 def test_experts_and_students_of_two_processes_are_those_of_one(two_processes, tmp_path, monkeypatch):
-    kw, told = dict(n=3, epochs=2, batch=4, aug='color_crop', quiet=True, seed=3), []
+    kw, told = dict(n=3, protocol=expert_protocol(2, batch=4, aug='color_crop'), quiet=True, seed=3), []
     two = train_experts(NET, some_data(), tmp_path/'two', on_expert=lambda i, s: told.append(i), **kw)
     monkeypatch.undo()
     one = train_experts(NET, some_data(), tmp_path/'one', **kw)
@@ -214,5 +214,5 @@ def test_an_experts_seconds_begin_after_the_load(tmp_path, monkeypatch):
     order = []
     monkeypatch.setattr(experts, 'warm', lambda: order.append('warm'))
     monkeypatch.setattr(experts.time, 'perf_counter', lambda: order.append('clock') or 0.)
-    experts._one_expert(0, NET, some_data(), tmp_path, experts.expert_protocol(1, aug=''), 0, 'cpu')
+    experts._one_expert(0, NET, some_data(), tmp_path, expert_protocol(1, aug=''), 0)
     assert order[:2] == ['warm', 'clock']

@@ -7,7 +7,7 @@ import pytest, torch
 
 from dd_repro.convnet import ConvNet
 from dd_repro.data import load
-from dd_repro.experts import train_experts
+from dd_repro.experts import expert_protocol, train_experts
 from dd_repro.method import METHODS, RunOptions, Task, learn, smoke_of
 
 NET = partial(ConvNet, 1, 10, 16, 4, 3)
@@ -40,7 +40,7 @@ def mine(tmp_path):
 def test_it_is_a_method_from_a_file(mine, tmp_path):
     "Found by its file, run, stopped and gone on with; a value is refused by its field."
     real = load('digits', size=16)[0].subset(torch.arange(0, 1437, 4))
-    task = Task(real, net_fn=NET, experts=train_experts(NET, real, tmp_path/'b', 1, 1, .05, 64, '', quiet=True))
+    task = Task(real, net_fn=NET, experts=train_experts(NET, real, tmp_path/'b', 1, expert_protocol(1, .05, 64, ''), quiet=True))
     small = smoke_of(mine())
     whole, _ = learn(task, small, tmp_path/'whole', RunOptions(quiet=True))
     for i in range(2):

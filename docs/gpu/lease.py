@@ -39,7 +39,8 @@ def number(text):
 
 def run_one(words):
     "One row; a setting given as name=value becomes a deviation of it."
-    from dd_repro.rows import run_row
+    from dd_repro.recipes import recipe
+    from dd_repro.rows import Places, run_row
     from dd_repro.shell import manners, program
     p = argparse.ArgumentParser()
     p.add_argument('row')
@@ -50,7 +51,10 @@ def run_one(words):
         p.add_argument(f'--{name}', type=kind, default=argparse.SUPPRESS)
     a = vars(p.parse_intermixed_args(words))
     values = {k: number(v) for k, v in (s.split('=', 1) for s in a.pop('settings'))}
-    with program(), manners(): run_row(**a, **values)
+    with program(), manners():
+        r = recipe(a.pop('row'), a.pop('scale', None), a.pop('minutes', None))
+        at = Places(a.pop('root'), device=a.pop('device'))
+        run_row(r, at=at, **a, **values)
 
 
 # ------------------------------------------------------------ what came along

@@ -11,7 +11,7 @@ def forms(size, width, ipc):
     "Name -> function, for images of noise."
     channels = 1 if size == 16 else 3
     real = ImageTensors(torch.randn(640, channels, size, size), torch.arange(640) % 10, 10)
-    dc, d = DC(real, partial(ConvNet, channels, 10, size, width, 3), batch_real=64), Pixels.from_real(real, ipc)
+    dc, d = DC(real, partial(ConvNet, channels, 10, size, width, 3), Matching(batch_real=64)), Pixels.from_real(real, ipc)
     g = [g for _, g, _ in dc.matches(d)]; stacked = tuple(map(torch.stack, zip(*g)))
     def syn(): return [d.sample(y=c)[0] for c in range(10)]
     def loop():

@@ -35,7 +35,7 @@ def tested(o, d, test, method, dev, file='', **kw):
 def distilled(o):
     "Experts, then priors and decoder, then students at the better of two rates."
     full, train, held, test = images(o)
-    buf = train_experts(net_fn, full, o.home/'buffers'/'cifar10-zca-w64', 1 if o.smoke else 6, 4)
+    buf = train_experts(net_fn, full, o.home/'buffers'/'cifar10-zca-w64', 1 if o.smoke else 6, expert_protocol(4))
     out = o.home/'runs'/f'd3-cifar10-ppc1-{o.iterations}'
     how = RunOptions(sched=lambda p: min(1., 2.5*(1.01 - p)), every=5, keep=20)
     d, run = learn(Task(train, net_fn=net_fn, experts=buf), D3Method(iterations=o.iterations, **S), out, how)

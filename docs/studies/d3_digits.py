@@ -20,7 +20,7 @@ def proto(**view):
 
 fixed = lambda: proto().scaled(view=None)
 
-def experts(o, real, name): return train_experts(net_fn, real, o.home/'buffers'/name, 2 if o.smoke else 20, 4, .05, 64, '', quiet=True)
+def experts(o, real, name): return train_experts(net_fn, real, o.home/'buffers'/name, 2 if o.smoke else 20, expert_protocol(4, .05, 64, ''), quiet=True)
 
 def distilled(o, real, buf, name, seed=0, looks=(), **kw):
     "(the set, what it was made with, its file)"

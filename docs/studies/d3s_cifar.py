@@ -6,14 +6,14 @@ WIDTH, EPOCHS, N, IPC = 16, 3, 3, 10
 ARMS, LONGER = dict(K=150, B=34, E=150, bs=50), dict(K=300, B=50, E=300, bs=25)
 
 
-def images(o): return toy() if o.smoke else load('cifar10', download=False)
+def images(o): return toy() if o.smoke else load(find_source('cifar10', download=False))
 
 def net_fn(): return make_net('resnet18_bn', width=WIDTH).to(memory_format=torch.channels_last)
 
 def teachers(o):
     "Two ResNet-18 of a quarter of the width, three epochs each."
     real, test = images(o)
-    p = TEACHERS['cifar10']['protocol'].scaled(epochs=EPOCHS, kind='reduced')
+    p = TEACHERS['cifar10'].scaled(epochs=EPOCHS, kind='reduced')
     say = lambda i, net, s: print(f'teacher {i}: {accuracy(net, test):.1f} %, {s:.0f} s', flush=True)
     return train_teachers(net_fn, real, o.home/'teachers'/'cifar10-r18w16-e3', 2, p, quiet=True, on_teacher=say)
 
@@ -55,7 +55,7 @@ class Bench:
     def row(self, name, method, d, file='', note='', made=True):
         "Store labels, train students, record."
         E, bs = self.s['E'], self.s['bs']
-        store = relabel(d, self.teachers, self.home/f'labels{E}'/name, E, batch=bs, names=self.teachers.names, quiet=True)
+        store = relabel(d, self.teachers, self.home/f'labels{E}'/name, E, ViewSettings(bs), quiet=True)
         p = as_protocol('d3s-cifar10').scaled(kind='reduced', epochs=E, batch=bs, lr=4e-3)
         arch = dict(name='resnet18_bn', n_in=3, n_out=10, size=32, width=WIDTH)
         dev = '; '.join(filter(None, (self.dev(made), note)))

@@ -15,8 +15,8 @@ class Bench:
         self.o, self.home, self.n = o, o.home/f'd3s-digits3-{part}', 1 if o.smoke else 3 if part == 'search' else 5
         self.metric = 'val_acc' if part == 'search' else 'test_acc'
         self.real, self.judge = load('digits', size=32, val=.2) if part == 'search' else load('digits', size=32)
-        p = Protocol('teacher-digits', 'decided', epochs=6, batch=32, lr=.05, schedule='onecycle', aug='')
-        self.teachers = train_teachers(net_fn, self.real, self.home/'teachers', M, p, '', quiet=True)
+        p = TeacherProtocol('teacher-digits', epochs=6, batch=32, lr=.05, schedule='onecycle')
+        self.teachers = train_teachers(net_fn, self.real, self.home/'teachers', M, p, quiet=True)
         self.stats = teacher_stats(self.teachers, self.real, self.home/'stats', quiet=True)
         accs = self.teachers.accuracies(self.judge)
         self.how = (f'digits at 32 px; ResNet of 3 blocks, width 16, 7x7 stem; {M} teachers of 6 epochs ({min(accs):.1f} to {max(accs):.1f} %); '
@@ -36,7 +36,7 @@ class Bench:
         "Store the labels of one teacher, the first few or all, train students on them, record the row."
         t, p = self.some(enl), as_protocol('d3s-cifar10').scaled(kind='reduced', epochs=EPOCHS, batch=B, lr=lr)
         out = self.home/'labels'/f'{name}-{method}-{seed}-{len(t)}'.replace(', ', '-').replace(' ', '-')
-        store = relabel(d, t, out, EPOCHS, batch=B, seed=seed, names=t.names, quiet=True, scale=(.7, 1.), flip=False)
+        store = relabel(d, t, out, EPOCHS, ViewSettings(B, scale=.7, flip=False, seed=seed), quiet=True)
         r = students(Relabelled(d, store), self.judge, (net_fn().arch,), p, self.n, seed=seed, row=row, method=method, kind='reduced',
                      deviations=f'{self.how}; {note}')
         r = dataclasses.replace(r, metric=self.metric, seeds=str(seed), artefact=sha(self.home/f'{name}-{seed}'/'distilled.safetensors'))

@@ -63,8 +63,8 @@ def labels(o):
     b = Models(o)
     for seed in o.seeds:
         name, d = b.set(seed, D.M)
-        store = relabel(d, b.teachers, b.home/'labels'/f'{name}-d3s-{seed}-{len(b.teachers)}', D.EPOCHS, batch=D.B, seed=seed, names=b.teachers.names, quiet=True,
-                        scale=(.7, 1.), flip=False)
+        store = relabel(d, b.teachers, b.home/'labels'/f'{name}-d3s-{seed}-{len(b.teachers)}', D.EPOCHS,
+                        ViewSettings(D.B, scale=.7, flip=False, seed=seed), quiet=True)
         for e, t in ((e, t) for e in LABELLED for t in TRAINED): put(o, trained(b, d, store.path, seed, e, t))
 
 def trained(b, d, path, seed, e, t):

@@ -41,7 +41,7 @@ def step_of(method, s, nf, d):
     "An iteration of DM, DC or MTT, as a function."
     if method == 'mtt': return mtt_step(s, nf, d)
     if method == 'dm': return partial(DM(s, nf, batch_real=B, piece=32).backward, d)
-    dc = DC(s, nf, 10, 2, B, loss='mse', train_on='real', batch_train=64, batch_syn=64)
+    dc = DC(s, nf, Matching(10, 2, B, 'mse', 'real', batch_train=64, batch_syn=64))
     return lambda: (dc.backward(d), dc.after(d))
 
 def cell(o):

@@ -75,7 +75,7 @@ if __name__ == '__main__':
     o.seeds = o.seeds or ([0] if o.smoke else [0, 1])
     if o.smoke: M, N, STEPS, RATES, EPOCHS, ITS, EXPERTS, NETS = (1,), (1, 2), (100.,), (None, .03), 2, 2, 2, 1
     part, held = load('digits', val=.2); data = part, held, load('digits')[1]
-    buf = train_experts(net_fn, part, folder(o)/'experts', EXPERTS, max(M) + PLUS - 1, STEP, BATCH, '', quiet=True)
+    buf = train_experts(net_fn, part, folder(o)/'experts', EXPERTS, expert_protocol(max(M) + PLUS - 1, STEP, BATCH, ''), quiet=True)
     beside(o, data)
     for n in N:
         for m in M: cell(o, data, buf, m, n)

@@ -6,7 +6,7 @@ from dd_repro.side import EXPERTS8, PROTOCOL8, digits_sets, net_fn8, side_cifar,
 def digits(o):
     "Sets of digits at 8 px, one distillation seed."
     real, test = load('digits')
-    experts = train_experts(net_fn8, real, o.home/'buffers'/'digits-8px-side', n=2 if o.smoke else 20, **EXPERTS8, quiet=True)
+    experts = train_experts(net_fn8, real, o.home/'buffers'/'digits-8px-side', 2 if o.smoke else 20, EXPERTS8, quiet=True)
     p = PROTOCOL8.scaled(epochs=2) if o.smoke else PROTOCOL8
     for name, (d, w) in digits_sets(real, experts, o.home/'runs'/'side-digits', .01 if o.smoke else 1.).items():
         put(o, side_rows('digits', name, d, w, test, p, 1 if o.smoke else 5, deviations='digits at 8 px; one distillation seed'))
@@ -14,7 +14,7 @@ def digits(o):
 def cifar10(o):
     "Sets of CIFAR-10 that have no row yet."
     if o.smoke: return side_cifar(*toy(), o.csv, results_dir().parent/'artefacts', epochs=1, n_eval=1)
-    real, test = load('cifar10', download=False)
+    real, test = load(find_source('cifar10', download=False))
     found = [load_teacher(f) for f in sorted((o.home/'teachers'/'cifar10-r18w16-e3').glob('teacher_*.safetensors'))] + [load_resnet20()]
     teachers = Teachers([n for n, *_ in found], real, [m for _, m, *_ in found], [f'teacher {i}' for i in range(len(found))])
     side_cifar(real, test, o.csv, results_dir().parent/'artefacts', o.home/'match-cifar10', teachers)
