@@ -282,10 +282,11 @@ def real_for(
     s, own = d.source, size in (None, d.shape[-1]) and data in ('', d.source.get('name'))
     size = size or d.shape[-1]
     if s.get('kind') == 'folder' and data in ('', s['name']): data = _folder_for(d, root)
-    how = {k: s[k] for k in ('crop', 'stats', 'background') if k in s}
+    how = {k: s[k] for k in ('crop', 'stats') if k in s}
     if s.get('stream'): how['stream'] = True
     name = data or s.get('name') or d.name.split(' (')[0]
-    sets = load(name, size, root=root, device=device, skip_bad=skip_bad, **how)
+    src = find_source(name, root, skip_bad=skip_bad, background=s.get('background', 'white'))
+    sets = load(src, size, device=device, **how)
     if own and not s.get('val'): _as_recorded(s, *sets)
     return tuple(fit_classes(x, d).renorm(d.norm) for x in sets)
 

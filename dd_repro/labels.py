@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LABEL_FORMAT', 'D3S_PROTOCOLS', 'label_size', 'human', 'crop_flip', 'cut_box', 'cut_mix', 'pictures', 'Views',
-           'draw_views', 'mean_logits', 'inference', 'fingerprint', 'write_labels', 'Labels', 'LabelStore',
-           'check_disk', 'relabel', 'epoch_order', 'Relabelled', 'at_temperature', 'relabel_artefact']
+           'ViewSettings', 'draw_views', 'mean_logits', 'inference', 'fingerprint', 'write_labels', 'Labels',
+           'LabelStore', 'check_disk', 'relabel', 'epoch_order', 'Relabelled', 'at_temperature', 'relabel_artefact']
 
 # %% ../nbs/18_labels.ipynb #64298b9c
 import dataclasses, hashlib, json, math, os, re, shutil, zipfile, zlib
@@ -21,6 +21,7 @@ from fastcore.basics import patch, store_attr
 from .core import *
 from .cost import *
 from .files import *
+from .fields import *
 from .sets import *
 from .augment import *
 from .students import *
@@ -119,20 +120,27 @@ class Views:
         return x if self.mix is None else cut_mix(x, self.partner[s].long(), self.mix[i])
 
 # %% ../nbs/18_labels.ipynb #c61fc5bf
+@dataclasses.dataclass(frozen=True)
+class ViewSettings(Checked):
+    "How the views of label epochs are drawn."
+    batch: int = setting(128, 'images a view, also of the students', least=1)
+    cutmix: bool = setting(False, 'mix images, as SRe2L and CDA do')
+    scale: float = setting(.08, 'least share of an image that a crop keeps', above=0, most=1)
+    flip: bool = setting(True, 'mirror half of the views (never where images have a left)')
+    seed: int = setting(0, 'of the views')
+
 def draw_views(
     n:int, # images
     shape, # of an image (c, h, w)
-    batch:int, # images a step
+    how:ViewSettings, # batch, crops, flips, CutMix; the seed is that of the generator
     rng, # generator
-    scale=(.08, 1.), # of the crop's area
-    flip=True, # flip one half of them?
-    cutmix=False, # CutMix after crop and flip?
 )->Views:
     "Draw one label epoch."
-    order, boxes = torch.randperm(n, generator=rng), crop_boxes(n, shape[1:], rng, scale)
-    flips = (torch.rand(n, 1, generator=rng) < .5)*flip
+    batch = how.batch
+    order, boxes = torch.randperm(n, generator=rng), crop_boxes(n, shape[1:], rng, (how.scale, 1.))
+    flips = (torch.rand(n, 1, generator=rng) < .5)*how.flip
     v = Views(order.int(), torch.cat([boxes, flips.long()], 1).short(), batch)
-    if cutmix:
+    if how.cutmix:
         sizes = [len(o) for o in order.split(batch)]
         v.partner = torch.cat([torch.randperm(b, generator=rng) for b in sizes]).int()
         v.mix = torch.tensor([cut_box(shape[1:], rng) for _ in sizes], dtype=torch.int16)
@@ -408,10 +416,9 @@ def _whole(path, e, batch, key):
         return False
     return True
 
-def _label_epoch(d, teachers, path, e, s, device):
+def _label_epoch(d, teachers, path, e, s, views, device):
     "Label one epoch."
-    v = draw_views(s['n'], s['shape'], s['batch'], rng_for(s['seed'], 'relabel', e), s['scale'],
-                   s['flip'], s['cutmix'])
+    v = draw_views(s['n'], s['shape'], views, rng_for(views.seed, 'relabel', e))
     def steps():
         for i in range(len(v)):
             z = mean_logits(teachers, v.see(d, i, device), s['amp']).half()
@@ -423,19 +430,16 @@ def _label_epoch(d, teachers, path, e, s, device):
     write_labels(_file(path, e), v, steps(), s['n_classes'], dict(epoch=e, store=settings_hash(s)))
 
 # %% ../nbs/18_labels.ipynb #9bbb1223
-def _check_how(d, epochs, batch, scale):
-    for what, v in dict(epochs=epochs, batch=batch, images=len(d)).items():
+def _check_how(d, epochs):
+    for what, v in dict(epochs=epochs, images=len(d)).items():
         if v < 1: raise ValueError(f'{what} is {v}; it must be at least 1')
-    if not 0 < scale[0] <= scale[1] <= 1:
-        raise ValueError(f'scale is {tuple(scale)}; it must be two parts of the area, 0 < smallest '
-                         '<= largest <= 1')
 
-def _settings(d, teachers, names, **how):
+def _settings(d, teachers, names, views, amp):
     "All that decides the labels: two stores with the same settings are the same."
     who = [[n, net_hash(t)]
            for n, t in zip(names or [type(t).__name__ for t in teachers], teachers, strict=True)]
     return dict(n=len(d), n_classes=d.n_classes, shape=list(d.shape), images=fingerprint(d),
-                teachers=who, **how)
+                teachers=who, **views.settings() | dict(scale=[views.scale, 1.]), amp=amp)
 
 # %% ../nbs/18_labels.ipynb #ecb1c701
 @steady
@@ -444,34 +448,28 @@ def relabel(
     teachers, # callables normalised images -> logits, M of them
     path, # folder of the store
     epochs:int, # E, label epochs
-    batch=128, # images a step, also of the students
-    cutmix=False, # CutMix after crop and flip
-    scale=(.08, 1.), # of the crop's area
-    flip=True, # flip half of the views
-    seed=0, # of the views
-    device=None, # where labels are made; that of the first teacher's weights when None
+    views=ViewSettings(), # how they are drawn
     amp=False, # bfloat16 on a GPU
     names=None, # of the teachers, for the record
     quiet=None, # True: neither size nor progress are printed
 )->LabelStore:
     "Ask an ensemble for labels of augmented views (algorithm 2); resumes. ValueError comes first."
     names, teachers, path = names or getattr(teachers, 'names', None), list(teachers), Path(path)
-    device = device or next((p.device for t in teachers if isinstance(t, nn.Module)
-                             for p in t.parameters()), None)
-    _check_how(d, epochs, batch, scale)
+    nets = (t for t in teachers if isinstance(t, nn.Module))
+    device = next((p.device for t in nets for p in t.parameters()), None)
+    _check_how(d, epochs)
     said = _check_teachers(teachers, d, device)
-    _announce(path, len(d), d.n_classes, epochs, cutmix, quiet)
-    s = _settings(d, teachers, names, batch=batch, cutmix=cutmix, scale=list(scale), flip=flip,
-                  seed=seed, amp=amp)
+    _announce(path, len(d), d.n_classes, epochs, views.cutmix, quiet)
+    s = _settings(d, teachers, names, views, amp)
     _same_settings(path, s, said)
-    work = max(step_work(getattr(t, 'arch', None), batch, d.shape[-1]) for t in teachers)
+    work = max(step_work(getattr(t, 'arch', None), views.batch, d.shape[-1]) for t in teachers)
     with file_lock(path/_INDEX), inference(teachers), threads_for(work, device):
         for f in path.glob('.labels-*.tmp'): f.unlink()
         index = dict(format=LABEL_FORMAT, epochs=epochs, settings=s, said=said, versions=versions())
         write_atomic(path/_INDEX, json.dumps(index, indent=1).encode())
-        todo = [e for e in range(epochs) if not _whole(path, e, batch, settings_hash(s))]
+        todo = [e for e in range(epochs) if not _whole(path, e, views.batch, settings_hash(s))]
         for e in progress(todo, desc='label epochs', quiet=quiet):
-            _label_epoch(d, teachers, path, e, s, device)
+            _label_epoch(d, teachers, path, e, s, views, device)
     return LabelStore(path, epochs)
 
 # %% ../nbs/18_labels.ipynb #456de66b
