@@ -25,7 +25,7 @@ from .data import *
 # %% ../nbs/19_autoenc.ipynb #86629bca
 POSTERIORS = ('mean', 'sample')
 
-class AutoEncoder:
+class AutoEncoder(Named):
     "A frozen autoencoder. As a norm it maps pixels in 0..1 to codes; its inverse maps back."
     def __init__(self,
         net:nn.Module, # with `encode` and `decode` as in diffusers, for pixels in -1..1
@@ -52,7 +52,7 @@ class AutoEncoder:
         self.net = nn.Module.to(net.eval().requires_grad_(False), dtype=dtype,
                                 memory_format=torch.channels_last)
         self.width = next(m.out_channels for m in net.modules() if isinstance(m, nn.Conv2d))
-    def __repr__(self): return f'AutoEncoder({self.name} {self.hash}, f={self.f})'
+    def __repr__(self): return f'AutoEncoder({self.title} {self.hash}, f={self.f})'
 
 # %% ../nbs/19_autoenc.ipynb #f506a735
 @patch
@@ -168,8 +168,8 @@ def key(self:AutoEncoder)->str:
 @patch
 def card(self:AutoEncoder)->dict:
     "What a set of codes has to know about its autoencoder."
-    return {k: getattr(self, k) for k in ('name', 'hash', 'f', 'native', 'scale', 'channels',
-                                          'n_in', 'posterior', 'own')}
+    keys = 'hash f native scale channels n_in posterior own'.split()
+    return dict(name=self.title) | {k: getattr(self, k) for k in keys}
 
 @patch
 def state(self:AutoEncoder):
@@ -237,7 +237,7 @@ def train_tiny(
     with threads_for(batch*width*real.shape[-1]**2, x.device):
         _train_tiny(net, x, opt, sched, rng, epochs, batch)
     with torch.no_grad(): scale = 1/float(net.encoder(x).std())
-    return AutoEncoder(net, f'tiny ({real.name})', f, f, scale, channels, real.shape[0], own=True)
+    return AutoEncoder(net, f'tiny ({real.title})', f, f, scale, channels, real.shape[0], own=True)
 
 # %% ../nbs/19_autoenc.ipynb #aae85ed5
 def psnr(

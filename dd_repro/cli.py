@@ -154,7 +154,7 @@ def teachers_path(o:DataOptions, width=None)->Path:
 
 def latent_buffer_path(stem:str, ae)->Path:
     "The default folder of experts that see codes."
-    return dd_home()/'buffers'/f'{stem}-{ae.name.split(" ")[0]}-f{ae.f}'
+    return dd_home()/'buffers'/f'{stem}-{ae.name}-f{ae.f}'
 
 def open_autoencoder(
     name:str, # tiny (trained on the data here), taesd, sd14, or the path of a file of one of these
@@ -576,7 +576,7 @@ def dd_relabel(
     got = take(RELABEL, options)
     v, root = made_of(ViewOptions, got), got.get('root')
     d = Distilled.load(path, device_named(got.get('device', '')))
-    name, size = v.data or d.source.get('name') or d.name.split(' (')[0], got.get('size')
+    name, size = v.data or d.source.get('name') or d.name, got.get('size')
     real, _ = real_for(d, v.data, root, str(d.device), size, got.get('skip_bad', False))
     if size is None and not d.source.get('val'):
         same_content(d.source.get('key'), real, path)
@@ -642,9 +642,9 @@ def _artefact(path, e, got):
     test = real_for(d, e.data, got.get('root'), str(d.device),
                     skip_bad=got.get('skip_bad', False))[1]
     if not d.source:
-        say(f'the artefact does not say how its data were loaded; tested on {test.name}')
+        say(f'the artefact does not say how its data were loaded; tested on {test.title}')
     elif d.source.get('test') not in (None, test.key):
-        say(f'tested on other images than those recorded: {test.name}, content {test.key}')
+        say(f'tested on other images than those recorded: {test.title}, content {test.key}')
     if not content_of(d):
         not_recorded(path)
     method = d.info.get('settings', {}).get('method', 'd3s' if e.labels else type(d).__name__)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ONE_THREAD_MAX', 'rng_for', 'seed_of', 'seeded', 'plain_torch', 'steady', 'named_path', 'dd_home', 'dd_data', 'asset',
            'default_device', 'threads_of', 'threads_for', 'settings_hash', 'key_of', 'what_differs', 'net_hash',
-           'progress']
+           'Named', 'progress']
 
 # %% ../nbs/00_core.ipynb #21c06eea
 import functools, hashlib, importlib.resources, json, os, sys
@@ -170,6 +170,17 @@ def net_hash(
         h.update(k.encode())
         h.update(v.detach().cpu().contiguous().numpy().tobytes())
     return h.hexdigest()[:16]
+
+# %% ../nbs/00_core.ipynb #2cdacdf1
+class Named:
+    "Something with a name, a note about it in brackets, and both as one text."
+    title = ''
+    @property
+    def name(self): return self.title.partition(' (')[0]
+    @name.setter
+    def name(self, title): self.title = title or ''
+    @property
+    def note(self): return self.title.partition(' (')[2].removesuffix(')')
 
 # %% ../nbs/00_core.ipynb #13eb07d8
 def progress(

@@ -129,7 +129,7 @@ def coreset(
     pick, of = _choose(method, real, net, epochs, seed), lambda c: (real.y == c).nonzero()[:, 0]
     idx = torch.cat([(i := of(c))[pick(c, i, ipc)] for c in range(real.n_classes)])
     d.images.data = real.x[idx].clone()
-    d.info.update(settings=dict(method=method, data=real.name, content=real.key, epochs=0
+    d.info.update(settings=dict(method=method, data=real.title, content=real.key, epochs=0
                                 if net is None else epochs, seed=seed, ipc=ipc), index=idx.tolist())
     return d
 

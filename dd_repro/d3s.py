@@ -164,7 +164,7 @@ class StoredPixels(Distilled):
         self.register_buffer('y', check_labels(y, len(images), n_classes))
     def __len__(self): return len(self.images)
     def __repr__(self):
-        return (f'StoredPixels({self.name or "?"}: {len(self)} images {list(self.shape)}, '
+        return (f'StoredPixels({self.title or "?"}: {len(self)} images {list(self.shape)}, '
                 f'{self.n_classes} classes)')
     @property
     def nbytes(self): return self.images.numel()
@@ -196,7 +196,7 @@ def epoch(self:StoredPixels, e:int, bs:int, rng=None):
 def part(self:StoredPixels, idx:slice)->Pixels:
     "Consecutive images as pixels that can be learned; `put` writes them back."
     kw = dict(classes=self.classes, norm=self.norm, arch=self.arch, aug=self.aug,
-              protocol=self.protocol, name=self.name, source=self.source)
+              protocol=self.protocol, name=self.title, source=self.source)
     return Pixels(self._pictures(idx), self.y[idx].to(self.device), self.n_classes,
                   **kw).to(self.device)
 
@@ -309,7 +309,7 @@ def empty_store(
     "The artefact before there are images: shape, labels and card."
     y, name = torch.arange(n) % real.n_classes, known_name(real)
     images = torch.empty(n, *real.shape, dtype=torch.uint8, device='meta')
-    about = dict(classes=real.classes, norm=real.norm, name=real.name, source=source_of(real),
+    about = dict(classes=real.classes, norm=real.norm, name=real.title, source=source_of(real),
                  info=info)
     how = dict(arch=getattr(teachers[0], 'arch', None), aug='', protocol=_STUDENTS.get(name, 'mtt'))
     return StoredPixels(images, y, real.n_classes, **how, **about)

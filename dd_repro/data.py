@@ -208,6 +208,7 @@ class Source:
     stats:dict=field(default_factory=dict) # official statistics, by who uses them
     big:bool=False # always a stream unless asked otherwise
     kind:str='known' # known, or folder: somebody's own
+    note:str='' # what is missing of it
     test_note:str='' # what is missing of the test set
 
 def _missing(name, root, folder, why, url=None):
@@ -232,14 +233,13 @@ def noted(
     src:Source, # of a known set
     full # (classes, train images of each, test images of each)
 )->Source:
-    "The source with what is missing in its name."
+    "The source with what is missing of it."
     n = len(src.classes)
     few = f'{n} of {full[0]} classes' if n < full[0] else ''
     train, test = (_missing_of(*v) for v in ((src.train, n, full[1]), (src.test, n, full[2])))
     note = ', '.join(filter(None, (few, train)))
     of_test = ', '.join(filter(None, (note, test and f'test {test}')))
-    name = f'{src.name} ({note})' if note else src.name
-    return dataclasses.replace(src, name=name, test_note=of_test)
+    return dataclasses.replace(src, note=note, test_note=of_test)
 
 # %% ../nbs/01_data.ipynb #6108af84
 def _digits(name, root, download):
@@ -477,8 +477,9 @@ def _varied(stream):
 
 # %% ../nbs/01_data.ipynb #f949d4dc
 def _name_of(src, i):
-    "The name of a source's part: train, or test with what is missing there."
-    return f'{src.name.split(" (")[0]} ({src.test_note})' if i and src.test_note else src.name
+    "Name and note of a source's part: train, or test with what is missing there."
+    note = i and src.test_note or src.note
+    return f'{src.name} ({note})' if note else src.name
 
 @dataclass(frozen=True)
 class _Look:
@@ -506,7 +507,8 @@ def _held(src, look, workers, device, parts, source):
 
 def _streamed(src, look, workers, device, parts, source):
     "The parts of a source as streams."
-    if look.zca: raise ValueError('zca=True needs the images in memory; it does not go with a stream')
+    if look.zca:
+        raise ValueError('zca=True needs the images in memory; it does not go with a stream')
     if not isinstance(src.train, Files):
         raise ValueError(f'{src.name} is held in memory; stream=True is for folders of images')
     workers = min(8, os.cpu_count() or 1) if workers is None else workers
@@ -532,9 +534,8 @@ def _source(src, look, stream, val, seed):
     "How a set was loaded, as a card keeps it: no path in it."
     pair = lambda s: [float(v) for v in torch.as_tensor(s).flatten()]
     stats, background = look.stats, getattr(src.train, 'background', 'white')
-    name = src.name if src.kind == 'folder' else src.name.split(' (')[0]
-    return dict(kind=src.kind, name=name, size=look.size, crop=bool(look.crop), zca=bool(look.zca),
-                stream=bool(stream),
+    return dict(kind=src.kind, name=src.name, size=look.size, crop=bool(look.crop),
+                zca=bool(look.zca), stream=bool(stream),
                 stats=stats if isinstance(stats, str) else [pair(s) for s in stats],
                 background=background if isinstance(background, str) else list(background),
                 **(dict(val=val, seed=seed) if val else {}))

@@ -22,7 +22,7 @@ from .data import *
 from .augment import *
 
 # %% ../nbs/07_distilled.ipynb #dd4b2033
-class Distilled(nn.Module):
+class Distilled(Named, nn.Module):
     "A learned, small dataset. Subclasses have `groups`, `sample`, `__len__`, `epoch`, `init_args`."
     # a module that is loaded again goes on with it
     kinds = getattr(globals().get('Distilled'), 'kinds', {})
@@ -95,7 +95,7 @@ class Pixels(Distilled):
         self.to(images.device) # the rate and the labels too
     def __len__(self): return len(self.images)
     def __repr__(self):
-        return (f'Pixels({self.name or "?"}: {len(self)} images {list(self.shape)}, '
+        return (f'Pixels({self.title or "?"}: {len(self)} images {list(self.shape)}, '
                 f'{self.n_classes} classes, lr {self.student_lr.item():.4g})')
     def groups(self): return {'images': [self.images], 'lr': [self.lr]}
     def init_args(self): return {}
@@ -144,7 +144,8 @@ def from_real(cls:Pixels,
                    for c in range(real.n_classes)])
     y = torch.arange(real.n_classes, device=x.device).repeat_interleave(ipc)
     return cls(x, y, real.n_classes,
-               **(dict(classes=real.classes, norm=real.norm, name=real.name, source=source_of(real),
+               **(dict(classes=real.classes, norm=real.norm, name=real.title,
+                       source=source_of(real),
                        aug=default_aug(real)) | kw))
 
 @patch(cls_method=True)
@@ -169,7 +170,7 @@ def part(self:Pixels, idx:slice):
                          f'{type(idx).__name__}')
     d = Pixels(self.images.data[idx], self.y[idx], self.n_classes, classes=self.classes,
                norm=self.norm, lr=self.lr.item(), arch=self.arch, aug=self.aug,
-               protocol=self.protocol, name=self.name, source=self.source)
+               protocol=self.protocol, name=self.title, source=self.source)
     d.images.data = self.images.data[idx]
     return d
 
@@ -182,7 +183,7 @@ def card(self:Distilled)->dict:
     return dict(format=FORMAT, kind=type(self).__name__, module=type(self).__module__,
                 versions=versions(), commit=git_commit(), norm=self.norm.state()[1],
                 init=dict(n_classes=self.n_classes, classes=self.classes, arch=self.arch,
-                          aug=self.aug, protocol=self.protocol, name=self.name, info=self.info,
+                          aug=self.aug, protocol=self.protocol, name=self.title, info=self.info,
                           source=self.source) | self.init_args())
 
 @patch
@@ -265,7 +266,7 @@ def _as_recorded(source, train, test):
     for what, key, x in (('training', source.get('key'), train),
                          ('test', source.get('test'), test)):
         if key and key != x.key:
-            raise ValueError(f'{x.name}: the {what} images here are not those that this set '
+            raise ValueError(f'{x.title}: the {what} images here are not those that this set '
                              'was made from '
                              f'(content: {key!r}, here {x.key!r}); name them with --data (data=) '
                              'if you mean these')
@@ -284,7 +285,7 @@ def real_for(
     if s.get('kind') == 'folder' and data in ('', s['name']): data = _folder_for(d, root)
     how = {k: s[k] for k in ('crop', 'stats') if k in s}
     if s.get('stream'): how['stream'] = True
-    name = data or s.get('name') or d.name.split(' (')[0]
+    name = data or s.get('name') or d.name
     src = find_source(name, root, skip_bad=skip_bad, background=s.get('background', 'white'))
     sets = load(src, size, device=device, **how)
     if own and not s.get('val'): _as_recorded(s, *sets)

@@ -103,7 +103,7 @@ def settings(self:Buffer)->dict:
 @patch
 def fits(self:Buffer, real):
     "ValueError when these experts were trained on other data, as far as the card knows."
-    for k, have in (('name', real.name), ('norm', repr(real.norm)), ('n_images', len(real))):
+    for k, have in (('name', real.title), ('norm', repr(real.norm)), ('n_images', len(real))):
         if self.card[k] != have:
             raise ValueError(f'{self.path}: experts of other data ({k}: {self.card[k]!r}, '
                              f'here {have!r})')
@@ -214,7 +214,7 @@ def _card(net, real, p, seed):
     "What the experts are: data, network, and protocol, as far as it is not the plain one."
     plain = expert_protocol(p.epochs, p.lr, p.batch, p.aug, p.momentum, p.wd).settings()
     other = {k: v for k, v in p.settings().items() if v != plain.get(k)}
-    card = dict(name=real.name, norm=repr(real.norm), n_images=len(real), content=real.key,
+    card = dict(name=real.title, norm=repr(real.norm), n_images=len(real), content=real.key,
                 arch=getattr(net, 'arch', None), size=to_vector(net).numel(), epochs=p.epochs,
                 lr=p.lr, batch=p.batch, aug=p.aug, momentum=p.momentum, wd=p.wd, seed=seed)
     return card | other | ({} if card['arch'] else dict(layers=layers_hash(net)))

@@ -500,7 +500,7 @@ def epoch_order(
                               generator=rng_for(seed, 'label epochs', e//labelled))[e % labelled])
 
 # %% ../nbs/18_labels.ipynb #3ffe6dda
-class Relabelled:
+class Relabelled(Named):
     "Images with stored labels: what `train` and `evaluate` take."
     def __init__(self,
         d, # the images that were labelled
@@ -515,8 +515,8 @@ class Relabelled:
             raise ValueError(f'{self.epochs} label epochs asked for; {self.store.path} has '
                              f'{self.store.epochs}')
         self.store.check(d)
-        self.classes, self.name, self.source = (getattr(d, 'classes', None), getattr(d, 'name', ''),
-                                                getattr(d, 'source', {}))
+        self.classes, self.title, self.source = (
+            getattr(d, 'classes', None), getattr(d, 'title', ''), getattr(d, 'source', {}))
         self.n_classes, self.shape, self.arch, self.student_lr = (
             d.n_classes, tuple(d.shape), getattr(d, 'arch', None), getattr(d, 'student_lr', None))
     def __len__(self): return len(self.d)

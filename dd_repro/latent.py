@@ -55,7 +55,7 @@ def _codes_key(real, ae):
     return key_of(real.key, norm_words(real.norm), ae.key)
 
 def _codes_file(real, ae, cache):
-    stem = f'{real.name.split(" ")[0]}-{ae.name.split(" ")[0]}-f{ae.f}-{len(real)}'
+    stem = f'{real.name}-{ae.name}-f{ae.f}-{len(real)}'
     return Path(cache or dd_home()/'codes')/f'{stem}-{_codes_key(real, ae)}.safetensors'
 
 # %% ../nbs/20_latent.ipynb #971019c1
@@ -76,7 +76,7 @@ def encode_set(
         zs, ys = zip(*((ae.encode(x, real.norm), y) for x, y in real.batches(64)))
         z, y = torch.cat(zs), torch.cat(ys)
         if file: save_tensors(file, dict(z=z, y=y), ae.card())
-    made = dict(name=real.name, key=_codes_key(real, ae), source=getattr(real, 'source', None))
+    made = dict(name=real.title, key=_codes_key(real, ae), source=getattr(real, 'source', None))
     codes = ImageTensors(z.to(real.device), y.to(real.device), real.n_classes, real.classes, ae,
                          **made)
     if not quiet:
@@ -113,7 +113,7 @@ class LatentCodes(Distilled):
     def groups(self): return {'latents': [self.latents], 'lr': [self.lr]}
     def init_args(self): return {'ae': self.ae_card}
     def __repr__(self):
-        return (f'LatentCodes({self.name or "?"}: {len(self)} codes '
+        return (f'LatentCodes({self.title or "?"}: {len(self)} codes '
                 f'{list(self.latents.shape[1:])}, {self.n_classes} classes, {self.ae_card["name"]} '
                 f'f={self.ae_card["f"]})')
 
@@ -129,7 +129,7 @@ def attach(self:LatentCodes, ae:AutoEncoder):
     c = self.ae_card
     if (ae.hash, ae.f) != (c['hash'], c['f']):
         raise ValueError(f'these codes belong to the autoencoder {c["name"]} {c["hash"]} at f = '
-                         f'{c["f"]}; this one is {ae.name} {ae.hash} at f = {ae.f}')
+                         f'{c["f"]}; this one is {ae.title} {ae.hash} at f = {ae.f}')
     self._ae = ae.to(self.device)
     if c['own']: self.ae_net = ae.net
     return self
@@ -205,7 +205,8 @@ def from_real(cls:LatentCodes,
                    for c in range(real.n_classes)])
     y = torch.arange(real.n_classes, device=z.device).repeat_interleave(lpc)
     return cls(z, y, real.n_classes, ae,
-               **(dict(classes=real.classes, norm=real.norm, name=real.name, source=source_of(real),
+               **(dict(classes=real.classes, norm=real.norm, name=real.title,
+                       source=source_of(real),
                        aug=default_aug(real, LATENTDD.aug)) | kw)).to(z.device)
 
 # %% ../nbs/20_latent.ipynb #bbe4763f
@@ -239,11 +240,11 @@ def latent_experts(
     return train_experts(latent_net(codes, width, depth), codes, path, n, p, **kw)
 
 # %% ../nbs/20_latent.ipynb #9e1e1003
-class codes_space:
+class codes_space(Named):
     "What is known of an encoded set before it is encoded."
     def __init__(self, real, ae):
-        self.name, self.norm, self.shape, self.n_classes = (
-            real.name, ae, ae.code_shape(real.shape), real.n_classes)
+        self.title, self.norm, self.shape, self.n_classes = (
+            real.title, ae, ae.code_shape(real.shape), real.n_classes)
         self.device, self.n, self.key = real.device, len(real), _codes_key(real, ae)
     def __len__(self): return self.n
 

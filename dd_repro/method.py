@@ -195,7 +195,7 @@ class Method(Checked):
     def said(self, task, d)->dict:
         "All that decides the result."
         real = task.real
-        data = dict(data=real.name, norm=repr(real.norm), n_images=len(real), content=real.key)
+        data = dict(data=real.title, norm=repr(real.norm), n_images=len(real), content=real.key)
         more = task.experts.settings() if 'experts' in self.needs else {}
         used = self.settings() | self.resolved(d)
         run = dict(seed=task.seed, arch=d.arch)

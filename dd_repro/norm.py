@@ -175,7 +175,7 @@ def cached_zca(
     key.update(repr((tuple(x.shape), eps)).encode())
     path = (
         dd_home()/'zca'
-        /f'{name.split(" ")[0].replace(os.sep, "_")}-{len(x)}-{key.hexdigest()[:16]}.safetensors')
+        /f'{name.replace(os.sep, "_")}-{len(x)}-{key.hexdigest()[:16]}.safetensors')
     try:
         t, m = load_tensors(path)
         return ZCA(t['mean'], t['W'], t['inv'], m['shape'], m['eps'], (t['U'], t['lam'], m['a']))

@@ -99,7 +99,7 @@ class LatentPriors(Distilled):
                                                 dtype=torch.float32, device='cpu'))
     def __len__(self): return self.n_classes*self.ppc
     def __repr__(self):
-        return (f'LatentPriors({self.name or "?"}: {self.ppc} a class, z {self.z_dim}, '
+        return (f'LatentPriors({self.title or "?"}: {self.ppc} a class, z {self.z_dim}, '
                 f'{self.n_classes} classes, {list(self.shape)}, lr {self.student_lr.item():.4g})')
     def groups(self):
         return {'latents': [self.latents], 'decoder': list(self.decoder.parameters()),
@@ -262,7 +262,7 @@ class D3Method(TrajectoryMethod, name='d3'):
 def start(self:D3Method, task):
     "Priors and a decoder, new."
     real, aug = task.real, default_aug(task.real) if self.aug is None else self.aug
-    about = dict(classes=real.classes, norm=real.norm, name=real.name, source=source_of(real))
+    about = dict(classes=real.classes, norm=real.norm, name=real.title, source=source_of(real))
     kw = dict(lr=self.lr_teacher, arch=getattr(task.net(), 'arch', None), aug=aug)
     size = self.z_dim, real.shape[1], real.shape[0], self.decoder_width, self.scale
     return LatentPriors(real.n_classes, self.ppc, *size, task.seed, **kw, **about).to(real.device)

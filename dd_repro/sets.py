@@ -107,7 +107,7 @@ def as_images(
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 # %% ../nbs/00_sets.ipynb #13a4bbd8
-class ImageTensors:
+class ImageTensors(Named):
     "Images and labels in memory, normalised, on one device."
     def __init__(self,
         x:Tensor, # images after `norm` [n, c, h, w]
@@ -127,7 +127,7 @@ class ImageTensors:
         self._made, self._seen, self._n = None, _stamp(self.x, self.y), n_classes
     def __len__(self): return len(self.x)
     def __repr__(self):
-        return (f'ImageTensors({self.name or "?"}: {len(self)} images {list(self.shape)}, '
+        return (f'ImageTensors({self.title or "?"}: {len(self)} images {list(self.shape)}, '
                 f'{self.n_classes} classes, {self.norm})')
     @property
     def shape(self): return tuple(self.x.shape[1:])
@@ -151,7 +151,7 @@ class ImageTensors:
 @patch
 def new(self:ImageTensors, x, y=None, **kw):
     "Other images with all else as here, but for what is given."
-    d = dict(n_classes=self.n_classes, classes=self.classes, norm=self.norm, name=self.name,
+    d = dict(n_classes=self.n_classes, classes=self.classes, norm=self.norm, name=self.title,
              source=self.source) | kw
     return type(self)(x, self.y if y is None else y, **d)
 
@@ -489,7 +489,7 @@ class _Renamed(Dataset):
         return img, self.to[y]
 
 # %% ../nbs/00_sets.ipynb #8fe86ea4
-class ImageStream:
+class ImageStream(Named):
     "Images read when they are needed: `batches`, `epoch`, `of_class`, `map` as in `ImageTensors`."
     def __init__(self,
         ds, # any map-style dataset of (image, label): see `as_picture` and `image_and_label`
@@ -513,7 +513,7 @@ class ImageStream:
         self.y = check_labels(y, len(self.ds), self.n_classes)
     def __len__(self): return len(self.ds)
     def __repr__(self):
-        return (f'ImageStream({self.name or "?"}: {len(self)} images {list(self.shape)}, '
+        return (f'ImageStream({self.title or "?"}: {len(self)} images {list(self.shape)}, '
                 f'{self.n_classes} classes)')
     @property
     def shape(self): return (3 if self.mode == 'RGB' else 1, self.size, self.size)
@@ -527,12 +527,13 @@ class ImageStream:
 @patch
 def new(self:ImageStream, **kw):
     "A copy with some attributes changed: those of the constructor, device, source, background."
-    keys = 'ds n_classes size classes norm name workers device mode fs source background'.split()
+    keys = 'ds n_classes size classes norm title workers device mode fs source background'.split()
+    if 'name' in kw: kw['title'] = kw.pop('name')
     if other := set(kw) - {*keys, 'y'}: raise TypeError(f'a stream has no {", ".join(other)}')
     out = ImageStream.__new__(ImageStream)
     for k in keys: setattr(out, k, kw.get(k, getattr(self, k)))
     out.settle(kw.get('y', None if 'ds' in kw else self.y)) # other data have other labels
-    same = {'device', 'workers', 'name', 'classes', 'norm', 'source'} # what is not in a key
+    same = {'device', 'workers', 'title', 'classes', 'norm', 'source'} # what is not in a key
     if set(kw) <= same: out._key = self.__dict__.get('_key')
     return out
 
@@ -680,7 +681,7 @@ def key(self:ImageStream)->str:
 def held(self:ImageStream, bs=256):
     "The whole stream in memory, as `ImageTensors`."
     xs, ys = zip(*self.batches(bs))
-    known = self.n_classes, self.classes, self.norm, self.name
+    known = self.n_classes, self.classes, self.norm, self.title
     return ImageTensors(torch.cat(xs), torch.cat(ys), *known, self.key, self.source)
 
 # %% ../nbs/00_sets.ipynb #c4a5b6d8
@@ -694,7 +695,7 @@ def known_name(
     s # a set, real or distilled
 )->str: # '' for a folder of somebody's own, whatever it is called
     "The name of the known set that this is."
-    return '' if getattr(s, 'source', {}).get('kind') == 'folder' else s.name.split(' (')[0]
+    return '' if getattr(s, 'source', {}).get('kind') == 'folder' else s.name
 
 def fit_classes(
     test, # `ImageTensors` or `ImageStream`
@@ -707,7 +708,7 @@ def fit_classes(
     named = _named(have, getattr(test, 'source', {})) and _named(want, getattr(to, 'source', {}))
     if have == want or not named or _are_ids(have) != _are_ids(want): return test
     for c in (*want, *have):
-        where = 'the distilled set' if c in want else test.name or 'the test set'
+        where = 'the distilled set' if c in want else test.title or 'the test set'
         if (c in want) != (c in have):
             raise ValueError(f'class {c!r} is in {where} only; the classes must be the same')
     if len(set(want)) < len(want) or len(have) != len(want):

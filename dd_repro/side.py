@@ -47,7 +47,7 @@ def opinions(
     x = torch.cat([x for x, _ in d.epoch(0, 256)])
     z = sum(net(x) for net in nets)/len(nets)
     return type(d)(d.images.detach(), z.softmax(1), d.n_classes, lr=d.lr.item(), arch=d.arch,
-                   aug=d.aug, norm=d.norm, name=d.name, source=d.source)
+                   aug=d.aug, norm=d.norm, name=d.title, source=d.source)
 
 # %% ../nbs/50_side_by_side.ipynb #6df53cb3
 def last_nets(
@@ -160,7 +160,8 @@ def whitened(
     norm # a norm, for example ZCA
 )->Pixels:
     "The same pictures under another norm."
-    return Pixels(norm(d.norm.inverse(d.images.detach())), d.y, d.n_classes, norm=norm, name=d.name,
+    return Pixels(norm(d.norm.inverse(d.images.detach())), d.y, d.n_classes, norm=norm,
+                  name=d.title,
                   lr=d.lr.item(), arch=d.arch, source=d.source)
 
 def _called(stem):

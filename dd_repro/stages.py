@@ -83,7 +83,7 @@ def row_data(
                 'generated images')
     if smoke: return few(real, per_class=n), few(test, per_class=2), 'few images of ten classes'
     # the test set's name says what is missing on either side
-    part = test.name if ' (' in test.name else ''
+    part = test.title if test.note else ''
     return real, test, f'data: {part}' if part else ''
 
 # %% ../nbs/24_stages.ipynb #76799825

@@ -580,8 +580,8 @@ def _weaker(*kinds): return max(kinds, key=PROTOCOL_KINDS.index)
 
 def _parts(d, test):
     "What a row says where either set is a part of a whole, by their names."
-    names = dict.fromkeys((getattr(d, 'name', ''), getattr(test, 'name', '')))
-    part = [n for n in names if ' of ' in n.partition(' (')[2]]
+    both = (s for s in (d, test) if ' of ' in getattr(s, 'note', ''))
+    part = list(dict.fromkeys(s.title for s in both))
     return [f'data: {n}' for n in part if not any(m != n and m.startswith(n[:-1]) for m in part)]
 
 # %% ../nbs/05_students.ipynb #73d6a9ae
@@ -628,6 +628,6 @@ def _row(row, method, p, kind, deviations, arch, accs, cost, test, settings):
             memory_mb=cost.memory_mb,
             device=device_name(getattr(test, 'device', 'cpu')), content=settings['content'],
             settings=settings_hash(p.settings() | settings
-                                   | dict(data=test.name, test=getattr(test, 'key', ''))))
+                                   | dict(data=test.title, test=getattr(test, 'key', ''))))
     r.accs = accs
     return r

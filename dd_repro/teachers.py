@@ -108,7 +108,7 @@ class Teachers:
         norms=None, # the norm of each (the set's own when None)
         names=None, # of each, for the card
     ):
-        nets, self.n_classes, self.data = list(nets), real.n_classes, real.name
+        nets, self.n_classes, self.data = list(nets), real.n_classes, real.title
         if not nets: raise ValueError('M is 0; there must be at least one teacher')
         self.names, self.hashes = (list(names or (f'teacher {i}' for i in range(len(nets)))),
                                    [net_hash(n) for n in nets])
@@ -141,7 +141,7 @@ def _ready(net, real, name):
     if not z.isfinite().all():
         raise Died(f'{name} gives logits that are not finite; train it again with a smaller rate')
     if n_out != real.n_classes:
-        raise ValueError(f'{name} tells {n_out} classes apart; {real.name or "the data"} has '
+        raise ValueError(f'{name} tells {n_out} classes apart; {real.title or "the data"} has '
                          f'{real.n_classes}')
     return net
 
@@ -173,7 +173,7 @@ class _Frozen(nn.Module):
 def _teacher_file(path, i): return Path(path)/f'teacher_{i:03}.safetensors'
 
 def _teacher_card(net, real, p, how, seed, i, init=()):
-    card = dict(teacher=i, arch=getattr(net, 'arch', None), name=real.name,
+    card = dict(teacher=i, arch=getattr(net, 'arch', None), name=real.title,
                 n_classes=real.n_classes, n_images=len(real), content=real.key,
                 norm=real.norm.state()[1],
                 protocol=p.settings(), view=how, seed=seed)
@@ -245,11 +245,11 @@ def train_teachers(
     return load_teachers(path, real, M)
 
 # %% ../nbs/16_teachers.ipynb #7a498cba
-def _stated(real): return TEACHERS.get(real.name.split(' ')[0])
+def _stated(real): return TEACHERS.get(real.name)
 
 def _init_for(real, p):
     "The files that the networks start from; none for a random start."
-    known, init, name = _stated(real), getattr(p, 'init', None), real.name.split(' ')[0]
+    known, init, name = _stated(real), getattr(p, 'init', None), real.name
     stated = known.init if known else 'random'
     if init in (None, stated) and stated != 'random':
         raise ValueError(f"teachers of {name} start from networks of {stated} (table 8): give "
@@ -335,7 +335,8 @@ def teacher_stats(
                 continue
             except ValueError as e: print(f'{e}; measured again')
         out.append(dataset_stats(net, real.batches(bs), quiet=quiet))
-        if file: out[-1].save(file, teacher=h, data=real.name, n_images=len(real), content=real.key)
+        if file:
+            out[-1].save(file, teacher=h, data=real.title, n_images=len(real), content=real.key)
     return out
 
 def stats_hash(

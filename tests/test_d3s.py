@@ -184,7 +184,7 @@ def test_whole_method_on_a_stream_of_tiny_imagenet(tmp_path, dd_data):
 
 def test_teachers_say_what_they_are(real):
     one, two = Teachers([make_net(NET)], real), Teachers([make_net(NET), make_net(NET)], real)
-    assert repr(one) == f'1 teacher of {real.name} ({NET["name"]})' and repr(two) == f'2 teachers of {real.name} ({NET["name"]})'
+    assert repr(one) == f'1 teacher of {real.title} ({NET["name"]})' and repr(two) == f'2 teachers of {real.title} ({NET["name"]})'
 
 @pytest.mark.parametrize('name', ['d3s', 'sre2l', 'cda'])
 def test_each_method_makes_a_smoke_set_under_its_own_name(name, tmp_path, task):

@@ -135,7 +135,7 @@ def test_tiny_as_it_is_shipped(tmp_path):
     before = sorted(map(str, root.rglob('*')))
     tr, te = load(find_source('tinyimagenet', tmp_path, download=False), workers=1)
     assert tr.shape == (3, 64, 64) and te.y.tolist() == [0, 1, 1] and tr.classes == ['goldfish', 'bullfrog']
-    assert tr.name == 'tinyimagenet (2 of 200 classes, 3 of 500 a class)' and te.name == tr.name[:-1] + ', test 1 to 2 of 50 a class)' and sorted(map(str, root.rglob('*'))) == before
+    assert tr.title == 'tinyimagenet (2 of 200 classes, 3 of 500 a class)' and te.title == tr.title[:-1] + ', test 1 to 2 of 50 a class)' and sorted(map(str, root.rglob('*'))) == before
 
 def test_imagenet_by_index(tmp_path):
     "Class indices are ranks among a thousand sorted folders; labels follow the list."
@@ -223,7 +223,7 @@ def test_cifar100_says_what_is_missing():
     need('cifar-100-python')
     tr, te = load(find_source('cifar100', download=False))
     whole = (dd_data()/'cifar-100-python'/'train').exists()
-    assert tr.name == ('cifar100' if whole else 'cifar100 (100 of 500 a class)') and tr.n_classes == 100 and len(te) == 10000
+    assert tr.title == ('cifar100' if whole else 'cifar100 (100 of 500 a class)') and tr.n_classes == 100 and len(te) == 10000
     assert load(find_source('cifar100', download=False), stats='dc')[0].norm.mean[0] == .5071 and tr.norm.mean[0] == .4914
 
 def test_cifar10_zca_small(home):

@@ -391,21 +391,21 @@ def counted(name, classes, train, test):
     ('imagefruit', 10, [3] + [1300]*9, 50, '3 to 1300 of 1300 a class', '3 to 1300 of 1300 a class'), ('imagenet1k', 999, 1300, 50, '999 of 1000 classes', '999 of 1000 classes'), ('imagenet:1,2', 2, 1300, 7, '', 'test 7 of 50 a class')])
 def test_classes_and_images_of_known_sets_are_counted(name, classes, train, test, note, of_test):
     s = counted(name, classes, train, test)
-    assert s.name == (f'{name} ({note})' if note else name) and s.test_note == of_test and s.name.split(' ')[0] == name
+    assert (s.name, s.note, s.test_note) == (name, note, of_test)
 
 def test_a_part_says_so_in_every_row(home, capsys):
     root = folder(home/'data'/'tiny-imagenet-200', ('n1', 'n2'), n=3)
     (root/'train/n1/0.png').unlink()
     real, test = load(find_source('tinyimagenet', download=False), size=8, workers=1)
     note = 'tinyimagenet (2 of 200 classes, 2 to 3 of 500 a class'
-    assert real.name == note + ')' and test.name == note + ', test 3 of 50 a class)'
+    assert real.title == note + ')' and test.title == note + ', test 3 of 50 a class)'
     f = made(real).save(home/'d.safetensors')
     for kw in (dict(path=str(f)), dict(full=True, data='tinyimagenet', size=8, width=8, depth=1), dict(random=True, data='tinyimagenet', size=8, width=8, depth=1)):
         dd_eval(**kw, n_eval=1, epochs=1, kind='decided', record_to=str(home/'r.csv'))
     rows = read_rows(home/'r.csv')
-    assert len(rows) == 3 and all(f'data: {test.name}' in r.deviations and r.deviations.count('data: ') == 1 and r.protocol == 'reduced' for r in rows)
+    assert len(rows) == 3 and all(f'data: {test.title}' in r.deviations and r.deviations.count('data: ') == 1 and r.protocol == 'reduced' for r in rows)
     whole = ImageTensors(test.x, test.y, 2, test.classes, name='tinyimagenet')            # the part may be on either side
-    assert f'data: {real.name}' in evaluate(made(real), whole, protocol=as_protocol('mtt').scaled(epochs=1), n_eval=1)[0].deviations
+    assert f'data: {real.title}' in evaluate(made(real), whole, protocol=as_protocol('mtt').scaled(epochs=1), n_eval=1)[0].deviations
 
 # --- one way to read a label
 PICTURES = [noise(8, 8, 3, seed=i) for i in range(6)]
