@@ -506,7 +506,8 @@ def _held(src, look, workers, device, parts, source):
 
 def _streamed(src, look, workers, device, parts, source):
     "The parts of a source as streams."
-    if look.zca: raise ValueError('zca=True needs the images in memory; it does not go with a stream')
+    if look.zca:
+        raise ValueError('zca=True needs the images in memory; it does not go with a stream')
     if not isinstance(src.train, Files):
         raise ValueError(f'{src.name} is held in memory; stream=True is for folders of images')
     workers = min(8, os.cpu_count() or 1) if workers is None else workers
