@@ -35,24 +35,34 @@ class AutoEncoder(Named):
         scale:float=1., # codes are multiplied by it (Stable Diffusion: 0.18215)
         channels:int=4, # of a code
         n_in:int=3, # channels of a picture
-        posterior='mean', # a variational encoder's code: its 'mean', or a 'sample'
-        dtype=torch.float32, # precision inside; codes and pictures are float32 either way
-        budget_mb:float=1000., # activations to hold at once, decides the batch
-        seed=0, # of 'sample'
         own=False, # was it trained here? then its weights travel with the codes
     ):
         if not 1 <= f <= native or native % f:
             raise ValueError(
                 f'f is {f}; {name or "this autoencoder"} can do '
                 f'{", ".join(str(k) for k in range(1, native + 1) if native % k == 0)}')
-        if posterior not in POSTERIORS:
-            raise ValueError(f'posterior {posterior!r} is not one of {", ".join(POSTERIORS)}')
-        if not budget_mb > 0: raise ValueError(f'budget_mb is {budget_mb}; it must be above 0')
-        store_attr('name,f,native,scale,channels,n_in,posterior,dtype,budget_mb,seed,own')
-        self.net = nn.Module.to(net.eval().requires_grad_(False), dtype=dtype,
-                                memory_format=torch.channels_last)
+        store_attr('name,f,native,scale,channels,n_in,own')
+        self.net = net.eval().requires_grad_(False)
+        self.posterior, self.seed, self.budget_mb = 'mean', 0, 1000.
+        self.computing(dtype=torch.float32)
         self.width = next(m.out_channels for m in net.modules() if isinstance(m, nn.Conv2d))
     def __repr__(self): return f'AutoEncoder({self.title} {self.hash}, f={self.f})'
+    def computing(self,
+        posterior=None, # a variational encoder's code: its 'mean' (the default), or a 'sample'
+        seed=None, # of 'sample'; 0 at first
+        dtype=None, # precision inside (float32); codes and pictures are float32 either way
+        budget_mb=None, # activations to hold at once (1000), decides the batch
+    ): # the same autoencoder
+        "Change how codes are computed, in place."
+        said = dict(posterior=posterior, seed=seed, dtype=dtype, budget_mb=budget_mb)
+        for k, v in said.items():
+            if v is not None: setattr(self, k, v)
+        if self.posterior not in POSTERIORS:
+            raise ValueError(f'posterior {self.posterior!r} is not one of {", ".join(POSTERIORS)}')
+        if not self.budget_mb > 0:
+            raise ValueError(f'budget_mb is {self.budget_mb}; it must be above 0')
+        nn.Module.to(self.net, dtype=self.dtype, memory_format=torch.channels_last)
+        return self
 
 # %% ../nbs/19_autoenc.ipynb #f506a735
 @patch
@@ -207,7 +217,8 @@ def tiny_from(
     w = tensors['encoder.0.weight']
     net = TinyAE(card['n_in'], card['native'], card['channels'], w.shape[0])
     net.load_state_dict(tensors)
-    return AutoEncoder(net, **{k: v for k, v in card.items() if k != 'hash'})
+    own = {k: v for k, v in card.items() if k not in ('hash', 'posterior')}
+    return AutoEncoder(net, **own).computing(card.get('posterior'))
 
 # %% ../nbs/19_autoenc.ipynb #48fd5c64
 def _train_tiny(net, x, opt, sched, rng, epochs, batch):
@@ -375,7 +386,7 @@ def load_autoencoder(
     config=None, # of the network, where it is not the known one
     download=True, # may the hub be asked?
     device=None, # where it computes
-    **kw, # posterior, dtype, budget_mb, seed as in `AutoEncoder`
+    **kw, # posterior, seed, dtype, budget_mb as in `AutoEncoder.computing`
 )->AutoEncoder:
     "A pretrained autoencoder by name; ValueError in one line for a name or files that do not fit."
     if name not in AUTOENCODERS:
@@ -391,5 +402,6 @@ def load_autoencoder(
     else: net = _from_hub(name, known, file)
     native = 2**(len(net.config.block_out_channels if known['kind'] == 'kl'
                      else net.config.encoder_block_out_channels) - 1)
-    return AutoEncoder(net, name, f, native, known['scale'], net.config.latent_channels,
-                       net.config.in_channels, **kw).to(device or 'cpu')
+    ae = AutoEncoder(net, name, f, native, known['scale'], net.config.latent_channels,
+                     net.config.in_channels)
+    return ae.computing(**kw).to(device or 'cpu')

@@ -217,7 +217,7 @@ def _card(net, real, p, seed):
     card = dict(name=real.title, norm=repr(real.norm), n_images=len(real), content=real.key,
                 arch=getattr(net, 'arch', None), size=to_vector(net).numel(), epochs=p.epochs,
                 lr=p.lr, batch=p.batch, aug=p.aug, momentum=p.momentum, wd=p.wd, seed=seed)
-    return card | other | ({} if card['arch'] else dict(layers=layers_hash(net)))
+    return card | other | (dict(layers=layers_hash(net)) if card['arch'] is None else {})
 
 def _open_folder(path, card, n):
     path, card = Path(path), json.loads(json.dumps(card))

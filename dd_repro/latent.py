@@ -367,13 +367,13 @@ def full_rows(
     width=128, # of both ConvNets
     protocol='full', # of both, but for the augmentation of codes
     code_aug=FULL_CODES.aug, # augmentation of codes: crop_cutout, or '' for very small ones
-    n_eval=1, seed=0, row='', kind='reduced', deviations='', # as in `evaluate`
+    n_eval=1, row='', # as in `evaluate`
 )->list: # two rows: space=pixel, space=latent
     "Classifiers trained on the whole set, in pixel space and in latent space (table 3)."
     p, a, b = as_protocol(protocol), encode_set(real, ae), encode_set(test, ae)
-    kw = dict(n_eval=n_eval, seed=seed, kind=kind, deviations=deviations)
     nets = [ConvNet(s.shape[0], s.n_classes, s.shape[1], width, code_depth(s.shape[1])).arch
             for s in (real, a)]
-    pixel = evaluate(real, test, nets[0], p, row=f'{row}/pixel', method='full (pixel)', **kw)
-    return pixel + evaluate(a, b, nets[1], p.scaled(kind=p.kind, aug=code_aug),
-                            row=f'{row}/latent-f{ae.f}', method=f'full (latent f={ae.f})', **kw)
+    pixel = evaluate(real, test, nets[0], p, n_eval, row=f'{row}/pixel',
+                     method='full (pixel)')
+    return pixel + evaluate(a, b, nets[1], p.scaled(kind=p.kind, aug=code_aug), n_eval,
+                            row=f'{row}/latent-f{ae.f}', method=f'full (latent f={ae.f})')

@@ -137,14 +137,11 @@ def _featurizer(buffer, net, depth):
         raise ValueError(f'depth is {depth}; the network has blocks 1 to {blocks}')
     return Functional(_Embed(net, depth))
 
-def _epoch_of(snapshot, expert_epochs, max_start_epoch):
+def _epoch_of(snapshot):
     "The epoch whose snapshot is looked through; -1 is the last."
-    if snapshot not in ('last', 'expert'):
-        raise ValueError(f'snapshot={snapshot!r} is not one of last, expert')
     if snapshot == 'last': return -1
-    if expert_epochs is None or max_start_epoch is None:
-        raise ValueError("snapshot='expert' needs expert_epochs and max_start_epoch")
-    return expert_epochs + max_start_epoch
+    if isinstance(snapshot, int) and snapshot > 0: return snapshot
+    raise ValueError(f"snapshot={snapshot!r} is neither 'last' nor the number of an epoch")
 
 # %% ../nbs/13_mmd.ipynb #b4856a1d
 class ExpertView:
@@ -153,12 +150,10 @@ class ExpertView:
     def __init__(self,
         buffer:Buffer, # expert trajectories
         samples=30, # distilled samples a class (official mmd_samples)
-        snapshot='last', # 'last', or 'expert': after epoch T+ + M
-        expert_epochs=None, max_start_epoch=None, # M and T+, for 'expert' only
+        snapshot='last', # 'last', or after which epoch: T+ + M, say
         depth=None, # features after this block; the last when None (table 10: deep or shallow)
         net=None, # the experts' network; built from the buffer's card when None
         aug=noop, # of both sides, for example DSA(siamese=True); D3 uses none
-        sigmas=SIGMAS, # bandwidths of the kernel
         bs=None, # images in one feature pass; all when None
         seed=0, # of experts, items and noise
     ):
@@ -167,10 +162,10 @@ class ExpertView:
         if getattr(aug, 'siamese', True) is not True:
             raise ValueError('aug must be siamese, DSA(siamese=True): real and distilled samples '
                              'get one transform')
-        store_attr('buffer,samples,depth,aug,sigmas,bs')
+        store_attr('buffer,samples,depth,aug,bs')
+        self.sigmas = SIGMAS # bandwidths of the kernel
         self.rng = rng_for(seed, 'ExpertView')
-        self.f, self.epoch = (_featurizer(buffer, net, depth),
-                              _epoch_of(snapshot, expert_epochs, max_start_epoch))
+        self.f, self.epoch = _featurizer(buffer, net, depth), _epoch_of(snapshot)
         buffer.check(self.f.size, self.epoch)
         self.holders, self.last, self.of, self.seen_by = [], None, None, set()
     @property

@@ -172,14 +172,13 @@ def closest(
     steps=1000, # of the student
     lr=None, # its rate; the set's own when None
     aug=noop, # augmentation, as in the distillation
-    batch_syn=None, # images a step; all when None
     seed=0, # of permutations and augmentation
 )->Tensor: # [n], 1 where it comes no nearer than the start
     "The smallest normalised distance to each target on a student's walk (MTT, figure 5, right)."
     f, rng, theta = Functional(net), rng_for(seed, 'closest'), start
     far, lr = (targets - start).square().sum(1), d.student_lr.item() if lr is None else float(lr)
     best = torch.ones_like(far)
-    for draw in d.steps(steps, batch_syn, rng):
+    for draw in d.steps(steps, rng=rng):
         x, y = draw()
         theta = theta.detach().requires_grad_()
         g, = torch.autograd.grad(nn.functional.cross_entropy(f(theta, aug(x.detach(), rng)), y),

@@ -272,9 +272,9 @@ def phases(self:D3Method, d, task, run):
     "Both phases of an iteration, or the one that the ablation leaves."
     mtt = self.follow(task, run, self.inner_aug)
     net = None if task.experts.card.get('arch') else task.net().to(task.device)
-    n = self.expert_epochs, self.max_start_epoch
-    view = ExpertView(task.experts, self.mmd_samples, self.snapshot, *n, depth=self.feature_blocks,
-                      net=net, seed=task.seed)
+    after = 'last' if self.snapshot == 'last' else self.expert_epochs + self.max_start_epoch
+    view = ExpertView(task.experts, self.mmd_samples, after, self.feature_blocks, net,
+                      seed=task.seed)
     wanted = self.losses == 'all' and self.ppc > 1 and self.diversity > 0
     diversity = Diversity(view, seed=task.seed) if wanted else None
     gammas = dict(gamma1=self.gamma1, gamma2=self.gamma2, gamma3=self.diversity)

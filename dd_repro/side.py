@@ -135,13 +135,14 @@ def bytes_of(
 def side_rows(
     task:str, # digits or cifar10
     name:str, # of the set, as the table shows it
-    d, weights:int, # the set, bytes of its decoder or autoencoder
+    made, # (set, bytes of its decoder or autoencoder, hash of its file, if it has one)
     test, # test images under the set's norm
     p:Protocol, n_eval=5, # of everybody
-    deviations='', artefact='', # what has to be said, hash of the set's file
+    deviations='', # what has to be said
     arch=None, # of the students; the set's own when None
 )->list: # of three rows
     "A row of accuracy, and two of bytes."
+    d, weights, artefact = (*made, '')[:3]
     kw = dict(row=f'side/{task}', method=name, kind='decided', deviations=deviations)
     acc, = evaluate(d, test, nets=[arch or d.arch], protocol=protocol_for(d, p), n_eval=n_eval,
                     **kw)
@@ -210,18 +211,18 @@ def side_cifar(
     out=None, # results file; side.csv of the results when None
     artefacts=None, more='', teachers=None, # as in `cifar_sets`
     epochs=200, n_eval=3, # of the students
-    quiet=False, # print nothing
 )->list: # of Row, accuracies only
     "Evaluate every CIFAR-10 set that has no row yet, under one protocol, and record it."
     out, p, accs = (Path(out or results_dir()/'side.csv'), as_protocol('mtt').scaled(epochs=epochs),
                     [])
     done = ({(r.method, r.artefact) for r in read_rows(out) if r.row == 'side/cifar10'}
             if out.is_file() else set())
-    for name, (d, w, art) in cifar_sets(real, artefacts or results_dir().parent/'artefacts', more,
-                                        teachers).items():
+    for name, made in cifar_sets(real, artefacts or results_dir().parent/'artefacts', more,
+                                 teachers).items():
+        d, _, art = made
         if (name, art) in done: continue
-        record(rows := side_rows('cifar10', name, d, w, test.renorm(d.norm), p, n_eval, _what(d),
-                                 art, NET32), out)
+        record(rows := side_rows('cifar10', name, made, test.renorm(d.norm), p, n_eval, _what(d),
+                                 NET32), out)
         accs.append(rows[0])
-        if not quiet: print(rows[0], f'{rows[0].seconds:.0f} s', flush=True)
+        print(rows[0], f'{rows[0].seconds:.0f} s', flush=True)
     return accs

@@ -75,8 +75,8 @@ def row_data(
     "The data of a row."
     n = 14 if r.size <= 64 else 4 # images a class of a smoke run
     try:
-        real, test = load(r.dataset, r.size, bool(r.get('data_zca')) and not smoke, root,
-                          download=not smoke, device=device)
+        src = find_source(r.dataset, root, download=not smoke)
+        real, test = load(src, r.size, bool(r.get('data_zca')) and not smoke, device=device)
     except ValueError as e:
         if not smoke: raise ValueError(f'{e}; or --smoke, on generated images') from None
         return (*(s.to(device or 'cpu') for s in generated(r.dataset, r.size, per_class=n)),

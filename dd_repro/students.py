@@ -615,19 +615,21 @@ def evaluate(
         same = (f'{dull} of {n_eval} networks predict{"s"*(n_eval == 1)} one class only' if dull
                 else '')
         note = '; '.join(filter(None, (same, deviations, d.notes() if hasattr(d, 'notes') else '')))
-        rows.append(_row(row, method, p, kind, note, a, accs, cost, test,
-                         dict(arch=a, lr=lr, n_eval=n_eval, seed=seed, content=content_of(d))))
+        note = '; '.join(filter(None, (p.deviations, note)))
+        made = Row(row, _weaker(p.kind, kind), note, method)
+        how = dict(arch=a, lr=lr, n_eval=n_eval, seed=seed, content=content_of(d))
+        rows.append(_filled(made, accs, cost, test, p.settings() | how))
     return rows
 
 # %% ../nbs/05_students.ipynb #a07b21e6
-def _row(row, method, p, kind, deviations, arch, accs, cost, test, settings):
-    t = torch.tensor(accs, dtype=torch.float64)
-    r = Row(row, _weaker(p.kind, kind), '; '.join(filter(None, (p.deviations, deviations))), method,
-            arch['name'], n=len(accs), mean=float(t.mean()),
-            std=float(t.std(correction=0)), last=float(t.mean()), seconds=cost.seconds,
-            memory_mb=cost.memory_mb,
-            device=device_name(getattr(test, 'device', 'cpu')), content=settings['content'],
-            settings=settings_hash(p.settings() | settings
-                                   | dict(data=test.title, test=getattr(test, 'key', ''))))
+def _filled(row, accs, cost, test, settings):
+    "A row with its accuracies and their cost."
+    t, tested = torch.tensor(accs, dtype=torch.float64), getattr(test, 'key', '')
+    r = dataclasses.replace(
+        row, net=settings['arch']['name'], n=len(accs), mean=float(t.mean()),
+        std=float(t.std(correction=0)), last=float(t.mean()), seconds=cost.seconds,
+        memory_mb=cost.memory_mb, device=device_name(getattr(test, 'device', 'cpu')),
+        content=settings['content'],
+        settings=settings_hash(settings | dict(data=test.title, test=tested)))
     r.accs = accs
     return r

@@ -155,12 +155,11 @@ def from_torchvision(n_in, n_out, size, name='resnet50', stem=None, **kw):
     return split_head(_stem(net, n_in, small_stem(size, stem)))
 
 # %% ../nbs/04_zoo.ipynb #bfc31dd9
-def vit(n_in, n_out, size, patch=None, depth=6, dim=192, heads=3, mlp=384, dropout=0.):
+def vit(n_in, n_out, size, patch=None, depth=6, dim=192, heads=3, mlp=384):
     "A vision transformer; patches of size/8 px unless `patch` says otherwise."
     patch = patch or size//8
     if size % patch: raise ValueError(f'{size}-px images cannot be cut into patches of {patch} px')
-    net = _models().VisionTransformer(size, patch, depth, heads, dim, mlp, dropout=dropout,
-                                      num_classes=n_out)
+    net = _models().VisionTransformer(size, patch, depth, heads, dim, mlp, num_classes=n_out)
     nn.init.trunc_normal_(net.heads.head.weight, std=0.02)
     return split_head(_stem(net, n_in, False))
 

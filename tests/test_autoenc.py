@@ -54,7 +54,7 @@ def test_the_budget_decides_the_batch_and_nothing_else(mb):
     seen, net = [], Blur()
     conv = net.encode; net.encode = lambda x: (seen.append(len(x)), conv(x))[1]
     x = torch.rand(7, 3, 16, 16, generator=rng_for(0))
-    z = AutoEncoder(net, 'blur', 4, budget_mb=mb).encode(x)
+    z = AutoEncoder(net, 'blur', 4).computing(budget_mb=mb).encode(x)
     assert sum(seen) == 7 and (max(seen) - 1)*8*4*32*32*4 <= mb*1e6
     assert torch.allclose(z, AutoEncoder(Blur(), 'blur', 4).encode(x), atol=1e-6)
 
@@ -67,7 +67,7 @@ def test_normalised_images_are_brought_back_to_pixels():
 
 def test_samples_depend_on_the_seed_alone(kl):
     x = torch.rand(5, 3, 16, 16, generator=rng_for(0))
-    ae = lambda **kw: AutoEncoder(kl[1], 'kl', 4, scale=.18215, posterior='sample', **kw)
+    ae = lambda **kw: AutoEncoder(kl[1], 'kl', 4, scale=.18215).computing('sample', **kw)
     a, b, c = ae().encode(x), ae(budget_mb=.1).encode(x), ae(seed=1).encode(x)
     assert torch.allclose(a, b, atol=1e-5) and not torch.allclose(a, c, atol=1e-2) and torch.equal(a, ae().encode(x))
 
@@ -151,7 +151,7 @@ def test_hash_is_of_weights_and_scale():
     with seeded(0): a, b = TinyAE(), TinyAE()
     b.load_state_dict(a.state_dict())
     h = lambda net, **kw: AutoEncoder(net, 'x', 4, 4, n_in=1, **kw).hash
-    assert h(a) == h(b) and h(a, scale=2.) != h(a) and h(a, posterior='sample') == h(a)
+    assert h(a) == h(b) and h(a, scale=2.) != h(a) and AutoEncoder(a, 'x', 4, 4, n_in=1).computing('sample').hash == h(a)
     with torch.no_grad(): b.encoder[0].bias[0] += 1e-6
     assert h(a) != h(b)
 
@@ -164,8 +164,11 @@ def test_training_is_deterministic_and_takes_colour():
     refused('14 x 14 px cannot be divided', train_tiny, load('digits', size=14)[0], epochs=1)
     refused('f is 3; it must be 2, 4', TinyAE, f=3)
 
-@pytest.mark.parametrize('kw, says', [(dict(f=3), 'f is 3'), (dict(f=16), 'f is 16'), (dict(f=0), 'f is 0'), (dict(posterior='mode'), "posterior 'mode'"), (dict(budget_mb=0), 'budget_mb is 0')])
+@pytest.mark.parametrize('kw, says', [(dict(f=3), 'f is 3'), (dict(f=16), 'f is 16'), (dict(f=0), 'f is 0')])
 def test_arguments(kw, says): refused(says, AutoEncoder, Blur(), **kw)
+
+@pytest.mark.parametrize('kw, says', [(dict(posterior='mode'), "posterior 'mode'"), (dict(budget_mb=0), 'budget_mb is 0')])
+def test_ways_of_computing(kw, says): refused(says, AutoEncoder(Blur()).computing, **kw)
 
 # --- measures
 def test_psnr_and_correlation():

@@ -177,6 +177,7 @@ def test_refusals(tmp_path, home):
     for s in (0, -3, 2.5): fails('size is', 'digits', size=s)
     for v in (-.1, 1, 3): fails('val is', 'digits', val=v)
     fails('digits is found already', 'digits', skip_bad=True)
+    with pytest.raises(ValueError, match='digits is found already'): load(find_source('digits'), root='/')
     fails("stats 'mine' is not one of", 'digits', stats='mine')
     fails('digits is held in memory', 'digits', stream=True)
     for s in ('imagenet:', 'imagenet:1', 'imagenet:1,x', 'imagenet:1,1000', 'imagenet:5,5'): fails('at least two different class indices', s)

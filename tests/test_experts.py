@@ -149,6 +149,18 @@ def test_bad_arguments_leave_nothing_behind(tmp_path, kw, says):
     refused(says, train, tmp_path/'b', **kw)
     assert not list(tmp_path.iterdir())
 
+def test_another_schedule_or_optimiser_stands_in_the_card(tmp_path):
+    plain = expert_protocol(1, .05, 64, '')
+    go = lambda folder, **kw: train_experts(net_fn, few(), tmp_path/folder, 1, plain.scaled(**kw), quiet=True)
+    assert go('plain').card.keys() == go('renamed', name='mine').card.keys()
+    assert go('a', schedule='cosine').card['schedule'] == 'cosine' and go('b', opt='adamw', momentum=.9).card['opt'] == 'adamw'
+    refused('other settings .schedule', go, 'plain', schedule='cosine')
+
+@pytest.mark.parametrize('protocol, says', [('mtt', 'has no rate'), (5, 'protocol 5 is not one of')])
+def test_a_protocol_that_is_none_for_experts(tmp_path, protocol, says):
+    refused(says, train_experts, net_fn, few(), tmp_path/'b', 1, protocol)
+    assert not list(tmp_path.iterdir())
+
 def test_a_folder_without_experts(tmp_path):
     refused('no buffer here', Buffer, tmp_path)
     (tmp_path/'buffer.json').write_text(json.dumps(dict(epochs=2, size=3)))

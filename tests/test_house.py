@@ -4,7 +4,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
-from characters import joined, long_lines
+from characters import joined, long_lines, n_parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 LIB, NBS = ROOT/'dd_repro', ROOT/'nbs'
@@ -155,6 +155,22 @@ def code_that_people_write():
 def test_lines_are_short_and_hold_one_statement(p, text):
     assert long_lines(text)[0] == 0, f'{p.name}: lines of at most 100 characters'
     assert joined(text) == 0, f'{p.name}: one statement a line'
+
+AT_MOST, MANY = 12, 8
+WIDE = {'load', 'evaluate', 'distill', 'Distilled.__init__', 'MTT.__init__'} # above MANY
+
+def widths():
+    "Module -> function or Class.method -> number of its parameters, without self and *args, **kw."
+    def of(tree, head=''):
+        for o in getattr(tree, 'body', []):
+            if isinstance(o, ast.ClassDef): yield from of(o, f'{o.name}.')
+            elif isinstance(o, (ast.FunctionDef, ast.AsyncFunctionDef)): yield head + o.name, n_parameters(o)
+    return {p.stem: list(of(t)) for p, t in trees().items()}
+
+def test_functions_have_few_parameters():
+    "Private ones, too: what is more than eight belongs to an object, but for five that users call with names."
+    above = {f: n for found in widths().values() for f, n in found if n > MANY}
+    assert set(above) == WIDE and max(above.values()) <= AT_MOST, 'group them, see STYLE'
 
 def test_long_and_joined_lines_are_seen():
     wide = '# %% auto #0\n__all__ = [' + 'x'*100 + ']\n# %% cell\n'

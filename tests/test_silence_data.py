@@ -462,6 +462,7 @@ def test_what_is_no_dataset_of_pairs_is_refused(ds, says): refused(says, ImageSt
 @pytest.mark.parametrize('img, says', [(torch.randn(3, 8, 8), 'not normalised'), (torch.rand(8, 8, 3)[:, :5], 'tensors are'), (np.zeros((8, 8, 2), np.uint8), '1, 3 or 4 channels'), (torch.zeros(3, 8, 8, dtype=torch.int64), 'of int64'), (Image.new('F', (8, 8)), 'float picture')])
 def test_items_that_are_no_pictures_are_refused(img, says):
     s = ImageStream([(img, 0), (img, 1)], 2, 8)
+    with pytest.raises(TypeError, match='a stream has no colour'): s.new(colour='red')
     refused(f'item 0: .*{says}', lambda: list(s.batches(1)))
     refused(says, s.of_class, 0)
 

@@ -66,4 +66,6 @@ if __name__ == '__main__':
     best, sp = search(o, rest, held), space(o, full, 'full')
     random(o, rest, held, full, test, arms(o, sp, full, test, best))
     p, n = as_protocol('full').scaled(epochs=1 if o.smoke else 20), 1 if o.smoke else 3
-    put(o, full_rows(full, test, sp[0], W, p, n_eval=n, row='latentdd/table3/digits', deviations='digits (16 px), tiny autoencoder'))
+    rows = full_rows(full, test, sp[0], W, p, n_eval=n, row='latentdd/table3/digits')
+    for r in rows: r.deviations = '; '.join(filter(None, (r.deviations, 'digits (16 px), tiny autoencoder')))
+    put(o, rows)

@@ -8,8 +8,8 @@ def digits(o):
     real, test = load('digits')
     experts = train_experts(net_fn8, real, o.home/'buffers'/'digits-8px-side', 2 if o.smoke else 20, EXPERTS8, quiet=True)
     p = PROTOCOL8.scaled(epochs=2) if o.smoke else PROTOCOL8
-    for name, (d, w) in digits_sets(real, experts, o.home/'runs'/'side-digits', .01 if o.smoke else 1.).items():
-        put(o, side_rows('digits', name, d, w, test, p, 1 if o.smoke else 5, deviations='digits at 8 px; one distillation seed'))
+    for name, made in digits_sets(real, experts, o.home/'runs'/'side-digits', .01 if o.smoke else 1.).items():
+        put(o, side_rows('digits', name, made, test, p, 1 if o.smoke else 5, deviations='digits at 8 px; one distillation seed'))
 
 def cifar10(o):
     "Sets of CIFAR-10 that have no row yet."
