@@ -26,8 +26,8 @@ def test_compiled_is_for_rows_with_student_steps(tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(S, '_compile', lambda traced, ts: made.append(traced) or traced)
     monkeypatch.setattr(U, 'need_compiler', lambda: None)
-    for n, row in enumerate(('mtt/table1/cifar10/ipc1', 'd3/table1/cifar10/ppc1'), 1):
-        assert run_row(row, smoke=True, compiled=True, quiet=True, at=Places(tmp_path, tmp_path)) and len(made) == 2*n, row
+    for n, (row, kw) in enumerate({'mtt/table1/cifar10/ipc1': {}, 'd3/table1/cifar10/ppc1': dict(decoder_width=8)}.items(), 1):
+        assert run_row(row, smoke=True, compiled=True, quiet=True, at=Places(tmp_path, tmp_path), net_width=8, **kw) and len(made) == 2*n, row
 
 def test_a_row_is_recorded_in_the_file_of_its_paper(tmp_path, monkeypatch):
     monkeypatch.setenv('DD_RESULTS', str(tmp_path))
