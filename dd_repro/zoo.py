@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NETS', 'RESNET20_STATS', 'Net', 'alexnet', 'vgg11', 'small_stem', 'resnet', 'Subsample', 'resnet_cifar', 'split_head',
-           'from_torchvision', 'vit', 'deit_tiny', 'make_net', 'load_resnet20']
+           'from_torchvision', 'vit', 'deit_tiny', 'vit_d3', 'make_net', 'load_resnet20']
 
 # %% ../nbs/04_zoo.ipynb #4a05d5e8
 import math
@@ -40,22 +40,25 @@ def _conv3(c_in, c_out, norm):
     return [nn.Conv2d(c_in, c_out, 3, padding=1), norm_layer(norm, c_out), nn.ReLU(inplace=True)]
 
 # %% ../nbs/04_zoo.ipynb #4c907c69
-def alexnet(n_in, n_out, size):
-    "AlexNet for small images, without norm; 4x4 features."
+def alexnet(n_in, n_out, size, flat=False):
+    "AlexNet for small images, without norm; 4x4 features, or all of them where `flat`."
     conv = lambda i, o, k: [nn.Conv2d(i, o, k, padding=k//2), nn.ReLU(inplace=True)]
     pool = lambda: nn.MaxPool2d(2)
     body = nn.Sequential(*conv(n_in, 128, 5), pool(), *conv(128, 192, 5), pool(),
                          *conv(192, 256, 3), *conv(256, 192, 3), *conv(192, 192, 3), pool(),
-                         nn.AdaptiveAvgPool2d(4))
-    return Net(body, nn.Linear(192*16, n_out))
+                         *_pooled(4, flat))
+    return Net(body, nn.Linear(192*(size//8 if flat else 4)**2, n_out))
 
-def vgg11(n_in, n_out, size, norm='instance'):
-    "VGG11 with one linear layer; convolutions with bias, features averaged to 1x1."
+def _pooled(side, flat): return [] if flat else [nn.AdaptiveAvgPool2d(side)]
+
+def vgg11(n_in, n_out, size, norm='instance', flat=False):
+    "VGG11 with one linear layer; convolutions with bias, features averaged to 1x1 unless `flat`."
     layers, c = [], n_in
     for o in [64, 'M', 128, 'M', 256, 256, 'M', 512, 512, 'M', 512, 512, 'M']:
         layers += [nn.MaxPool2d(2)] if o == 'M' else _conv3(c, o, norm)
         if o != 'M': c = o
-    return Net(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1)), nn.Linear(512, n_out))
+    side = size//32 if flat else 1
+    return Net(nn.Sequential(*layers, *_pooled(1, flat)), nn.Linear(512*side**2, n_out))
 
 # %% ../nbs/04_zoo.ipynb #3546cb9d
 def small_stem(size, stem=None):
@@ -86,7 +89,7 @@ def _pool_for_stride(net):
 
 # %% ../nbs/04_zoo.ipynb #777cc879
 def resnet(n_in, n_out, size, layers=(2, 2, 2, 2), width=64, norm='instance', pool='stride',
-           stem=None):
+           stem=None, flat=False):
     "A ResNet of basic blocks (ResNet18 as it stands); pool='average' is the AP variant."
     if pool not in ('stride', 'average'):
         raise ValueError(f"pool {pool!r} is not one of 'stride', 'average'")
@@ -100,7 +103,8 @@ def resnet(n_in, n_out, size, layers=(2, 2, 2, 2), width=64, norm='instance', po
         parts[f'layer{i+1}'] = _layer(c, width*2**i, n, 1 if i == 0 else 2, nl)
         c = width*2**i
     side = 4 if pool == 'average' else 1
-    body = nn.Sequential(parts | {'avgpool': nn.AdaptiveAvgPool2d(side)})
+    if flat: side = size//8
+    body = nn.Sequential(parts if flat else parts | {'avgpool': nn.AdaptiveAvgPool2d(side)})
     if pool == 'average': _pool_for_stride(body)
     return Net(body, nn.Linear(c*side*side, n_out))
 
@@ -168,6 +172,15 @@ def deit_tiny(n_in, n_out, size, patch=None):
     return vit(n_in, n_out, size, patch or (size//14 if size % 14 == 0 else size//8), 12, 192, 3,
                768)
 
+# %% ../nbs/04_zoo.ipynb #40f1fbf8
+def vit_d3(n_in, n_out, size):
+    "The vision transformer that D3's sets are tested on."
+    how = dict(num_layers=10, num_heads=8, hidden_dim=512, mlp_dim=512)
+    net = _models().VisionTransformer(size, 16, **how, dropout=.1, attention_dropout=.1,
+                                      num_classes=n_out)
+    net.encoder.ln = nn.Identity()
+    return split_head(_stem(net, n_in, False))
+
 # %% ../nbs/04_zoo.ipynb #3b4fd4b0
 def _convnet(n_in, n_out, size, depth=None, **kw):
     if depth is None: depth = max(2, int(math.log2(max(size, 1))) - 2)
@@ -177,6 +190,9 @@ NETS = dict(convnet=_convnet, alexnet=alexnet, vgg11=vgg11, vgg11_bn=partial(vgg
             resnet18=resnet, resnet18_bn=partial(resnet, norm='batch'),
             resnet18_ap=partial(resnet, pool='average'),
             resnet20=resnet_cifar, vit=vit, deit_tiny=deit_tiny,
+            resnet18_d3=partial(resnet, pool='average', stem='small', flat=True),
+            vgg11_d3=partial(vgg11, flat=True), alexnet_d3=partial(alexnet, flat=True),
+            vit_d3=vit_d3,
             resnet50=from_torchvision, resnet101=partial(from_torchvision, name='resnet101'),
             densenet121=partial(from_torchvision, name='densenet121'),
             regnet_y_8gf=partial(from_torchvision, name='regnet_y_8gf'),
