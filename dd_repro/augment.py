@@ -106,26 +106,28 @@ ALL_DSA = 'color_crop_cutout_flip_scale_rotate' # the strategy of DSA and MTT fo
 MIXING = ('cutmix',) # act on images and labels, see below
 
 def _check_strategy(strategy, ratios):
-    ops = strategy.split('_')
-    for o in ops:
+    "Its transforms: one of each list is drawn, list after list."
+    lists = [s.split('_') for s in strategy.split('+')]
+    for o in sum(lists, []):
         if o not in (*OPS, *MIXING):
             raise ValueError(f'augmentation {o!r} in strategy {strategy!r} is not known; known: '
                              f'{", ".join((*OPS, *MIXING))}')
     for r in ratios:
         if r not in RATIOS:
             raise ValueError(f'limit {r!r} is not known; known: {", ".join(RATIOS)}')
-    return ops
+    return lists
 
 # %% ../nbs/02_augment.ipynb #64832e32
 class DSA:
     "Differentiable Siamese Augmentation: one transform a call, differentiable in the images."
     def __init__(self,
-        strategy:str=ALL_DSA, # names from `OPS`, joined by _
+        strategy:str=ALL_DSA, # names from `OPS`, joined by _: one of them; by +: one after another
         siamese:bool=False, # one draw for the batch (DC, DSA, DM), not one an image (MTT)
         align_corners:bool=True, # as MTT; False as DC on today's PyTorch
         **ratios, # other limits than those of `RATIOS`
     ):
-        self.ops = _check_strategy(strategy, ratios)
+        self.lists = _check_strategy(strategy, ratios)
+        self.ops = sum(self.lists, [])
         self.strategy, self.siamese, self.align_corners, self.ratios = (
             strategy, siamese, align_corners, ratios)
         self.p = SimpleNamespace(**(RATIOS | ratios), align_corners=align_corners)
@@ -133,13 +135,19 @@ class DSA:
         n:int, # number of images
         rng:torch.Generator, # on the CPU; advanced by one call
         device=None, # where u goes
-    )->tuple: # (name of the transform, u [n or 1, 3])
+    )->tuple: # (name of the transform, u [n or 1, 3]); tuples of both where + joins
         "Draw a transform and its uniform numbers."
+        drawn = [self._draw(ops, n, rng, device) for ops in self.lists]
+        return drawn[0] if len(drawn) == 1 else tuple(zip(*drawn))
+    def _draw(self, ops, n, rng, device):
         r = torch.rand(1 + 3*(1 if self.siamese else n), generator=rng)
-        return (self.ops[int(_pick(r[0], len(self.ops)))],
-                r[1:].view(-1, 3).to(device, non_blocking=True))
+        return (ops[int(_pick(r[0], len(ops)))], r[1:].view(-1, 3).to(device, non_blocking=True))
     def apply(self, x, op, u):
         "The transform named op with the numbers u: a pure function of the images."
+        for o, v in zip(op, u) if isinstance(op, tuple) else [(op, u)]:
+            x = self._apply(x, o, v)
+        return x
+    def _apply(self, x, op, u):
         if op in MIXING:
             raise ValueError(f"strategy {self.strategy!r}: 'cutmix' mixes labels, so it is called "
                              "on images and labels (pair)")
@@ -209,8 +217,10 @@ def mixes(self:DSA)->bool:
 def pair(self:DSA, x, y, n_classes, rng):
     "Augmented images, and labels as probabilities."
     op, u = self.draw(len(x), rng, x.device)
-    if op == 'cutmix': return cutmix(x, y, n_classes, int(u[0, 0]*2**31))
-    return self.apply(x, op, u), as_probs(y, n_classes)
+    for o, v in zip(op, u) if isinstance(op, tuple) else [(op, u)]:
+        if o == 'cutmix': x, y = cutmix(x, y, n_classes, int(v[0, 0]*2**31))
+        else: x = self.apply(x, o, v)
+    return x, as_probs(y, n_classes)
 
 # %% ../nbs/02_augment.ipynb #3dc86c99
 def crop_boxes(
@@ -265,4 +275,5 @@ def default_aug(
 )->str: # the strategy, without its flip where images have a left
     "A default strategy that suits a set."
     if may_flip(real): return strategy
-    return '_'.join(op for op in strategy.split('_') if op != 'flip')
+    lists = ([o for o in s.split('_') if o != 'flip'] for s in strategy.split('+'))
+    return '+'.join('_'.join(s) for s in lists if s)

@@ -121,6 +121,8 @@ class LatentCodes(Distilled):
 LATENTDD = Protocol('latentdd', 'decided', epochs=1001, lr=.01,
                     aug='color_crop_cutmix_flip_scale_rotate')
 PROTOCOLS['latentdd'] = LATENTDD
+PROTOCOLS['latentdd-idc'] = dataclasses.replace(LATENTDD, name='latentdd-idc',
+                                                aug='flip+color+crop_scale_rotate+cutmix')
 
 # %% ../nbs/20_latent.ipynb #f7d6c0d4
 @patch

@@ -116,7 +116,7 @@ def settings(self:Protocol)->dict:
 @patch(as_prop=True)
 def soft(self:Protocol)->bool:
     "Whether students see probabilities: soft labels, or an augmentation that mixes labels."
-    return self.labels == 'soft' or 'cutmix' in self.aug.split('_')
+    return self.labels == 'soft' or 'cutmix' in self.aug.replace('+', '_').split('_')
 
 # %% ../nbs/05_students.ipynb #b5b6d8ba
 @patch(as_prop=True)
