@@ -89,10 +89,10 @@ def _pool_for_stride(net):
 
 # %% ../nbs/04_zoo.ipynb #777cc879
 def resnet(n_in, n_out, size, layers=(2, 2, 2, 2), width=64, norm='instance', pool='stride',
-           stem=None, flat=False):
-    "A ResNet of basic blocks (ResNet18 as it stands); pool='average' is the AP variant."
-    if pool not in ('stride', 'average'):
-        raise ValueError(f"pool {pool!r} is not one of 'stride', 'average'")
+           stem=None):
+    "A ResNet of basic blocks; pool='average' is the AP variant, 'flat' one with all features."
+    if pool not in ('stride', 'average', 'flat'):
+        raise ValueError(f"pool {pool!r} is not one of 'stride', 'average', 'flat'")
     small, nl = small_stem(size, stem), partial(norm_layer, norm)
     parts = OrderedDict(conv1=nn.Conv2d(n_in, width, 3 if small else 7, 1 if small else 2,
                                         1 if small else 3, bias=False), bn1=nl(width),
@@ -102,10 +102,10 @@ def resnet(n_in, n_out, size, layers=(2, 2, 2, 2), width=64, norm='instance', po
     for i, n in enumerate(layers):
         parts[f'layer{i+1}'] = _layer(c, width*2**i, n, 1 if i == 0 else 2, nl)
         c = width*2**i
-    side = 4 if pool == 'average' else 1
-    if flat: side = size//8
-    body = nn.Sequential(parts if flat else parts | {'avgpool': nn.AdaptiveAvgPool2d(side)})
-    if pool == 'average': _pool_for_stride(body)
+    side = dict(stride=1, average=4, flat=size//8)[pool]
+    if pool != 'flat': parts['avgpool'] = nn.AdaptiveAvgPool2d(side)
+    body = nn.Sequential(parts)
+    if pool != 'stride': _pool_for_stride(body)
     return Net(body, nn.Linear(c*side*side, n_out))
 
 # %% ../nbs/04_zoo.ipynb #834a4874
@@ -190,7 +190,7 @@ NETS = dict(convnet=_convnet, alexnet=alexnet, vgg11=vgg11, vgg11_bn=partial(vgg
             resnet18=resnet, resnet18_bn=partial(resnet, norm='batch'),
             resnet18_ap=partial(resnet, pool='average'),
             resnet20=resnet_cifar, vit=vit, deit_tiny=deit_tiny,
-            resnet18_d3=partial(resnet, pool='average', stem='small', flat=True),
+            resnet18_d3=partial(resnet, pool='flat', stem='small'),
             vgg11_d3=partial(vgg11, flat=True), alexnet_d3=partial(alexnet, flat=True),
             vit_d3=vit_d3,
             resnet50=from_torchvision, resnet101=partial(from_torchvision, name='resnet101'),
