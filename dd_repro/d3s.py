@@ -55,13 +55,15 @@ def augment_batch(
     rng:torch.Generator, # of the draws
     lo=1., # the smallest crop; 1 for none
     flip=True, # left to right, for one batch in two
-    jitter=0, # roll by 0..jitter-1 pixels on both axes
+    jitter=0, # roll by 0 to so many pixels on both axes
+    back=False, # or by as many the other way
 )->Tensor: # differentiable in x
     "One crop, one flip and one roll for the whole batch."
     if lo < 1: x = rrc(x, crop_boxes(1, x.shape[-2:], rng, (lo, 1)))
     if flip and torch.rand((), generator=rng) < .5: x = x.flip(3)
-    if jitter: x = x.roll(torch.randint(jitter, (2,), generator=rng).tolist(), (2, 3))
-    return x
+    if not jitter: return x
+    by = torch.randint(-jitter if back else 0, jitter + 1, (2,), generator=rng)
+    return x.roll(by.tolist(), (2, 3))
 
 # %% ../nbs/17_d3s.ipynb #91d34c34
 @dataclass(frozen=True)
@@ -84,8 +86,9 @@ class D3SMethod(Method, name='d3s'):
     scale: float = setting(.08, 'least share of an image that a crop keeps', above=0, most=1)
     flip: bool = setting(None, 'mirror half of the views (default: where the set allows it)')
     jitter: int = setting(0, 'px that images are rolled by, at most', least=0)
+    jitter_back: bool = setting(False, 'roll images the other way, too', needs='jitter')
     eps: float = setting(1e-3, 'floor of the covariances', above=0)
-    idle = {('crop', 'none'): 'scale', ('isu', False): 'level'}
+    idle = {('crop', 'none'): 'scale', ('isu', False): 'level', ('jitter', 0): 'jitter_back'}
     def check(self):
         if self.weight == 0 and self.alpha == 0:
             raise ValueError('weight is 0 and alpha is 0: nothing is left to learn from')
@@ -118,7 +121,7 @@ class D3S(Objective):
         store_attr('teachers,targets,b,isu')
         self.steps, self.t = method.iterations, 0
         for k in self.uses: setattr(self, k, getattr(method, k))
-    uses = 'kind layers weight alpha first ens crop scale flip jitter level'.split()
+    uses = 'kind layers weight alpha first ens crop scale flip jitter jitter_back level'.split()
     def model(self):
         "The teacher of this iteration, by number."
         if self.ens == 'iter':
@@ -127,7 +130,7 @@ class D3S(Objective):
     def __call__(self, d):
         (x, y), m = d.sample(), self.model()
         x = augment_batch(x, self.rng, crop_share(self.crop, self.t/self.steps, self.scale),
-                          self.flip, self.jitter)
+                          self.flip, self.jitter, self.jitter_back)
         with watch(self.teachers[m], self.kind, self.layers) as f: z = self.teachers[m](x)
         stats = self.isu.mix(f.stats, m) if self.isu else f.stats
         alpha = self.alpha/(self.b + 1) if self.level else self.alpha

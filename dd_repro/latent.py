@@ -332,7 +332,8 @@ class LatentDMMethod(LatentMethod, name='latent-dm'):
     "Distribution matching of latent codes."
     lr_base: float = setting(.5, 'step of the codes, multiplied by the codes per class', above=0)
     def phases(self, d, task, run):
-        return DM(task.codes, code_net(task, task.codes), batch_real=self.batch, seed=task.seed)
+        b = self.batch
+        return DM(task.codes, code_net(task, task.codes), b, batch_syn=b, seed=task.seed)
 
 # %% ../nbs/20_latent.ipynb #6c03e95f
 @dataclass(frozen=True)
