@@ -151,14 +151,15 @@ def sample(self:LatentPriors,
 @torch.no_grad()
 def epoch(self:LatentPriors,
     e:int, bs:int, rng=None,
-    samples=1, # images a class
+    samples=1, # images a class; None: one of each prior
     mean=False, # decode each prior's mean, once, instead
     bn='batch', # or 'recalibrated', see `recalibrate`
 ):
     "Fresh draws for one epoch: samples per class from priors chosen uniformly; no gradients."
-    if samples < 1: raise ValueError(f'samples is {samples}; it must be at least 1')
+    if samples is not None and samples < 1:
+        raise ValueError(f'samples is {samples}; it must be at least 1')
     ordered, rng = rng is None, rng or rng_for('epoch', e)
-    idx = (torch.arange(len(self)) if mean
+    idx = (torch.arange(len(self)) if mean or samples is None
            else torch.cat([self.items(samples, y, rng=rng) for y in range(self.n_classes)]))
     for i in (idx if ordered else idx[torch.randperm(len(idx), generator=rng)]).split(bs):
         start = time.perf_counter()
@@ -178,6 +179,7 @@ def notes(self:LatentPriors)->str:
 
 # %% ../nbs/14_priors.ipynb #260f04b8
 PROTOCOLS['d3'] = Protocol('d3', 'decided', view=dict(samples=10, bn='batch')) # the rest is MTT's
+PROTOCOLS['d3-code'] = Protocol('d3-code', 'decided', view=dict(samples=None, bn='batch'))
 
 # %% ../nbs/14_priors.ipynb #c1485e17
 @patch
@@ -233,6 +235,8 @@ class D3Method(TrajectoryMethod, name='d3'):
     feature_blocks: int = setting(None, 'block whose features are compared (default: the last)',
                                   least=1)
     snapshot: str = setting('last', 'experts that features come from', among=('last', 'expert'))
+    decode: str = setting('together', 'samples of the MMD at once, or each prior once a pass',
+                          among=('together', 'passes'))
     syn_steps: int = setting(20, 'N, student steps in the unroll', least=1, smoke=2)
     lr_latent: float = setting(1., 'step of the priors', above=0)
     lr_decode: float = setting(1e-3, 'step of the decoder', above=0)
@@ -244,7 +248,7 @@ class D3Method(TrajectoryMethod, name='d3'):
                             least=0)
     mmd_samples: int = setting(30, 'images of a class in the MMD', least=1, smoke=2)
     wd: float = setting(1e-5, 'weight decay of the decoder', least=0)
-    idle = {('losses', 'MTT'): 'gamma2 gamma3 mmd_samples snapshot feature_blocks',
+    idle = {('losses', 'MTT'): 'gamma2 gamma3 mmd_samples snapshot feature_blocks decode',
             ('losses', 'MTT+DM'): 'gamma3', ('ppc', 1): 'gamma3',
             ('losses', 'DM'): 'gamma1 gamma3 syn_steps batch_syn lr_lr inner_aug keep compiled'}
     def check(self):
@@ -273,8 +277,8 @@ def phases(self:D3Method, d, task, run):
     mtt = self.follow(task, run, self.inner_aug)
     net = None if task.experts.card.get('arch') else task.net().to(task.device)
     after = 'last' if self.snapshot == 'last' else self.expert_epochs + self.max_start_epoch
-    view = ExpertView(task.experts, self.mmd_samples, after, self.feature_blocks, net,
-                      seed=task.seed)
+    look = PassView if self.decode == 'passes' else ExpertView
+    view = look(task.experts, self.mmd_samples, after, self.feature_blocks, net, seed=task.seed)
     wanted = self.losses == 'all' and self.ppc > 1 and self.diversity > 0
     diversity = Diversity(view, seed=task.seed) if wanted else None
     gammas = dict(gamma1=self.gamma1, gamma2=self.gamma2, gamma3=self.diversity)

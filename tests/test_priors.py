@@ -13,7 +13,7 @@ from dd_repro.data import load
 from dd_repro.distilled import Distilled
 from dd_repro.experts import expert_protocol, train_experts
 from dd_repro.loop import Evaluate, distill
-from dd_repro.mmd import MMD, Diversity, ExpertView
+from dd_repro.mmd import MMD, Diversity, ExpertView, PassView
 from dd_repro.mtt import MTT
 from dd_repro.method import RunOptions, Task, learn, method_of
 from dd_repro.priors import KL, LOSSES, D3Method, Decoder, LatentPriors, d3_phases, decoder_channels
@@ -180,3 +180,25 @@ def test_an_optimiser_for_each_group():
     d = make(); opts = {g: f(d.groups()[g]) for g, f in D3Method().opts(None).items()}
     assert set(opts) == set(d.groups()) and opts['decoder'].defaults['weight_decay'] == 1e-5 and opts['latents'].defaults['momentum'] == .5
     assert {id(p) for ps in d.groups().values() for p in ps} == {id(p) for p in d.parameters()}
+
+@pytest.mark.parametrize('ppc, samples, calls', [(2, 4, 2), (2, 5, 2), (3, 4, 1), (1, 3, 3), (4, 3, 1)])
+def test_priors_are_decoded_in_passes(buffer, ppc, samples, calls, monkeypatch):
+    "As the code of D3's successor: every prior once a call, samples // ppc calls; features in the order of the classes."
+    d, view, seen = make(ppc), PassView(buffer, samples), []
+    monkeypatch.setattr(view, 'see', lambda theta, shift, x, n: seen.append(x) or x)
+    d.sample = lambda *, idx, rng: (idx.float()[:, None].expand(-1, 2) + 1000*len(order.append(idx) or order), None); order = []
+    view.look(d)
+    assert len(order) == calls and all(o.tolist() == list(range(10*ppc)) for o in order)
+    x = seen[0][:, 0].unflatten(0, (10, -1)) % 1000
+    assert x.shape[1] == calls*ppc and torch.equal((x//ppc).long(), torch.arange(10)[:, None].expand_as(x))
+
+@pytest.mark.parametrize('kw', [dict(), dict(ppc=3), dict(losses='DM')])
+def test_both_ways_to_decode_learn(real, buffer, tmp_path, kw):
+    sets = [d3(real, buffer, tmp_path/w, ppc=kw.get('ppc', 2), iterations=2, decode=w, mmd_samples=6, **{k: v for k, v in kw.items() if k != 'ppc'})[0] for w in ('together', 'passes')]
+    assert not torch.equal(*(s.latents for s in sets)) and all(s.latents.isfinite().all() for s in sets)
+
+@pytest.mark.parametrize('ppc', [1, 3])
+def test_an_epoch_of_the_code_has_one_draw_of_each_prior(ppc):
+    d = make(ppc)
+    assert sorted(torch.cat([y for _, y in d.epoch(0, 4, samples=None)]).tolist()) == sorted(list(range(10))*ppc)
+    assert as_protocol('d3-code').view == dict(samples=None, bn='batch') and as_protocol('d3').view['samples'] == 10
