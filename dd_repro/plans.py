@@ -71,7 +71,7 @@ def _passes(r):
     "The passes of a recipe; for D3S and its kin with statistics of the real set and folding."
     p = passes(r)
     if r.method not in SYNTHESIS or 'distill' not in p: return p
-    whole = r.get('teacher_n', 0)*(TRAIN_SIZE.get(r.dataset, 13_000)*(r.get('layers') != 'bn')
+    whole = r.get('teacher_n', 0)*(r.n_real*(r.get('layers') != 'bn')
                                    + n_images(r)*bool(r.get('isu')))
     return p | dict(distill=[(which, 'synthesis', n) for which, _, n in p['distill']],
                     statistics=[('train', 'forward', whole)])
@@ -109,7 +109,7 @@ def plan(
     "Seconds, memory and disk of a row before anything starts."
     r, device = (row if isinstance(row, Recipe) else recipe(row, scale, minutes),
                  str(device or default_device()))
-    c, n = N_CLASSES.get(r.dataset, 10), n_images(r)
+    c, n = r.classes, n_images(r)
     chan, side = work_space(r)
     fns = dict(train=row_net(r, Shape((chan, side, side), c)),
                eval=row_net(r, Shape((3, r.size, r.size), c) if r.method != 'full'
@@ -127,7 +127,7 @@ def plan(
             memory = max(memory, found[key][1]*part/key[2])
     if r.minutes and 'distill' in seconds:
         seconds['distill'] = min(seconds['distill'], 60*r.minutes)
-    held = min(TRAIN_SIZE.get(r.dataset, 13_000)*3*r.size**2*4/1e6, 32_000)
+    held = min(r.n_real*3*r.size**2*4/1e6, 32_000)
     p = Plan(r.row, r.kind, seconds, memory + held, _disk(r, n, c, 3*r.size**2, fns['train']()),
              device_name(device))
     if keep: _remember(r, p, device)
@@ -184,4 +184,4 @@ def dd_plan(
     r = recipe(row, scale, minutes)
     check_time_box(r)
     say(plan(r, device=device or None))
-    for line in told_errors(plan_errors(), r.row): say(line)
+    for line in told_errors(row=r.row): say(line)

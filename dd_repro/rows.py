@@ -97,7 +97,7 @@ def _build_row(job):
 
 def _rate_row(r):
     "Numbers stored over numbers of the training set, in per cent; counted without data."
-    real = Shape((3, r.size, r.size), N_CLASSES.get(r.dataset, 10), TRAIN_SIZE[r.dataset])
+    real = Shape((3, r.size, r.size), r.classes, r.n_real)
     if r.method == 'D3':
         rate = LatentPriors(real.n_classes, r.budget, r['z_dim'], real.shape[1],
                             width=r['decoder_width']).compression_rate(real)
