@@ -10,13 +10,13 @@ import dataclasses, math, sys, tempfile
 from pathlib import Path
 
 import torch
+from fastcore.basics import patch
 from .core import *
 from .cost import *
 from .files import *
 from .records import *
 from .settings import *
 from .fields import *
-from .settings import *
 from .shell import *
 from .workers import *
 from .data import *
@@ -26,34 +26,37 @@ from .priors import LatentPriors
 from .latent import encode_set
 from .papers import *
 from .recipes import *
-from .counts import *
 from .tables import *
 from .cli import expert_rows
 from .stages import *
 from .plans import *
 
 # %% ../nbs/25_rows.ipynb #77405222
+@patch
+def row(self:Job, stage='', **said):
+    "A row of the recipe, with what a stage cost."
+    cost = self.costs.get(stage)
+    took = dict(seconds=cost.seconds, memory_mb=cost.memory_mb) if cost else {}
+    about = dict(method=self.r.method, n=1, settings=self.r.key(), device=device_name(self.device))
+    return Row(self.r.row, self.kind, **about | took | said)
+
 def _full(job):
     "A row of the whole training set: teachers for D3S, codes for latent space, else pictures."
     r = job.r
     if r.paper == 'd3s': return _teacher_row(job)
     if 'ae_f' not in r.settings: return job.students(job.real)
     ae = job.autoencoder()
-    with job.timed('build'):
-        a, b = (encode_set(s, ae, cache=Path(job.home)/'codes') for s in (job.real, job.test))
-    job.r = dataclasses.replace(r, settings=r.settings | dict(
-        eval_protocol=Value('full-codes', 'only crop and cutout act on codes', 'decided')))
+    with job.timed('build'): a, b = (job.codes(ae, s) for s in (job.real, job.test))
+    own = Value('full-codes', 'only crop and cutout act on codes', 'decided')
+    job.r = dataclasses.replace(r, settings=r.settings | dict(eval_protocol=own))
     return job.students(a, b)
 
 def _teacher_row(job):
     "Accuracy of the source models."
     t = job.teachers(job.r['eval_n'])
     with job.timed('evaluate'): acc = torch.tensor(t.accuracies(job.test), dtype=torch.float64)
-    return [Row(job.r.row, 'smoke' if job.smoke else job.r.kind, method='full', net=job.r.eval_net,
-                n=len(acc), mean=float(acc.mean()), std=float(acc.std(correction=0)),
-                last=float(acc.mean()),
-                seconds=job.costs['evaluate'].seconds, memory_mb=job.costs['evaluate'].memory_mb,
-                device=device_name(job.real.device), settings=job.r.key())]
+    mean, std = float(acc.mean()), float(acc.std(correction=0))
+    return [job.row('evaluate', net=job.r.eval_net, n=len(acc), mean=mean, std=std, last=mean)]
 
 # %% ../nbs/25_rows.ipynb #217ed6bc
 def _cost_row(job, stage):
@@ -62,57 +65,43 @@ def _cost_row(job, stage):
     if c is None or c.seconds < 1e-3:
         raise ValueError(f'{r.row}: {stage} was found ready; its cost was not measured again '
                          '(another --seed makes it anew)')
-    per = 1000/r['iterations'] if 'per-1000' in r.row else 1
-    value = (dict(metric='memory_mb', unit='MB', mean=c.memory_mb) if r.metric == 'memory_gb'
-             else dict(metric='seconds', unit='s', mean=c.seconds*per))
-    return [Row(r.row, 'smoke' if job.smoke else r.kind, method=r.method, net=r.train_net, n=1,
-                std=math.nan, seconds=c.seconds, memory_mb=c.memory_mb,
-                device=device_name(job.real.device), settings=r.key(), **value)]
+    value = dict(metric='seconds', unit='s', mean=c.seconds)
+    if 'per-1000' in r.row: value['mean'] *= 1000/r['iterations']
+    if r.metric == 'memory_gb': value = dict(metric='memory_mb', unit='MB', mean=c.memory_mb)
+    return [job.row(stage, net=r.train_net, **value)]
 
 def _experts_row(job):
-    data = job.real
-    if job.r.method == 'LatentMTT':
-        data = encode_set(job.real, job.autoencoder(), cache=Path(job.home)/'codes')
-    b = job.experts(data)
+    b = job.experts(job.codes(job.autoencoder()) if job.r.method == 'LatentMTT' else job.real)
     if '/section5/' not in job.r.row: return _cost_row(job, 'experts')
     epoch, size = expert_rows(b, job.costs['experts'], job.real.device)
-    row = size if job.r.metric == 'memory_gb' else epoch
-    if '/all-' in job.r.row:
-        row = dataclasses.replace(row, mean=row.mean*b.epochs*len(b), std=math.nan)
-    return [dataclasses.replace(
-        row, row=job.r.row, protocol='smoke' if job.smoke else job.r.kind,
-        deviations='; '.join(filter(None, (row.deviations, job.r.deviations))))]
+    x = size if job.r.metric == 'memory_gb' else epoch
+    if '/all-' in job.r.row: x.mean, x.std = x.mean*b.epochs*len(b), math.nan
+    return [dataclasses.replace(x, protocol=job.kind)]
 
 # %% ../nbs/25_rows.ipynb #bed83dd1
 def _build_row(job):
     "Encoding a set, or reading it: seconds and memory."
-    if 'ae_f' not in job.r.settings:
-        with job.timed('build'):
-            held = (job.real.held() if hasattr(job.real, 'held')
-                    else load(job.r.dataset, job.r.size, download=False)[0])
-        return _cost_row(job, 'build')
+    real = job.real
     with tempfile.TemporaryDirectory() as tmp, job.timed('build'):
-        encode_set(job.real, job.autoencoder(), cache=tmp)
+        if 'ae_f' in job.r.settings: encode_set(real, job.autoencoder(), cache=tmp)
+        elif hasattr(real, 'held'): real = real.held()
+        else: real = load(job.r.dataset, job.r.size, download=False)
     return _cost_row(job, 'build')
-
-def _rate_row(r):
-    "Numbers stored over numbers of the training set, in per cent; counted without data."
-    real = Shape((3, r.size, r.size), r.classes, r.n_real)
-    if r.method == 'D3':
-        rate = LatentPriors(real.n_classes, r.budget, r['z_dim'], real.shape[1],
-                            width=r['decoder_width']).compression_rate(real)
-    else: rate = 100*r.budget*real.n_classes/len(real)
-    return [Row(r.row, r.kind, r.deviations, method=r.method, metric='rate', n=1, mean=rate,
-                device=device_name(), settings=r.key(), std=math.nan, seconds=0., memory_mb=0.)]
 
 def _distill_row(job):
     job.distilled()
     return _cost_row(job, 'distill')
 
-def _row(job):
-    if job.r.stage != 'row':
-        return dict(experts=_experts_row, build=_build_row, distill=_distill_row)[job.r.stage](job)
-    if job.r.method == 'full': return _full(job)
+def _rate_row(r):
+    "Numbers stored over numbers of the training set, in per cent; counted without data."
+    real = Shape((3, r.size, r.size), r.classes, r.n_real)
+    rate = 100*r.budget*r.classes/r.n_real
+    if r.method == 'D3':
+        d = LatentPriors(r.classes, r.budget, r['z_dim'], r.size, width=r['decoder_width'])
+        rate = d.compression_rate(real)
+    return Job(r, real, None, None).row(metric='rate', mean=rate, seconds=0., memory_mb=0.)
+
+def _student_rows(job):
     rows = job.students(job.with_labels(job.distilled()))
     return rows + _random_beside(job) if job.r.method == 'D3S' else rows
 
@@ -124,6 +113,8 @@ def _random_beside(job):
     d = Pixels.from_real(job.real, job.r.budget or 1, job.seed, aug='')
     return [dataclasses.replace(r, method='random')
             for r in job.students(job.with_labels(d, 'labels-random'))]
+
+_ROWS = dict(experts=_experts_row, build=_build_row, distill=_distill_row, row=_student_rows)
 
 # %% ../nbs/25_rows.ipynb #d39ae1de
 SMOKE_AROUND = dict(expert_n=1, expert_batch=32, teacher_n=1, teacher_epochs=1, label_epochs=1,
@@ -151,43 +142,45 @@ def run_row(
 )->list: # of Row
     "Run a printed row: make what is missing, train students, say what differs."
     r = row if isinstance(row, Recipe) else recipe(row, scale, minutes)
+    known = FIELDS[house_name(r.method)]
     for n in values:
-        known = FIELDS[house_name(r.method)]
         if n not in known: raise ValueError(unknown_setting(n, known, r.row))
-    if values: r = shrink(r, **values)
+    r = shrink(r, **values)
     if record_to: read_rows(record_to)
     if not smoke: check_time_box(r)
     if compiled and r.method not in ('MTT', 'D3'):
         raise ValueError(f'{r.row}: compiled is for rows of MTT and D3; with {r.method} it '
                          'is not offered')
     if r.metric == 'comp_rate':
-        rows = _rate_row(r)
+        rows = [_rate_row(r)]
         if record_to: record(rows, record_to)
         return rows
-    if not smoke:
-        return _run(r, False, record_to, seed, root, device, quiet, compiled, home or dd_home())
+    if smoke: r = smoke_recipe(r)
+    real, test, note = row_data(r, smoke, root, device or str(default_device()))
     with tempfile.TemporaryDirectory() as tmp:
-        return _run(smoke_recipe(r), True, record_to, seed, root, device, quiet, compiled,
-                    home or tmp)
+        home = Path(home or (tmp if smoke else dd_home()))
+        return _run(Job(r, real, test, home, seed, quiet, smoke, compiled, [note]), record_to)
 
 # %% ../nbs/25_rows.ipynb #3334532f
-def _run(r, smoke, record_to, seed, root, device, quiet, compiled, home):
-    real, test, note = row_data(r, smoke, root, device or str(default_device()))
-    job = Job(r, real, test, Path(home), seed, quiet, smoke, compiled)
-    job.r = dataclasses.replace(r, row=r.row.removeprefix('smoke/'))
-    rows, file = _row(job), job.out('distilled')/'distilled.safetensors'
-    if r.method == 'MTT' and r.stage == 'row' and not smoke:
+def _finish(x, job, r, artefact):
+    "Write into a row what holds for all rows of a job."
+    x.row, x.seeds, x.artefact = r.row, str(job.seed), artefact if x.method != 'random' else ''
+    x.content = x.content or getattr(job.real, 'key', '')
+    if job.notes[0].startswith('data:') and x.protocol != 'smoke': x.protocol = 'reduced'
+    said = '; '.join([x.deviations, r.deviations, *job.notes]).split('; ')
+    x.deviations = '; '.join(dict.fromkeys(
+        s for s in said if s and not s.startswith('eval_epochs')))
+    if not job.quiet: say(x)
+
+def _run(job, record_to):
+    "The rows of a job, recorded."
+    r, file = job.r, job.out()/'distilled.safetensors'
+    whole = r.method == 'full' and r.stage == 'row'
+    rows = _full(job) if whole else _ROWS[r.stage](job)
+    if r.method == 'MTT' and r.stage == 'row' and not job.smoke:
         job.notes.append('last state (paper: best of about 51 looks at the test set)')
-    for x in rows:
-        x.row, x.seeds, x.artefact = (r.row, str(seed), file_sha256(file)[:16]
-                                      if file.is_file() and x.method != 'random' else '')
-        x.content = x.content or getattr(real, 'key', '')
-        if note.startswith('data:') and x.protocol != 'smoke': x.protocol = 'reduced'
-        x.deviations = '; '.join(
-            dict.fromkeys(s for t in (x.deviations, r.deviations if x.deviations != r.deviations
-                                      else '', note, *job.notes)
-                          for s in t.split('; ') if s and not s.startswith('eval_epochs')))
-        if not quiet: say(x)
+    artefact = file_sha256(file)[:16] if file.is_file() else ''
+    for x in rows: _finish(x, job, r, artefact)
     if record_to:
         record(rows, record_to)
         record_plan(dataclasses.replace(job, r=r), record_to)
@@ -210,30 +203,30 @@ def smoke_all(
     **kw # as in `run_row`
 )->tuple: # (rows, {row: what went wrong})
     "One step of every distinct (method, network, resolution)."
-    cases = smoke_cases(paper).sort_values('size', kind='stable')
-    todo = [r for r in cases.row if r not in skip][:limit]
-    large = set(cases.row[cases['size'] > SIDE_BY_SIDE])
-    done = dict(spread(_smoke_one, [r for r in todo if r not in large], (record_to, kw)))
-    done |= {r: _smoke_one(r, record_to, kw) for r in todo if r in large}
-    rows = [x for r in todo for x in done[r][0]]
-    return rows, {r: done[r][1] for r in todo if done[r][1]}
+    cases = sorted(smoke_cases.lines(paper), key=lambda c: c.size)
+    todo = [c for c in cases if c.row not in skip][:limit]
+    small, large = ([c.row for c in todo if (c.size > SIDE_BY_SIDE) == big] for big in (0, 1))
+    done = dict(spread(_smoke_one, small, (record_to, kw)))
+    done |= {row: _smoke_one(row, record_to, kw) for row in large}
+    rows = [x for made, _ in done.values() for x in made]
+    return rows, {row: why for row, (_, why) in done.items() if why}
 
 # %% ../nbs/25_rows.ipynb #50e2485f
 def _recorded(row, record_to, smoke):
     "The results file of a row: the named one, or the paper's; none for a first step on nothing."
     if record_to or smoke: return '' if record_to == 'none' else record_to
     home = results_dir() if results_dir().is_dir() else dd_home()/'results'
-    return home/f'{find_row(row).paper}.csv'
+    return home/f'{find_line(row).paper}.csv'
 
-_ROWS_OWN = {'a row': 'smoke plan_first compiled seed root device',
-             'a rate, which is counted and not run': ''}
+_RATE = 'a rate, which is counted and not run'
+_ROWS_OWN = {'a row': 'smoke plan_first compiled seed root device', _RATE: ''}
 
 def _asked(row, scale, minutes, own):
     "The recipe that a command asks for; ValueError for a flag that does nothing for it."
     beside(flags(dict(scale=scale, minutes=minutes) | own), {},
-           dict(scale='smoke', minutes='smoke', plan_first='smoke'))
+           dict.fromkeys(('scale', 'minutes', 'plan_first'), 'smoke'))
     r = recipe(row, scale, minutes)
-    given('a row' if r.metric != 'comp_rate' else list(_ROWS_OWN)[1], own, _ROWS_OWN)
+    given(_RATE if r.metric == 'comp_rate' else 'a row', own, _ROWS_OWN)
     check_time_box(r)
     return r
 
@@ -250,17 +243,14 @@ def dd_row(
     root:str='', device:str='', # where the data are, where to run
 ):
     "Run one row of one table: make what is missing, use what is there, record what comes out."
-    with manners():
-        r = _asked(row, scale, minutes,
-                   dict(smoke=smoke, plan_first=plan_first, compiled=compiled, seed=seed or None,
-                        root=root or None, device=device or None))
-        record_to = _recorded(row, record_to, smoke)
-        if record_to: read_rows(record_to)
-        say(f'{r.row}: {r.kind}' + (f'; {len(r.decided)} settings are ours: '
-                                    f'{", ".join(r.decided)}' if r.decided else ''))
-        if plan_first: say(plan(r, device=device or None))
-        run_row(r, smoke=smoke, record_to=record_to, seed=seed, root=root or None,
-                device=device or None, compiled=compiled)
+    how = dict(smoke=smoke, compiled=compiled, root=root or None, device=device or None)
+    r = _asked(row, scale, minutes, how | dict(plan_first=plan_first, seed=seed or None))
+    record_to = _recorded(row, record_to, smoke)
+    if record_to: read_rows(record_to)
+    ours = f'; {len(r.decided)} settings are ours: {", ".join(r.decided)}' if r.decided else ''
+    say(f'{r.row}: {r.kind}{ours}')
+    if plan_first: say(plan(r, device=device or None))
+    run_row(r, record_to=record_to, seed=seed, **how)
 
 # %% ../nbs/25_rows.ipynb #3b3eb03b
 @command
@@ -271,11 +261,10 @@ def dd_smoke(
     root:str='', device:str='', # where the data are, where to run
 ):
     "One step of every distinct (method, network, resolution); exit status 1 when one fails."
-    with manners():
-        least(dict(limit=limit), 0)
-        have = {r.row.removeprefix('smoke/') for r in read_rows(record_to)} if record_to else ()
-        rows, bad = smoke_all(limit or None, paper or None, record_to, have, root=root or None,
-                              device=device or None)
-        say(f'{len(rows)} combinations took their first step, {len(bad)} failed')
-        for k, v in bad.items(): say(f'{k}: {v}')
-        if bad: sys.exit(1)
+    least(dict(limit=limit), 0)
+    have = [r.row.removeprefix('smoke/') for r in read_rows(record_to)] if record_to else ()
+    rows, bad = smoke_all(limit or None, paper or None, record_to, have, root=root or None,
+                          device=device or None)
+    say(f'{len(rows)} combinations took their first step, {len(bad)} failed')
+    for k, v in bad.items(): say(f'{k}: {v}')
+    if bad: sys.exit(1)
