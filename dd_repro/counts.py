@@ -86,6 +86,7 @@ def passes(
     it, outer = of('iterations'), of('iterations')*of('outer', 1)
     epochs = of('max_start_epoch') + of('expert_epochs')
     taught = of('teacher_n')*(of('teacher_epochs') or 90)
+    seen = r.n_real*(of('layers') != 'bn') + n*bool(of('isu')) # for statistics, and for folding
     for methods, stage, kind, images in (
         ('MTT D3 LatentMTT', 'experts', 'train', of('expert_n')*epochs*r.n_real),
         ('MTT D3 LatentMTT', 'distill', 'unroll',
@@ -95,7 +96,8 @@ def passes(
         ('DC DSA LatentDC', 'distill', 'unroll', outer*n),
         ('DM LatentDM', 'distill', 'forward', it*c*256), ('DM LatentDM', 'distill', 'train', it*n),
         ('D3S SRe2L CDA', 'teachers', 'train', taught*r.n_real),
-        ('D3S SRe2L CDA', 'distill', 'train', n*it),
+        ('D3S SRe2L CDA', 'distill', 'synthesis', n*it),
+        ('D3S SRe2L CDA', 'statistics', 'forward', of('teacher_n')*seen),
         ('D3S SRe2L CDA', 'labels', 'forward', n*of('label_epochs')*of('teacher_n')),
     ):
         if r.method in methods.split(): out.setdefault(stage, []).append(('train', kind, images))
@@ -103,7 +105,7 @@ def passes(
     return {stage: v for stage, v in out.items() if any(images for *_, images in v)}
 
 # %% ../nbs/21_counts.ipynb #5c61e06f
-PASS_COST = dict(forward=1, train=3, unroll=9) # in forward passes
+PASS_COST = dict(forward=1, train=3, synthesis=3, unroll=9) # in forward passes
 DEPTHS = dict(train='net_depth', eval='student_depth') # the settings of a network's depth
 
 def _net_of(r, which):
@@ -126,7 +128,7 @@ def work(
     "About how much arithmetic each stage of a row is."
     one = lambda which: gmacs(*_net_of(r, which))
     return {k: sum(images*PASS_COST[kind]*one(which) for which, kind, images in v)/1e3
-            for k, v in passes(r).items()}
+            for k, v in passes(r).items() if k != 'statistics'}
 
 # %% ../nbs/21_counts.ipynb #79f1ffad
 def read_json(path)->dict:

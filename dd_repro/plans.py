@@ -20,7 +20,7 @@ from .shell import *
 from .students import *
 from .experts import *
 from .unroll import *
-from .gauss import batch_stats, synthesis_step, targets
+from .gauss import *
 from .recipes import *
 from .counts import *
 from .tables import *
@@ -67,14 +67,6 @@ def _one_step(net_fn, kind, batch, device):
     loss = lambda: torch.nn.functional.cross_entropy(net(x), y)
     return (lambda: loss().backward()) if kind == 'train' else torch.no_grad()(loss)
 
-def _passes(r):
-    "The passes of a recipe; for D3S and its kin with statistics of the real set and folding."
-    p = passes(r)
-    if r.method not in SYNTHESIS or 'distill' not in p: return p
-    whole = r.n_real*(r.get('layers') != 'bn') + n_images(r)*bool(r.get('isu'))
-    return p | dict(distill=[(which, 'synthesis', n) for which, _, n in p['distill']],
-                    statistics=[('train', 'forward', r.get('teacher_n', 0)*whole)])
-
 def _probe(net_fn, kind, batch, device):
     "(seconds an image, MB a step) of a kind of step, from one warm and one timed step."
     cuda = torch.device(device).type == 'cuda'
@@ -115,7 +107,7 @@ def plan(
     r = row if isinstance(row, Recipe) else recipe(row, scale, minutes)
     n, nets, device = n_images(r), _nets(r), str(device or default_device())
     probe, seconds, memory = cache(_probe), {}, 0.
-    for stage, parts in _passes(r).items():
+    for stage, parts in passes(r).items():
         for which, kind, images in parts:
             batch, net = _batch_of(r, stage, n), nets[which]()
             took, mb = probe(nets[which], kind, batch, device)

@@ -25,10 +25,10 @@ from .experts import *
 from .distilled import *
 from .fields import *
 from .method import *
-from .teachers import TEACHERS, train_teachers
-from .labels import Relabelled, relabel
-from .autoenc import AutoEncoder, TinyAE, load_autoencoder
-from .latent import encode_set, latent_net
+from .teachers import *
+from .labels import *
+from .autoenc import *
+from .latent import *
 from .recipes import *
 from .counts import *
 
@@ -297,7 +297,7 @@ def check_time_box(
     why = ''
     if r.method in SYNTHESIS:
         why = (f'{r.method} has no set before all of its batches are done; take scale= for fewer '
-               'iterations (dd_plan says how long)')
+               'iterations')
     elif ('iterations' not in r.settings or r.stage not in ('row', 'distill')
           or r.metric == 'comp_rate'):
         why = 'there is no distillation in it; take scale= for a smaller copy'

@@ -8,7 +8,7 @@ __all__ = ['SHOWN', 'COLUMNS', 'results_dir', 'Runs', 'measured', 'differs', 'di
            'plan_errors', 'told_errors', 'show_settings', 'dd_table']
 
 # %% ../nbs/21_tables.ipynb #0033787a
-import dataclasses, html, math, re, warnings
+import html, math, re, warnings
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -42,7 +42,7 @@ def _measured_line(r, file, line):
                                cell=printed_by_name()[hit.lower()].cell if hit else ''))
 
 # %% ../nbs/21_tables.ipynb #1f14cce3
-@framed(' '.join([*(f.name for f in dataclasses.fields(Row)), 'printed file line cell']))
+@framed(' '.join([*vars(Row('')), 'printed file line cell']))
 def measured(
     folder=None, # of results files; `results_dir()` when None
 )->'pd.DataFrame': # a line a measured row, with its printed `row`; faults are in `.attrs`
@@ -115,18 +115,15 @@ def _told(r, runs):
 
 def _compared(r, got, also):
     "One line of `compare`; `got` has the runs of each kind."
-    out = dict(row=r.row, method=r.method, dataset=r.dataset, budget=budget_word(r),
-               net=family(r.eval_arch), metric=r.metric, unit=r.unit,
-               printed=printed_text(r) or 'not legible', also=also)
     shown = {k: _told(r, runs) for k, runs in got.items()}
+    out = Line(r, printed=printed_text(r) or 'not legible', also=also, shown=shown, z=math.nan,
+               cost='', record='', command=f'dd_row {r.row}' if r.runs else 'cited')
     out |= {k: shown[k][0][1] if k in shown else '' for k in SHOWN}
-    out |= dict(z=math.nan, cost='', deviations='', record='')
     for best in [runs[0] for runs in got.values()][:1]:
-        if best.protocol != 'reduced': out['z'] = distance(*_ours(best, r.unit), r.number, r.spread)
-        cost = f'{best.seconds:.0f} s, {best.memory_mb:.0f} MB, {best.device}'
-        out |= dict(cost=cost, deviations=best.deviations, record=record_id(best))
-    return Line(out, shown=shown, own=r.own, command=f'dd_row {r.row}' if r.runs else 'cited',
-                note=r.note)
+        if best.protocol != 'reduced': out.z = distance(*_ours(best, r.unit), r.number, r.spread)
+        out.cost = f'{best.seconds:.0f} s, {best.memory_mb:.0f} MB, {best.device}'
+        out.record = record_id(best)
+    return out
 
 # %% ../nbs/21_tables.ipynb #63012449
 def _by_kind(r, cells, named):
@@ -355,31 +352,22 @@ def smoke_cases(
     return [Line(method=m, net=n, size=s, paper=r.paper, row=r.row)
             for (m, n, s), r in found.items()]
 
-def _reachable(rows):
-    "How many rows have a recipe."
-    def ok(r):
-        try: return bool(recipe(r.row))
-        except ValueError: return False
-    return sum(map(ok, rows))
-
 # %% ../nbs/21_tables.ipynb #ba23971e
 def _covered(runs, paper):
     "One line of `coverage`."
     own, by = [r for r in printed_lines(paper) if r.own], printed_by_name()
     acc = [r for r in own if r.metric == 'test_acc']
+    can, cases = sum(r.runs != '' for r in acc), {_combination(r) for r in runnable(paper)}
     # a first step counts under any row of the combination
-    names = [m.row.removeprefix('smoke/').lower() for m in runs if m.protocol == 'smoke']
-    stepped = {_combination(by[n]) for n in names if n in by}
-    cases = {_combination(r) for r in runnable(paper)}
-    out = Line(paper=paper, own=len(acc), cells=len({r.cell for r in acc}),
-               reachable=_reachable(acc),
-               other=_reachable(r for r in own if r.metric != 'test_acc'),
-               smoke=len(cases & stepped), smoke_of=len(cases))
+    names = {m.row.removeprefix('smoke/').lower() for m in runs if m.protocol == 'smoke'}
+    stepped = cases & {_combination(by[n]) for n in names & by.keys()}
+    out = Line(paper=paper, own=len(acc), cells=len({r.cell for r in acc}), reachable=can,
+               other=sum(r.runs != '' for r in own) - can, smoke=len(stepped), smoke_of=len(cases))
     for k, kinds in (('reduced', SHOWN), ('full', SHOWN[:2])):
         done = _cells_at(runs, kinds)
         have = [r.cell for r in acc if r.cell in done]
         out |= {k: len(have), f'{k}_cells': len(set(have))}
-    return Line(out, records=sum(m.row.split('/')[0] == paper for m in runs))
+    return out | dict(records=sum(m.row.split('/')[0] == paper for m in runs))
 
 @framed()
 def coverage(
@@ -405,24 +393,24 @@ def plan_errors(
 )->'pd.DataFrame': # of the last pair of each row, settings and device
     "Planned and measured seconds of rows that were planned first, and their ratio."
     runs, out = [m for m in _runs(runs) if m.row.startswith('plan/')], []
-    for k, g in sorted(groups(runs, 'row', 'settings', 'device').items()):
+    for _, g in sorted(groups(runs, 'row', 'settings', 'device').items()):
         s = {m.method: m['mean'] for m in g}
         if {'planned', 'measured'} <= s.keys():
-            out.append(Line(zip(('row', 'settings', 'device'), k), **s,
-                            ratio=s['measured']/s['planned']))
+            out.append(Line(g[0], **s, ratio=s['measured']/s['planned']))
     return out
 
 def told_errors(
     runs=None, # measured rows; read when None
     row='', # the row that is asked for
 )->list: # of lines, empty where nothing that was planned has been run
-    "The errors of earlier plans, those of one row first."
-    e = plan_errors.lines(runs)
-    one = [f'planned before, and run: {human_time(x.planned)} became {human_time(x.measured)} '
-           f'({x.ratio:.2f} times) on {x.device}' for x in e if x.row == f'plan/{row}']
-    ratios = [x.ratio for x in e]
-    return one + ([f'earlier plans: measured/planned {min(ratios):.2f} to {max(ratios):.2f}, '
-                   f'median {median(ratios):.2f}, over {len(e)} runs'] if e else [])
+    "The errors of earlier plans: those of one row, those of all."
+    e, out = plan_errors.lines(runs), []
+    for whose, some in (('this row', [x for x in e if x.row == f'plan/{row}']), ('all rows', e)):
+        ratios = [x.ratio for x in some]
+        if ratios:
+            out.append(f'earlier plans of {whose}: measured/planned {min(ratios):.2f} to '
+                       f'{max(ratios):.2f}, median {median(ratios):.2f}, over {len(some)} runs')
+    return out
 
 # %% ../nbs/21_tables.ipynb #6b2f21f9
 def show_settings(

@@ -83,8 +83,7 @@ def chosen(
     if have := begun(file, asked): return have, None
     seconds = None if asked else measure()
     n = asked or fitting(seconds)
-    choice = dict(iterations=n, of=LENGTHS, seconds_each=seconds, asked=bool(asked))
-    write_atomic(Path(file), json.dumps(choice).encode())
+    write_atomic(Path(file), json.dumps(dict(iterations=n, seconds_each=seconds)).encode())
     return n, seconds
 
 # %% ../nbs/21_ten_images.ipynb #e23a1ee8
@@ -108,13 +107,13 @@ def _demo_run(task, o, home, iterations, quiet):
     d.info['chosen_from'] = LENGTHS
     return d
 
-# %% ../nbs/21_ten_images.ipynb #2046cd83
 def _judge(rows, test, seed, d, protocol, row, method, n_eval, **more):
     "Add a row of a set's students, and say it."
     about = dict(row=row, method=method, kind=protocol.kind, n_eval=n_eval)
     rows += evaluate(d, test=test, protocol=protocol, seed=seed, **about, **more)
     say(rows[-1])
 
+# %% ../nbs/21_ten_images.ipynb #2046cd83
 def demo(
     out, # folder for the picture, the artefact, the buffer and the run
     seed=0, # of everything
@@ -133,10 +132,9 @@ def demo(
     _begins(o, 'digits are read')
     real, test = load('digits', size=o['size'], device=default_device())
     net_fn = partial(ConvNet, *real.shape[:1], real.n_classes, o['size'], o['width'], 3)
-    p, full = (as_protocol(name).scaled(kind='smoke' if smoke else 'reduced', epochs=epochs,
-                                        aug=o['aug'])
-               for name, epochs in (('mtt', o['eval_epochs']),
-                                    ('full', max(1, o['eval_epochs']//25))))
+    how = dict(kind='smoke' if smoke else 'reduced', aug=o['aug'])
+    p = as_protocol('mtt').scaled(epochs=o['eval_epochs'], **how)
+    full = as_protocol('full').scaled(epochs=max(1, o['eval_epochs']//25), **how)
     judge, name = partial(_judge, rows, test, seed), 'demo/digits/ipc1'
     _begins(o, f'{n} networks learn from ten random real images, {p.epochs} epochs')
     judge(Pixels.from_real(real, 1, seed, lr=o['lr_teacher'], arch=net_fn().arch, aug=o['aug']),

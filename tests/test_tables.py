@@ -215,7 +215,7 @@ def test_the_error_of_a_plan_is_kept_and_told(tmp_path, monkeypatch, capsys):
     assert len(e) == 1 and e.ratio[0] == e.measured[0]/e.planned[0] > 0, 'only the settings that were planned'
     capsys.readouterr(); dd_plan(r.row, scale=.001); dd_table('mtt', todo=True)
     said = capsys.readouterr().out
-    assert 'planned before, and run' in said and said.count('earlier plans: measured/planned') == 2
+    assert said.count('earlier plans of this row: measured/planned') == 1 and said.count('earlier plans of all rows: measured/planned') == 2
 
 def test_a_stage_that_was_begun_before_has_no_error(tmp_path):
     job = Job(R.recipe('mtt/table1/cifar10/ipc1'), None, None, tmp_path)
