@@ -117,12 +117,13 @@ def _compared(r, got, also):
     "One line of `compare`; `got` has the runs of each kind."
     shown = {k: _told(r, runs) for k, runs in got.items()}
     out = Line(r, printed=printed_text(r) or 'not legible', also=also, shown=shown, z=math.nan,
-               cost='', record='', command=f'dd_row {r.row}' if r.runs else 'cited')
+               cost='', record='', deviations='',
+               command=f'dd_row {r.row}' if r.runs else 'cited')
     out |= {k: shown[k][0][1] if k in shown else '' for k in SHOWN}
     for best in [runs[0] for runs in got.values()][:1]:
         if best.protocol != 'reduced': out.z = distance(*_ours(best, r.unit), r.number, r.spread)
-        out.cost = f'{best.seconds:.0f} s, {best.memory_mb:.0f} MB, {best.device}'
-        out.record = record_id(best)
+        cost = f'{best.seconds:.0f} s, {best.memory_mb:.0f} MB, {best.device}'
+        out.update(cost=cost, record=record_id(best), deviations=best.deviations)
     return out
 
 # %% ../nbs/21_tables.ipynb #63012449
@@ -281,7 +282,7 @@ def points(
     "Measured points of a figure or a study; empty where nothing was recorded."
     import pandas as pd
     df = _below(prefix, runs)
-    words = [[w.split('=', 1) for w in row.split('/') if '=' in w] for row in df.row]
+    words = df.row.str.findall('([^/=]+)=([^/]*)')
     said = [{k: as_number(v) for k, v in of} for of in words]
     return df.assign(**pd.DataFrame(said, df.index))
 
@@ -424,7 +425,7 @@ def show_settings(
 
 # %% ../nbs/21_tables.ipynb #8dfeb935
 _TAKES = {'a table': 'format own', '--todo': '', '--coverage': ''}
-_LINES = {'--todo': lambda runs, paper: todo.lines(paper, runs=runs), '--coverage': coverage.lines}
+_LINES = {'--todo': todo.lines, '--coverage': coverage.lines}
 
 def _plain(lines):
     "Lines as text, aligned to the right, the names of columns first."
@@ -452,7 +453,7 @@ def dd_table(
     printed_lines(paper or None) # the name is checked before anything is read
     runs = measured.lines()
     if subject in _LINES:
-        say('\n'.join([_plain(_LINES[subject](runs, paper or None)),
+        say('\n'.join([_plain(_LINES[subject](paper=paper or None, runs=runs)),
                        *(told_errors(runs) if todo else [])]))
     for n in [] if subject in _LINES else [name] if name else table_names(paper):
         say(f"{paper}/{n}\n{table(paper, n, format or 'text', runs, own)}")

@@ -75,6 +75,19 @@ def test_each_setting_of_a_recipe_is_a_field_of_its_method():
         assert set(x.settings) <= set(FIELDS[house_name(x.method)]), r.row
         assert not [n for n, v in x.settings.items() if isinstance(v.value, str) and ' ' in v.value], 'a phrase is no value'
 
+def test_what_a_row_says_itself_is_a_field_of_its_method():
+    for r in ROWS:
+        assert {w.split('=')[0] for w in r.said.split(';') if w} <= set(FIELDS[METHOD[r.row]]), r.row
+        assert r.stage in ('row', 'experts', 'build', 'distill') and r.runs in meanings('house'), r.row
+        assert {w for w in r.variant.split(';') if w and not w.startswith('zca')} <= set(r.words.split(';')), r.row
+    cited = [r for r in printed_lines() if not r.runs]
+    assert cited and not any(r.said or r.words or r.stage for r in cited)
+
+def test_the_table_of_fields_names_methods_and_types():
+    lines, methods = asset_lines('fields.csv'), {*FIELDS, 'all', ''}
+    assert len({l['name'] for l in lines}) == len(lines) and {l['type'] for l in lines} == {*KINDS.values(), 'number or learned'}
+    assert all(set(l[c].split(';')) <= methods for l in lines for c in ('methods', 'needed')) and all(l['methods'] for l in lines)
+
 def test_what_a_method_needs_is_a_field():
     assert all(set(NEEDED[m]) <= set(FIELDS[m]) for m in FIELDS) and NEEDED['mtt'] and set(own_fields('full')) == set()
 
