@@ -8,7 +8,7 @@ __all__ = ['Plan', 'plan', 'record_plan', 'dd_plan']
 # %% ../nbs/25_plans.ipynb #90b3dc13
 import json
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from .shell import *
 from .students import *
 from .experts import *
 from .unroll import *
-from .gauss import batch_stats, synthesis_step, targets
+from .gauss import *
 from .recipes import *
 from .counts import *
 from .tables import *
@@ -46,60 +46,57 @@ class Plan:
 # %% ../nbs/25_plans.ipynb #0dfe4337
 def _batch_of(r, stage, n):
     "Images a step in a stage."
-    return int({'experts': r.get('expert_batch', 256), 'teachers': r.get('teacher_batch', 256),
-                'distill': r.get('batch_syn') or r.get('batch')
-                or min(n, 256)}.get(stage, min(n, r.get('eval_batch', 256))))
+    if stage == 'distill' and (batch := r.get('batch_syn') or r.get('batch')): return int(batch)
+    of = dict(experts='expert_batch', teachers='teacher_batch').get(stage)
+    if of: return int(r.get(of, 256))
+    return int(min(n, 256 if stage == 'distill' else r.get('eval_batch', 256)))
 
 def _one_step(net_fn, kind, batch, device):
     "A function that takes one step of a kind on random images."
     net = net_fn().to(device)
     a = net.arch
-    x = torch.rand(batch, a['n_in'], a['size'], a['size'],
-                   device=device).requires_grad_(kind == 'unroll')
+    x = torch.rand(batch, a['n_in'], a['size'], a['size'], device=device)
     y = torch.arange(batch, device=device) % a['n_out']
     if kind == 'synthesis':
         net.eval().requires_grad_(False)
-        return partial(synthesis_step, net, x.requires_grad_(), y, 'kl-multi',
-                       targets(batch_stats(net, x), device=device))
+        to = targets(batch_stats(net, x), device=device)
+        return partial(synthesis_step, net, x.requires_grad_(), y, 'kl-multi', to)
     if kind == 'unroll':
-        f, theta = Functional(net), to_vector(net)
+        f, theta, x = Functional(net), to_vector(net), x.requires_grad_()
         return lambda: unroll(f, theta, [(x, y)], .01).sum().backward()
     loss = lambda: torch.nn.functional.cross_entropy(net(x), y)
     return (lambda: loss().backward()) if kind == 'train' else torch.no_grad()(loss)
 
-def _passes(r):
-    "The passes of a recipe; for D3S and its kin with statistics of the real set and folding."
-    p = passes(r)
-    if r.method not in SYNTHESIS or 'distill' not in p: return p
-    whole = r.get('teacher_n', 0)*(TRAIN_SIZE.get(r.dataset, 13_000)*(r.get('layers') != 'bn')
-                                   + n_images(r)*bool(r.get('isu')))
-    return p | dict(distill=[(which, 'synthesis', n) for which, _, n in p['distill']],
-                    statistics=[('train', 'forward', whole)])
-
 def _probe(net_fn, kind, batch, device):
     "(seconds an image, MB a step) of a kind of step, from one warm and one timed step."
-    side = net_fn().arch['size']
-    b = max(2,
-            min(batch, (40_000_000 if torch.device(device).type == 'cuda' else 300_000)//side**2))
+    cuda = torch.device(device).type == 'cuda'
+    most = (40_000_000 if cuda else 300_000)//net_fn().arch['size']**2
+    b = max(2, min(batch, most))
     step = _one_step(net_fn, kind, b, device)
     with Cost(device) as first: step()
     with Cost(device) as c: step()
     # a replayed graph allocates nothing, its capture did
-    memory = (max(c.memory_mb, first.memory_mb) if torch.device(device).type == 'cuda'
-              else c.memory_mb)
+    memory = max(c.memory_mb, first.memory_mb) if cuda else c.memory_mb
     return c.seconds/b, memory*batch/b
 
 # %% ../nbs/25_plans.ipynb #ba72193b
-def _disk(r, n, c, numel, net):
+def _disk(r, n, net):
     "MB that the stages of a row leave behind."
-    theta, epochs = (sum(p.numel() for p in net.parameters())*4,
-                     r.get('max_start_epoch', 0) + r.get('expert_epochs', 0))
-    trajectories = r['expert_n']*(epochs + 1)*theta if 'expert_n' in r.settings else 0
-    labels = (r.get('label_epochs', 0)*n*c*2 + r.get('teacher_n', 0)*theta if r.method in SYNTHESIS
-              else 0)
-    return (trajectories + labels + (n*numel*4 if r.method != 'full' else 0))/1e6
+    theta = sum(p.numel() for p in net.parameters())*4
+    epochs = r.get('max_start_epoch', 0) + r.get('expert_epochs', 0)
+    out = r.get('expert_n', 0)*(epochs + 1)*theta
+    if r.method in SYNTHESIS:
+        out += r.get('label_epochs', 0)*n*r.classes*2 + r.get('teacher_n', 0)*theta
+    return (out + (n*3*r.size**2*4 if r.method != 'full' else 0))/1e6
 
 # %% ../nbs/25_plans.ipynb #44dae6c1
+def _nets(r):
+    "The networks that a row distils with and is evaluated on, by the shapes that they see."
+    chan, side = work_space(r)
+    small, whole = Shape((chan, side, side), r.classes), Shape((3, r.size, r.size), r.classes)
+    seen = small if r.method == 'full' else whole
+    return dict(train=row_net(r, small), eval=row_net(r, seen, 'eval'))
+
 def plan(
     row, # a printed row's name, or a Recipe
     scale=None, minutes=None, # as in `recipe`
@@ -107,28 +104,21 @@ def plan(
     keep=True, # remember it, so that its error is known afterwards
 )->Plan:
     "Seconds, memory and disk of a row before anything starts."
-    r, device = (row if isinstance(row, Recipe) else recipe(row, scale, minutes),
-                 str(device or default_device()))
-    c, n = N_CLASSES.get(r.dataset, 10), n_images(r)
-    chan, side = work_space(r)
-    fns = dict(train=row_net(r, Shape((chan, side, side), c)),
-               eval=row_net(r, Shape((3, r.size, r.size), c) if r.method != 'full'
-                            else Shape((chan, side, side), c), 'eval'))
-    seconds, memory, found = {}, 0., {}
-    for stage, parts in _passes(r).items():
+    r = row if isinstance(row, Recipe) else recipe(row, scale, minutes)
+    n, nets, device = n_images(r), _nets(r), str(device or default_device())
+    probe, seconds, memory = cache(_probe), {}, 0.
+    for stage, parts in passes(r).items():
         for which, kind, images in parts:
-            key = (which, kind, _batch_of(r, stage, n))
-            if key not in found: found[key] = _probe(fns[which], kind, key[2], device)
-            net = fns[which]()
+            batch, net = _batch_of(r, stage, n), nets[which]()
+            took, mb = probe(nets[which], kind, batch, device)
             # training takes large steps in parts
-            part = (part_of(net.arch, key[2]) if stage in ('evaluate', 'experts') and stateless(net)
-                    else key[2])
-            seconds[stage] = seconds.get(stage, 0) + images*found[key][0]
-            memory = max(memory, found[key][1]*part/key[2])
+            parted = stage in ('evaluate', 'experts') and stateless(net)
+            seconds[stage] = seconds.get(stage, 0) + images*took
+            memory = max(memory, mb*part_of(net.arch, batch)/batch if parted else mb)
     if r.minutes and 'distill' in seconds:
         seconds['distill'] = min(seconds['distill'], 60*r.minutes)
-    held = min(TRAIN_SIZE.get(r.dataset, 13_000)*3*r.size**2*4/1e6, 32_000)
-    p = Plan(r.row, r.kind, seconds, memory + held, _disk(r, n, c, 3*r.size**2, fns['train']()),
+    held = min(r.n_real*3*r.size**2*4/1e6, 32_000)
+    p = Plan(r.row, r.kind, seconds, memory + held, _disk(r, n, nets['train']()),
              device_name(device))
     if keep: _remember(r, p, device)
     return p
@@ -137,37 +127,31 @@ def plan(
 def _plans_file(): return dd_home()/'plans.json'
 
 def _plan_key(r):
-    return settings_hash(dict(row=r.row, dataset=r.dataset, size=r.size, minutes=r.minutes)
-                         | {n: v.value for n, v in r.settings.items()})
-
-def _read_json(path):
-    try: return json.loads(Path(path).read_text(encoding='utf-8'))
-    except (OSError, ValueError): return {}
+    about = dict(row=r.row, dataset=r.dataset, size=r.size, minutes=r.minutes)
+    return settings_hash(about | r.values)
 
 def _remember(r, p, device):
     "Keep a plan, and the rate of arithmetic that it found, for `todo`."
-    with file_lock(_plans_file()):
-        write_atomic(_plans_file(),
-                     json.dumps(_read_json(_plans_file()) | {f'{r.row}|{_plan_key(r)}': p.seconds},
-                                indent=1).encode())
+    found = {_plans_file(): {f'{r.row}|{_plan_key(r)}': p.seconds}}
+    if not r.minutes:
         rate = 1e3*sum(work(r).values())/max(p.total, 1e-9)
-        if not r.minutes:
-            write_atomic(dd_home()/'rates.json',
-                         json.dumps(_read_json(dd_home()/'rates.json')
-                                    | {torch.device(device).type: round(rate, 1)}).encode())
+        found[dd_home()/'rates.json'] = {torch.device(device).type: round(rate, 1)}
+    with file_lock(_plans_file()):
+        for file, new in found.items():
+            write_atomic(file, json.dumps(read_json(file) | new, indent=1).encode())
 
 def record_plan(job, record_to):
     "After a planned run: planned and measured seconds of whole stages, as two rows of plans.csv."
-    seconds = _read_json(_plans_file()).get(f'{job.r.row}|{_plan_key(job.r)}')
-    both = {k: (seconds[k], c.seconds)
-            for k, c in job.costs.items() if seconds and k in seconds and k not in job.begun}
-    if not both: return
-    kw = dict(protocol=job.r.kind, deviations=job.r.deviations
-              or ('' if job.r.kind != 'reduced' else 'smaller copy'), metric='seconds', unit='s',
-              n=1, device=device_name(job.real.device), settings=_plan_key(job.r))
-    record([Row(f'plan/{job.r.row}', method=m, net=' '.join(both),
-                mean=sum(v[i] for v in both.values()), **kw)
-            for i, m in enumerate(('planned', 'measured'))], Path(record_to).with_name('plans.csv'))
+    r, key = job.r, _plan_key(job.r)
+    planned = read_json(_plans_file()).get(f'{r.row}|{key}') or {}
+    took = {k: c.seconds for k, c in job.costs.items() if k in planned and k not in job.begun}
+    if not took: return
+    said = r.deviations or ('smaller copy' if r.kind == 'reduced' else '')
+    kw = dict(protocol=r.kind, deviations=said, metric='seconds', unit='s', n=1, settings=key,
+              net=' '.join(took), device=device_name(job.real.device))
+    sums = dict(planned=sum(planned[k] for k in took), measured=sum(took.values()))
+    record([Row(f'plan/{r.row}', method=m, mean=s, **kw) for m, s in sums.items()],
+           Path(record_to).with_name('plans.csv'))
 
 # %% ../nbs/25_plans.ipynb #3fe5adbf
 @command
@@ -183,5 +167,4 @@ def dd_plan(
         return show_settings(row, scale, minutes)
     r = recipe(row, scale, minutes)
     check_time_box(r)
-    say(plan(r, device=device or None))
-    for line in told_errors(plan_errors(), r.row): say(line)
+    say('\n'.join([str(plan(r, device=device or None)), *told_errors(row=r.row)]))

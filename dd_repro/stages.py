@@ -25,10 +25,10 @@ from .experts import *
 from .distilled import *
 from .fields import *
 from .method import *
-from .teachers import TEACHERS, train_teachers
-from .labels import Relabelled, ViewSettings, relabel
-from .autoenc import AutoEncoder, TinyAE, load_autoencoder
-from .latent import encode_set, latent_net
+from .teachers import *
+from .labels import *
+from .autoenc import *
+from .latent import *
 from .recipes import *
 from .counts import *
 
@@ -42,13 +42,11 @@ def generated(
     "Coloured waves in place of a data set: one direction and colour for each class, with noise."
     def make(split, n):
         rng, y = rng_for(seed, 'generated', split), torch.arange(classes).repeat_interleave(n)
-        u = torch.linspace(0, 6.3, size)
-        a = y*3.14/classes
-        wave = torch.sin(a.cos()[:, None, None]*u[None, :, None]*3
-                         + a.sin()[:, None, None]*u[None, None, :]*3)
+        u, a = torch.linspace(0, 6.3, size), (y*3.14/classes)[:, None, None]
+        wave = torch.sin(a.cos()*u[:, None]*3 + a.sin()*u*3)
         colour = torch.rand(classes, 3, 1, 1, generator=rng_for(seed, 'colour'))[y]
-        x = (.5 + .4*wave[:, None]*colour
-             + .1*torch.randn(len(y), 3, size, size, generator=rng)).clamp(0, 1)
+        noise = torch.randn(len(y), 3, size, size, generator=rng)
+        x = (.5 + .4*wave[:, None]*colour + .1*noise).clamp(0, 1)
         return ImageTensors(x, y, classes, name=f'{dataset} (generated)')
     return make('train', per_class), make('test', 2)
 
@@ -57,14 +55,12 @@ def few(
     classes=10, per_class=14, # what to keep
 )->ImageTensors:
     "A few images of the first classes, in memory."
-    x = torch.cat([real.of_class(c, min(per_class, int((real.y == c).sum())))
-                   for c in range(min(classes, real.n_classes))])
-    y = torch.cat([torch.full((min(per_class, int((real.y == c).sum())),), c)
-                   for c in range(min(classes, real.n_classes))])
+    n = min(classes, real.n_classes)
+    parts = [real.of_class(c, min(per_class, int((real.y == c).sum()))) for c in range(n)]
+    x, y = torch.cat(parts), torch.arange(n).repeat_interleave(torch.tensor([*map(len, parts)]))
     how = dict(classes=real.classes[:classes], norm=real.norm, name=f'{real.name} (few)',
-               key=key_of(real.key, 'few', classes, per_class),
-               source=getattr(real, 'source', {}))
-    return ImageTensors(x, y.to(x.device), min(classes, real.n_classes), **how)
+               key=key_of(real.key, 'few', classes, per_class), source=getattr(real, 'source', {}))
+    return ImageTensors(x, y.to(x.device), n, **how)
 
 # %% ../nbs/24_stages.ipynb #e9d8bb18
 def row_data(
@@ -79,18 +75,13 @@ def row_data(
         real, test = load(src, r.size, bool(r.get('data_zca')) and not smoke, device=device)
     except ValueError as e:
         if not smoke: raise ValueError(f'{e}; or --smoke, on generated images') from None
-        return (*(s.to(device or 'cpu') for s in generated(r.dataset, r.size, per_class=n)),
-                'generated images')
+        made = generated(r.dataset, r.size, per_class=n)
+        return (*(s.to(device or 'cpu') for s in made), 'generated images')
     if smoke: return few(real, per_class=n), few(test, per_class=2), 'few images of ten classes'
     # the test set's name says what is missing on either side
-    part = test.title if test.note else ''
-    return real, test, f'data: {part}' if part else ''
+    return real, test, f'data: {test.title}' if test.note else ''
 
 # %% ../nbs/24_stages.ipynb #76799825
-def _folder(stem, data):
-    "The folder of a stage, named by recipe and content; an older name stays in use."
-    return stem if stem.is_dir() else stem.with_name(f'{stem.name}-{data.key[:8]}')
-
 @dataclass
 class Job:
     "A recipe at work: data, folder, notes for the row, seconds and memory of each stage."
@@ -105,15 +96,26 @@ class Job:
     notes:list=field(default_factory=list)
     costs:dict=field(default_factory=dict)
     begun:set=field(default_factory=set)
-    def out(self, stage, kind='rows'):
-        stem = f'{self.r.dataset}-{self.r.size}px-{self.r.method}-s{self.seed}-{self.r.key(stage)}'
-        return _folder(Path(self.home)/kind/stem, self.real)
+    @property
+    def device(self): return getattr(self.real, 'device', 'cpu')
+    @property
+    def kind(self): return 'smoke' if self.smoke else self.r.kind
+    def stem(self, kind, key, *words, name=None):
+        "Where a stage is kept, without what tells contents apart."
+        words = name or self.r.dataset, f'{self.r.size}px', *words, f's{self.seed}', key
+        return Path(self.home)/kind/'-'.join(words)
+    def out(self, stage='distilled'):
+        return _folder(self.stem('rows', self.r.key(stage), self.r.method), self.real)
     @contextmanager
     def timed(self, stage, into=None):
         "Note what a stage costs, and whether its folder held something before."
         if into and any(Path(into).glob('*')): self.begun.add(stage)
-        with Cost(getattr(self.real, 'device', 'cpu')) as c: yield
+        with Cost(self.device) as c: yield
         self.costs[stage] = c
+
+def _folder(stem, data):
+    "The folder of a stage, named by recipe and content; an older name stays in use."
+    return stem if stem.is_dir() else stem.with_name(f'{stem.name}-{data.key[:8]}')
 
 # %% ../nbs/24_stages.ipynb #db931e39
 SYNTHESIS = ('D3S', 'SRe2L', 'CDA')
@@ -124,15 +126,12 @@ def row_net(
     which='train', # or 'eval'
 ):
     "() -> the network that a row distils with, or is evaluated on; D3S's have batch norm."
-    name = net_name(getattr(r, f'{which}_net'))
-    depth = r.get(dict(train='net_depth', eval='student_depth')[which])
+    name, kw = net_name(getattr(r, f'{which}_net')), {}
     if name == 'resnet18' and r.paper == 'd3s': name = 'resnet18_bn'
-    kw = {}
-    if name == 'convnet':
-        kw = dict(width=r.get('net_width', 128)) | (dict(depth=depth) if depth else {})
-    elif name.startswith('resnet') and r.get('net_resnet_width'):
-        kw = dict(width=r['net_resnet_width'])
-    return partial(make_net, name, data.shape[0], data.n_classes, data.shape[1], **kw)
+    if name == 'convnet': kw = dict(width=r.get('net_width', 128), depth=r.get(DEPTHS[which]))
+    if name.startswith('resnet'): kw = dict(width=r.get('net_resnet_width'))
+    return partial(make_net, name, data.shape[0], data.n_classes, data.shape[1],
+                   **{k: v for k, v in kw.items() if v})
 
 # %% ../nbs/24_stages.ipynb #0ae5f923
 class Shape:
@@ -155,8 +154,7 @@ def experts(self:Job, data=None):
     "The expert trajectories of a row, trained where they are missing."
     r, data = self.r, self.real if data is None else data
     epochs = r['max_start_epoch'] + r['expert_epochs'] + (r.method == 'LatentMTT')
-    path = _folder(
-        Path(self.home)/'buffers'/f'{r.dataset}-{r.size}px-s{self.seed}-{r.key("experts")}', data)
+    path = _folder(self.stem('buffers', r.key('experts')), data)
     p = expert_protocol(epochs, r['expert_lr'], r['expert_batch'], str(r.get('expert_aug') or ''),
                         r.get('expert_momentum', 0), r.get('expert_wd', 0))
     with self.timed('experts', path):
@@ -169,15 +167,13 @@ def experts(self:Job, data=None):
 def teachers(self:Job, n=None):
     "The teachers of a row, n of them."
     r, known = self.r, TEACHERS[self.r.dataset]
-    p, epochs = known, r.get('teacher_epochs', known.epochs)
-    if epochs != p.epochs and not self.smoke: p = p.scaled(epochs=epochs)
-    if self.smoke:
-        p = known.scaled(kind='smoke', epochs=1, batch=32, warmup=0, drop_every=0)
-    folder = lambda name, p: (
-        Path(self.home)/'teachers'/f'{name}-{r.size}px-s{self.seed}-{settings_hash(p.settings())}')
-    path, start = _folder(folder(r.dataset, p), self.real), 'random'
+    p, epochs, start = known, r.get('teacher_epochs'), 'random'
+    if self.smoke: p = p.scaled(kind='smoke', epochs=1, batch=32, warmup=0, drop_every=0)
+    elif epochs not in (None, p.epochs): p = p.scaled(epochs=epochs)
+    stem = lambda name, p: self.stem('teachers', settings_hash(p.settings()), name=name)
+    path = _folder(stem(r.dataset, p), self.real)
     if not self.smoke and known.init != 'random':
-        start = _only(folder(known.init, TEACHERS[known.init]))
+        start = _only(stem(known.init, TEACHERS[known.init]))
     p = dataclasses.replace(p, init=start)
     with self.timed('teachers', path):
         return train_teachers(row_net(r, self.real), self.real, path, n or r['teacher_n'], p,
@@ -187,35 +183,32 @@ def teachers(self:Job, n=None):
 @patch
 def autoencoder(self:Job):
     "The autoencoder of a row; a smoke run without its weights takes a small untrained one."
-    f, device = int(self.r.get('ae_f', 4)), getattr(self.real, 'device', 'cpu')
-    try: return load_autoencoder('sd14', f, download=not self.smoke, device=device)
+    f = int(self.r.get('ae_f', 4))
+    try: return load_autoencoder('sd14', f, download=not self.smoke, device=self.device)
     except (ValueError, ImportError):
         if not self.smoke: raise
     self.notes.append('a small untrained autoencoder')
-    with seeded(self.seed, 'tiny'):
-        return AutoEncoder(TinyAE(3, f, 4, 8), 'tiny (untrained)', f, f, n_in=3,
-                           own=True).to(device)
+    with seeded(self.seed, 'tiny'): net = TinyAE(3, f, 4, 8)
+    return AutoEncoder(net, 'tiny (untrained)', f, f, n_in=3, own=True).to(self.device)
+
+@patch
+def codes(self:Job, ae, data=None):
+    "A set in latent space, the row's real one where none is given; encoded once."
+    return encode_set(self.real if data is None else data, ae, cache=Path(self.home)/'codes')
 
 # %% ../nbs/24_stages.ipynb #ffff6e00
-_BUDGETS = ('ipc', 'ppc', 'lpc')
-
 @patch(as_prop=True)
 def method(self:Job):
     "The row's method, with the settings that its recipe has."
-    cls, r = METHODS[house_name(self.r.method)], self.r
+    cls = METHODS[house_name(self.r.method)]
     own = settings_fields(cls)
-    has = {n: v.value
-           for n, v in r.settings.items() if n in own and (v.value != '' or own[n].type is str)}
-    has = {next(b for b in _BUDGETS if b in own): r.budget or 1} | has
+    has = {next(b for b in ('ipc', 'ppc', 'lpc') if b in own): self.r.budget or 1}
+    has |= {n: v for n, v in self.r.values.items()
+            if n in own and (v != '' or own[n].type is str)}
     for (k, v), names in cls.idle.items():
-        if has.get(k, own.get(k) and own[k].default) == v:
+        if k in own and has.get(k, own[k].default) == v:
             has = {n: x for n, x in has.items() if n not in names.split()}
     return cls(**has)
-
-@patch
-def codes(self:Job, ae):
-    "The row's real set in latent space, encoded once."
-    with self.timed('build'): return encode_set(self.real, ae, cache=Path(self.home)/'codes')
 
 @patch
 def task(self:Job, method):
@@ -225,36 +218,30 @@ def task(self:Job, method):
                 self.seed)
     if 'codes' in method.needs:
         task.ae = self.autoencoder()
-        task.codes = self.codes(task.ae)
+        with self.timed('build'): task.codes = self.codes(task.ae)
         task.net_fn = latent_net(task.codes, r.get('net_width', 128), r.get('net_depth'))
         task.arch = row_net(r, self.real, 'eval')().arch if r.eval_net == 'convnet' else None
     if 'experts' in method.needs: task.experts = self.experts(task.codes)
     if 'teachers' in method.needs: task.teachers = self.teachers()
     return task
 
-@patch
-def learned(self:Job, out):
-    "The distilled set and its run."
-    method = self.method
-    task = self.task(method)
-    how = RunOptions(minutes=self.r.minutes, quiet=self.quiet, compiled=self.compiled)
-    with self.timed('distill', out): return learn(task, method, out, how)
-
 # %% ../nbs/24_stages.ipynb #f14aeb0d
 @patch
 def distilled(self:Job):
     "The distilled set of a row, made or continued where it is not complete."
-    out = self.out('distilled')
+    out, r = self.out(), self.r
     file = out/'distilled.safetensors'
     if file.is_file():
-        d = Distilled.load(file, str(getattr(self.real, 'device', 'cpu')))
+        d = Distilled.load(file, str(self.device))
         same_content(d.source.get('key'), self.real, file)
-        if (d.info.get('iterations', 0) >= self.r.get('iterations', 0)
-            or 'iterations' not in self.r.settings or self.r.method in SYNTHESIS):
-            return d
-    d, run = self.learned(out)
+        whole = 'iterations' not in r.settings or r.method in SYNTHESIS
+        if whole or d.info.get('iterations', 0) >= r['iterations']: return d
+    method = self.method
+    task = self.task(method)
+    how = RunOptions(minutes=r.minutes, quiet=self.quiet, compiled=self.compiled)
+    with self.timed('distill', out): d, run = learn(task, method, out, how)
     if run is not None and run.stopped.startswith('SIG'):
-        say(f'{self.r.row}: stopped; the same command goes on')
+        say(f'{r.row}: stopped; the same command goes on')
         sys.exit(130)
     return d
 
@@ -264,63 +251,55 @@ def row_protocol(
     smoke=False, # one epoch
 )->Protocol:
     "How a row's students are trained."
-    p = as_protocol('full' if r['eval_protocol'] == 'd3s-teacher' else r['eval_protocol'])
+    name, epochs = r['eval_protocol'], r['eval_epochs']
+    p = as_protocol('full' if name == 'd3s-teacher' else name)
     if smoke: return p.scaled(kind='smoke', epochs=1)
-    if r['eval_epochs'] == p.epochs: return p
-    return p.scaled(kind='reduced' if r.settings['eval_epochs'].kind == 'scaled' else 'decided',
-                    epochs=r['eval_epochs'])
+    kind = 'reduced' if r.settings['eval_epochs'].kind == 'scaled' else 'decided'
+    return p if epochs == p.epochs else p.scaled(kind=kind, epochs=epochs)
 
 @patch
 def with_labels(self:Job, d, name='labels'):
     "The set that students learn from: the images, or images with stored soft labels."
-    r = self.r
+    r, folder = self.r, self.out()/name
     if r.method not in SYNTHESIS: return d
-    p, n = row_protocol(r, self.smoke), max(r['teacher_n'], r.get('label_n', 1)
-                                            if r.get('label_enl') and not self.smoke else 1)
-    t = self.teachers(n)
-    with self.timed(name, self.out('distilled')/name):
-        views = ViewSettings(p.batch, seed=self.seed)
-        store = relabel(d, list(t), self.out('distilled')/name, r['label_epochs'], views,
-                        quiet=True)
+    also = r.get('label_n', 1) if r.get('label_enl') and not self.smoke else 1
+    t = self.teachers(max(r['teacher_n'], also))
+    views = ViewSettings(row_protocol(r, self.smoke).batch, seed=self.seed)
+    with self.timed(name, folder):
+        store = relabel(d, list(t), folder, r['label_epochs'], views, quiet=True)
     return Relabelled(d, store, r['label_epochs'])
 
-# %% ../nbs/24_stages.ipynb #ef54cc0a
-def _nets(job):
-    "Architectures that a row is evaluated on."
-    if job.r.eval_net != 'unseen-avg4': return [row_net(job.r, job.test, 'eval')().arch]
-    return [make_net(n, job.test.shape[0], job.test.n_classes, job.test.shape[1]).arch
-            for n in ('resnet18', 'vgg11', 'alexnet', 'vit')]
+# %% ../nbs/24_stages.ipynb #b35fae53
+_UNSEEN = ('resnet18', 'vgg11', 'alexnet', 'vit')
 
 def _average(rows):
-    "One row for several networks: the mean of means and, as in the paper, of deviations."
-    if len(rows) == 1: return rows
-    k, one = len(rows), rows[0]
-    return [dataclasses.replace(one, net='unseen-avg4', mean=sum(r.mean for r in rows)/k,
-                                std=sum(r.std for r in rows)/k, last=sum(r.last for r in rows)/k,
-                                seconds=sum(r.seconds for r in rows))]
+    "One row for several networks."
+    mean = lambda name: sum(getattr(r, name) for r in rows)/len(rows)
+    return dataclasses.replace(rows[0], net='unseen-avg4', seconds=sum(r.seconds for r in rows),
+                               **{name: mean(name) for name in ('mean', 'std', 'last')})
 
-# %% ../nbs/24_stages.ipynb #b35fae53
 @patch
 def students(self:Job, d, test=None, lr=None):
     "Rows of a set under the row's protocol."
     r, p, test = self.r, row_protocol(self.r, self.smoke), self.test if test is None else test
     if lr is None and p.lr is None and getattr(d, 'student_lr', None) is None: lr = .01
+    several = r.eval_net == 'unseen-avg4'
+    recipes = [dataclasses.replace(r, eval_net=n) for n in _UNSEEN] if several else [r]
+    nets = [row_net(x, test, 'eval')().arch for x in recipes]
     with self.timed('evaluate'):
-        rows = evaluate(d, test, _nets(dataclasses.replace(self, test=test)), p, r['eval_n'],
-                        self.seed, r.row, r.method, 'smoke' if self.smoke else r.kind, lr=lr)
-    return _average(rows)
+        rows = evaluate(d, test, nets, p, r['eval_n'], self.seed, r.row, r.method, self.kind, lr=lr)
+    return [_average(rows)] if several else rows
 
 # %% ../nbs/24_stages.ipynb #f6b57895
 def check_time_box(
     r:Recipe # a recipe, perhaps with minutes
 ):
     "ValueError for a time box where there is no distillation that could end early."
-    if not r.minutes: return
+    why = ''
     if r.method in SYNTHESIS:
-        raise ValueError(f'{r.row}: minutes is {r.minutes:g}, and {r.method} has no set before '
-                         'all of its batches are done; take scale= for fewer iterations '
-                         '(dd_plan says how long)')
-    if ('iterations' not in r.settings or r.stage not in ('row', 'distill')
-        or r.metric == 'comp_rate'):
-        raise ValueError(f'{r.row}: minutes is {r.minutes:g}, and there is no distillation in it; '
-                         'take scale= for a smaller copy')
+        why = (f'{r.method} has no set before all of its batches are done; take scale= for fewer '
+               'iterations')
+    elif ('iterations' not in r.settings or r.stage not in ('row', 'distill')
+          or r.metric == 'comp_rate'):
+        why = 'there is no distillation in it; take scale= for a smaller copy'
+    if r.minutes and why: raise ValueError(f'{r.row}: minutes is {r.minutes:g}, and {why}')

@@ -1,12 +1,12 @@
 "The demo: it chooses its length once, says so, and ends where an uninterrupted one does."
-import json
+import dataclasses, json
 from functools import partial
 
 import pytest, torch
 
 from dd_repro import ten_images as T
 from dd_repro.distilled import Distilled
-from dd_repro.loop import distill
+from dd_repro.method import learn
 from dd_repro.ten_images import chosen, dd_demo, demo, fitting
 
 @pytest.fixture
@@ -27,7 +27,8 @@ def stop_at(monkeypatch, it):
     "Ctrl-C, or worse, in the middle."
     def stop(run):
         if run.it == it: raise KeyboardInterrupt
-    monkeypatch.setattr(T, 'distill', lambda *a, **kw: distill(*a, **kw | dict(every=1, callbacks=[stop])))
+    def learn_and_stop(task, method, out, how): return learn(task, method, out, dataclasses.replace(how, every=1, callbacks=(stop,)))
+    monkeypatch.setattr(T, 'learn', learn_and_stop)
 
 def test_an_interrupted_demo_ends_where_another_does_though_the_clock_says_otherwise(tiny, tmp_path, monkeypatch, capsys):
     demo(tmp_path/'one', quiet=True)

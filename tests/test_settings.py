@@ -3,13 +3,13 @@ from itertools import combinations
 
 import pytest
 from dd_repro.papers import printed_lines
-from dd_repro.recipes import STAGES, can_run, house_name, recipe, row_conditions
+from dd_repro.recipes import house_name, recipe, row_conditions
 from dd_repro.fields import settings_fields
 from dd_repro.method import METHODS
 from dd_repro.settings import *
 
-ROWS = [r for r in printed_lines() if can_run(r)]
-METHOD = {r.row: house_name(STAGES.get(r.method, (r.method, ''))[0]) for r in ROWS}
+ROWS = [r for r in printed_lines() if r.runs]
+METHOD = {r.row: house_name(r.runs) for r in ROWS}
 HEAD = 'paper,method,dataset,resolution,budget,variant,name,value,kind,source'
 
 
@@ -75,6 +75,19 @@ def test_each_setting_of_a_recipe_is_a_field_of_its_method():
         assert set(x.settings) <= set(FIELDS[house_name(x.method)]), r.row
         assert not [n for n, v in x.settings.items() if isinstance(v.value, str) and ' ' in v.value], 'a phrase is no value'
 
+def test_what_a_row_says_itself_is_a_field_of_its_method():
+    for r in ROWS:
+        assert {w.split('=')[0] for w in r.said.split(';') if w} <= set(FIELDS[METHOD[r.row]]), r.row
+        assert r.stage in ('row', 'experts', 'build', 'distill') and r.runs in meanings('house'), r.row
+        assert {w for w in r.variant.split(';') if w and not w.startswith('zca')} <= set(r.words.split(';')), r.row
+    cited = [r for r in printed_lines() if not r.runs]
+    assert cited and not any(r.said or r.words or r.stage for r in cited)
+
+def test_the_table_of_fields_names_methods_and_types():
+    lines, methods = asset_lines('fields.csv'), {*FIELDS, 'all', ''}
+    assert len({l['name'] for l in lines}) == len(lines) and {l['type'] for l in lines} == {*KINDS.values(), 'number or learned'}
+    assert all(set(l[c].split(';')) <= methods for l in lines for c in ('methods', 'needed')) and all(l['methods'] for l in lines)
+
 def test_what_a_method_needs_is_a_field():
     assert all(set(NEEDED[m]) <= set(FIELDS[m]) for m in FIELDS) and NEEDED['mtt'] and set(own_fields('full')) == set()
 
@@ -121,13 +134,13 @@ def test_none_is_a_value(tmp_path):
 # What may stand in it ------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('line,said', [
-    (',mtt,,,,,syn_stepps,3,code,a', "'syn_stepps' is no setting of mtt; near it: syn_steps"), (',dc;dm,,,,,outer,3,code,a', "'outer' is no setting of dm"),
-    (',mt,,,,,syn_steps,3,code,a', "method 'mt' is not one of mtt"), (',,,,,,syn_steps,3,code,a', "method '' is not one of"),
+    (',mtt,,,,,syn_stepps,3,code,a', "'syn_stepps' is no setting of mtt; did you mean syn_steps?"), (',dc;dm,,,,,outer,3,code,a', "'outer' is no setting of dm"),
+    (',mt,,,,,syn_steps,3,code,a', "method 'mt' is not known; did you mean mtt?"), (',,,,,,syn_steps,3,code,a', "method '' is not known"),
     (',mtt,,,,,syn_steps,3.5,code,a', "syn_steps is '3.5', which is no whole number"), (',mtt,,,,,lr_img,fast,code,a', "lr_img is 'fast', which is no number"),
     (',d3s,,,,,isu,2,paper,a', "isu is '2', which is no switch"), (',mtt,,,,,init,3,code,a', "init is '3', which is no word"),
     (',mtt,,,,,eval_optimizer,sgd with momentum,paper,a', 'which is no word'), (',mtt,,,,,eval_epochs,until convergence,paper,a', 'which is no whole number'),
     (',mtt,,,,,syn_steps,3,guessed,a', "kind 'guessed' is not one of paper, code, decided"), (',mtt,,,,,syn_steps,3,code,', 'syn_steps has no source'),
-    (',mtt,,,,,syn_steps,3', 'columns are missing'), (',mtt,,,,,syn_steps,3,code,a,b', 'more than its 10 columns')])
+    (',mtt,,,,,syn_steps,3', 'it has not the 10 columns'), (',mtt,,,,,syn_steps,3,code,a,b', 'it has not the 10 columns')])
 def test_a_faulty_line_is_named(line, said, tmp_path):
     with pytest.raises(ValueError) as e: table(tmp_path/'s.csv', ',mtt,,,,,syn_steps,3,code,a', line)
     assert str(e.value).startswith('s.csv, line 3: ') and said in str(e.value) and '\n' not in str(e.value)
@@ -139,7 +152,7 @@ def test_other_columns_are_refused(head, tmp_path):
 
 @pytest.mark.parametrize('method,near', [('dms', 'dm'), ('latentdc', 'latent-dc'), ('kip', 'mtt')])
 def test_an_unknown_method(method, near):
-    with pytest.raises(ValueError, match=f'method {method!r} is not one of .*{near}'): settings_of(method)
+    with pytest.raises(ValueError, match=f'method {method!r} is not known; .*{near}'): settings_of(method)
 
 
 # In step with the demo -----------------------------------------------------------------------------------------------
