@@ -6,7 +6,7 @@
 __all__ = ['EXPERTS', 'RELABEL', 'STUDENT_CHANGES', 'EVALUATE', 'DataOptions', 'NetOptions', 'device_named', 'made_of', 'Subject',
            'take', 'net_fn_of', 'stem_of', 'buffer_path', 'teachers_path', 'latent_buffer_path', 'open_autoencoder',
            'LatentExpertOptions', 'ExpertOptions', 'TeacherOptions', 'CodesFrom', 'experts_subject', 'dd_experts',
-           'expert_rows', 'ExpertsFrom', 'TeachersFrom', 'RunPlace', 'distill_subject', 'check_stated', 'looked_up',
+           'expert_rows', 'RunPlace', 'ExpertsFrom', 'TeachersFrom', 'distill_subject', 'check_stated', 'looked_up',
            'open_task', 'how_it_went', 'dd_distill', 'ViewOptions', 'dd_relabel', 'EvalOptions', 'dd_eval',
            'command_words']
 
@@ -340,36 +340,38 @@ def expert_rows(
 
 # %% ../nbs/22_cli.ipynb #a3c74e4c
 @dataclass(frozen=True)
-class ExpertsFrom(Checked):
-    "The experts of a method."
+class RunPlace(Checked):
+    "Where a run lies, and its seed."
+    out: str = setting('', 'folder of the run (default: under DD_HOME)')
+    seed: int = setting(0, 'of everything')
+
+@dataclass(frozen=True)
+class ExpertsFrom(RunPlace):
+    "And the experts of its method."
     buffer: str = setting('', 'folder of the experts (default: where dd_experts puts them)')
 
 @dataclass(frozen=True)
-class TeachersFrom(Checked):
-    "The teachers of a method."
+class TeachersFrom(RunPlace):
+    "And the teachers of its method."
     teachers: str = setting('', 'folder of the teachers (default: where dd_experts puts them)')
     width: int = setting(None, 'of the teachers, which names that folder (default: 128)', least=1)
     def check(self):
         if self.teachers and self.width:
             raise ValueError('--width does nothing beside --teachers; leave one of them out')
 
-@dataclass(frozen=True)
-class RunPlace(Checked):
-    "Where a run lies, and its seed."
-    out: str = setting('', 'folder of the run (default: under DD_HOME)')
-    seed: int = setting(0, 'of everything')
-
 def distill_subject(
     name:str # a method
 )->Subject:
     "A method with all options of `dd_distill`."
     cls = METHODS[name]
-    needs = dict(experts=ExpertsFrom, teachers=TeachersFrom, codes=CodesFrom)
     net = {} if 'teachers' in cls.needs else dict(network=NetOptions)
-    classes = dict(settings=cls, data=DataOptions) | net | {n: needs[n] for n in cls.needs}
+    codes = dict(codes=CodesFrom) if 'codes' in cls.needs else {}
+    run = (ExpertsFrom if 'experts' in cls.needs else
+           TeachersFrom if 'teachers' in cls.needs else RunPlace)
+    classes = dict(settings=cls, data=DataOptions) | net | codes
     idle = set(settings_fields(RunOptions)) - set(cls.offers)
     return Subject('dd_distill', cls.name, cls.__doc__,
-                   classes | dict(run=RunPlace, how=RunOptions), idle - set(settings_fields(cls)))
+                   classes | dict(run=run, how=RunOptions), idle - set(settings_fields(cls)))
 
 def _idle(cls, got):
     "ValueError for a setting that does nothing beside the value of another one."
