@@ -243,8 +243,11 @@ class Iterative(Method):
         return self.save(d, r, task, out), r
 
 def _note_look(d, run):
-    "The last look at the test set, for the card."
+    "The last look at the test set and the best of all, for the card."
     for c in run.callbacks:
+        if getattr(c, 'k', 0): # it looked, perhaps before this start
+            net = c.nets[0] if isinstance(c.nets[0], str) else c.nets[0]['name']
+            d.info['looks'] = dict(net=net, last=c.last, best=c.best, k=c.k)
         if getattr(c, 'rows', None) and hasattr(c, 'protocol'): # an `Evaluate`
             row = c.rows[0]
             said = dict(mean=row.mean, std=row.std, n=row.n, net=row.net,

@@ -24,6 +24,7 @@ from .students import *
 from .experts import *
 from .distilled import *
 from .fields import *
+from .loop import *
 from .method import *
 from .teachers import *
 from .labels import *
@@ -72,7 +73,8 @@ def row_data(
     n = 14 if r.size <= 64 else 4 # images a class of a smoke run
     try:
         src = find_source(r.dataset, root, download=not smoke)
-        real, test = load(src, r.size, bool(r.get('data_zca')) and not smoke, device=device)
+        real, test = load(src, r.size, bool(r.get('data_zca')) and not smoke, device=device,
+                          crop=bool(r.get('data_crop', True)), stats=r.get('data_stats', 'mtt'))
     except ValueError as e:
         if not smoke: raise ValueError(f'{e}; or --smoke, on generated images') from None
         made = generated(r.dataset, r.size, per_class=n)
@@ -93,6 +95,7 @@ class Job:
     quiet:bool|None=None
     smoke:bool=False
     compiled:bool=False
+    looks:bool=True
     notes:list=field(default_factory=list)
     costs:dict=field(default_factory=dict)
     begun:set=field(default_factory=set)
@@ -125,9 +128,8 @@ def row_net(
     data, # images or codes that the network is to see
     which='train', # or 'eval'
 ):
-    "() -> the network that a row distils with, or is evaluated on; D3S's have batch norm."
-    name, kw = net_name(getattr(r, f'{which}_net')), {}
-    if name == 'resnet18' and r.paper == 'd3s': name = 'resnet18_bn'
+    "() -> the network that a row distils with, or is evaluated on."
+    name, kw = row_net_name(r, which), {}
     if name == 'convnet': kw = dict(width=r.get('net_width', 128), depth=r.get(DEPTHS[which]))
     if name.startswith('resnet'): kw = dict(width=r.get('net_resnet_width'))
     return partial(make_net, name, data.shape[0], data.n_classes, data.shape[1],
@@ -227,6 +229,14 @@ def task(self:Job, method):
 
 # %% ../nbs/24_stages.ipynb #f14aeb0d
 @patch
+def look(self:Job, method):
+    "The looks at the test set that the paper took on the way, as callbacks of the run."
+    r, every = self.r, self.r.get('eval_every')
+    if not (every and self.looks and 'eval_every' in method.offers) or self.smoke: return ()
+    net = row_net(r, self.test, 'eval')().arch
+    return (Evaluate(self.test, every, row_protocol(r), (net,), r['eval_n'], self.seed),)
+
+@patch
 def distilled(self:Job):
     "The distilled set of a row, made or continued where it is not complete."
     out, r = self.out(), self.r
@@ -238,7 +248,8 @@ def distilled(self:Job):
         if whole or d.info.get('iterations', 0) >= r['iterations']: return d
     method = self.method
     task = self.task(method)
-    how = RunOptions(minutes=r.minutes, quiet=self.quiet, compiled=self.compiled)
+    how = RunOptions(minutes=r.minutes, quiet=self.quiet, compiled=self.compiled,
+                     callbacks=self.look(method))
     with self.timed('distill', out): d, run = learn(task, method, out, how)
     if run is not None and run.stopped.startswith('SIG'):
         say(f'{r.row}: stopped; the same command goes on')
@@ -288,6 +299,9 @@ def students(self:Job, d, test=None, lr=None):
     nets = [row_net(x, test, 'eval')().arch for x in recipes]
     with self.timed('evaluate'):
         rows = evaluate(d, test, nets, p, r['eval_n'], self.seed, r.row, r.method, self.kind, lr=lr)
+    looks = getattr(d, 'info', {}).get('looks') or {}
+    if looks.get('net') == nets[0]['name']:
+        rows[0].best, rows[0].k = looks['best'], looks['k']
     return [_average(rows)] if several else rows
 
 # %% ../nbs/24_stages.ipynb #f6b57895

@@ -54,7 +54,7 @@ def run_one(words):
     with program(), manners():
         r = recipe(a.pop('row'), a.pop('scale', None), a.pop('minutes', None))
         at = Places(a.pop('root'), device=a.pop('device'))
-        run_row(r, at=at, **a, **values)
+        run_row(r, at=at, looks=False, **a, **values)
 
 
 # ------------------------------------------------------------ what came along
