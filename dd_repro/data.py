@@ -317,8 +317,10 @@ def _categories():
 def _ten(name, root, download, idx=None):
     "Some classes of ImageNet, from a folder of their own or from the thousand."
     idx = idx or SUBSETS[name]
-    own = name in _FOLDERS and (_at(root, name)
-                                or (not _at(root, 'imagenet') and _folder_of(name, root, download)))
+    all_of = _at(root, 'imagenet') # the papers' images are its, not fast.ai's
+    whole = all_of and (all_of/'train').is_dir() and len(_dirs_in(all_of/'train')) == 1000
+    own = not whole and name in _FOLDERS and (
+        _at(root, name) or (not all_of and _folder_of(name, root, download)))
     folder = own or _folder_of('imagenet', root, download, name)
     if not (folder/'train').is_dir(): raise ValueError(f'{folder}: no folder train/ there')
     dirs = _dirs_in(folder/'train')

@@ -129,6 +129,8 @@ def shrink(
 # %% ../nbs/20_recipes.ipynb #642117e0
 _STAGE_WORDS = dict(
     experts=r'expert_(lr|batch|aug|momentum|wd|epochs)|max_start_epoch|data_\w+|net_\w+|ae_\w+',
+    # without the epochs: longer experts serve a row that needs fewer
+    buffer=r'expert_(lr|batch|aug|momentum|wd)|data_\w+|net_\w+|ae_\w+',
     teachers=r'teacher_\w+',
     # without the settings that come after the distilled set
     distilled=r'(?!(eval|student|label)_)\w+')

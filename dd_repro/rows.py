@@ -96,12 +96,14 @@ def _distill_row(job):
 def _rate_row(r):
     "Numbers stored over numbers of the training set, in per cent; counted without data."
     real = Shape((3, r.size, r.size), r.classes, r.n_real)
-    rate = 100*r.budget*r.classes/r.n_real
+    rate, note = 100*r.budget*r.classes/r.n_real, ''
     if r.method == 'D3':
-        d = LatentPriors(r.classes, r.budget, r['z_dim'], r.size, width=r['decoder_width'])
-        rate = d.compression_rate(real)
+        said, rate = (LatentPriors(r.classes, r.budget, r['z_dim'], size, width=r['decoder_width'])
+                      .compression_rate(real) for size in (r.size, 32))
+        if r.size != 32: note = f'decoder counted at 32 px, as printed; at {r.size} px {said:.4f} %'
+    about = '; '.join(filter(None, (r.deviations, note)))
     return Job(r, real, None, None).row(
-        metric='rate', mean=rate, seconds=0., memory_mb=0., deviations=r.deviations)
+        metric='rate', mean=rate, seconds=0., memory_mb=0., deviations=about)
 
 def _student_rows(job):
     rows = job.students(job.with_labels(job.distilled()))

@@ -152,11 +152,21 @@ def _only(stem):
     return found[0] if found else stem
 
 @patch
+def buffer_at(self:Job, data, epochs):
+    "Where experts of at least so many epochs are or are to be kept, and how many epochs they have."
+    have = lambda f: read_json(f/'buffer.json').get('epochs', 0)
+    before = _folder(self.stem('buffers', self.r.key('experts')), data)
+    stem = self.stem('buffers', self.r.key('buffer'))
+    found = [f for f in (before, *stem.parent.glob(f'{stem.name}-e*-{data.key[:8]}'))
+             if have(f) >= epochs]
+    if found: return (path := min(found, key=have)), have(path)
+    return stem.with_name(f'{stem.name}-e{epochs}-{data.key[:8]}'), epochs
+
+@patch
 def experts(self:Job, data=None):
     "The expert trajectories of a row, trained where they are missing."
     r, data = self.r, self.real if data is None else data
-    epochs = r['max_start_epoch'] + r['expert_epochs'] + (r.method == 'LatentMTT')
-    path = _folder(self.stem('buffers', r.key('experts')), data)
+    path, epochs = self.buffer_at(data, r['max_start_epoch'] + r['expert_epochs'])
     p = expert_protocol(epochs, r['expert_lr'], r['expert_batch'], str(r.get('expert_aug') or ''),
                         r.get('expert_momentum', 0), r.get('expert_wd', 0))
     with self.timed('experts', path):
@@ -263,7 +273,7 @@ def row_protocol(
 )->Protocol:
     "How a row's students are trained."
     name, epochs = r['eval_protocol'], r['eval_epochs']
-    p = as_protocol('full' if name == 'd3s-teacher' else name)
+    p = TEACHERS[r.dataset] if name == 'd3s-teacher' else as_protocol(name)
     if smoke: return p.scaled(kind='smoke', epochs=1)
     kind = 'reduced' if r.settings['eval_epochs'].kind == 'scaled' else 'decided'
     return p if epochs == p.epochs else p.scaled(kind=kind, epochs=epochs)

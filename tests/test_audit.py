@@ -1,0 +1,154 @@
+"What a row at paper scale does, held against the sources: FACTS, section 3, A1 to A18, each by the recipe or a first step."
+import dataclasses
+
+import pytest, torch
+
+import dd_repro.recipes as R
+from dd_repro import stages
+from dd_repro.augment import DSA
+from dd_repro.core import rng_for
+from dd_repro.counts import passes, row_net_name, runnable, work
+from dd_repro.data import find_source
+from dd_repro.distilled import Distilled
+from dd_repro.latent import LatentDMMethod
+from dd_repro.papers import printed_lines
+from dd_repro.priors import D3Method
+from dd_repro.records import read_rows
+from dd_repro.rows import Places, run_row
+from dd_repro.sets import ImageTensors
+from dd_repro.stages import row_net, row_protocol
+from dd_repro.students import as_protocol
+from dd_repro.zoo import make_net
+
+ROWS = [l.row for l in runnable()]
+SMALL = dict(expert_n=1, max_start_epoch=1, syn_steps=2, iterations=6, eval_epochs=1, eval_n=1, eval_aug='', aug='', expert_aug='', net_width=4, student_depth=2, net_depth=2, data_zca=0)
+
+def small(row, **kw):
+    "A row on digits of 8 px."
+    has = R.recipe(row)
+    return R.shrink(dataclasses.replace(has, dataset='digits', size=8), **{n: v for n, v in (SMALL | kw).items() if n in has.settings or n in kw})
+
+# A2: looks at the test set
+@pytest.mark.parametrize('every, k', [(2, 3), (3, 2), (4, 2), (100, 1)])
+def test_rows_look_as_often_as_the_recipe_says(tmp_path, every, k):
+    row, = run_row(small('mtt/table1/cifar10/ipc1', eval_every=every), quiet=True, at=Places(home=tmp_path), record_to=tmp_path/'r.csv')
+    looked = k > 1
+    assert (row.k if looked else row.k < 2) == (k if looked else True) and ('last state' in row.deviations) != looked
+    if looked: assert row.best >= row.last and read_rows(tmp_path/'r.csv')[0].k == k
+    again, = run_row(small('mtt/table1/cifar10/ipc1', eval_every=every), quiet=True, at=Places(home=tmp_path))
+    assert (again.k, again.mean) == (row.k, row.mean), 'a finished run remembers its looks'
+
+def test_a_row_without_looks_is_at_best_decided(tmp_path):
+    row, = run_row(small('mtt/table1/cifar10/ipc1', eval_every=2), looks=False, quiet=True, at=Places(home=tmp_path))
+    assert row.k < 2 and 'last state' in row.deviations and row.protocol != 'paper'
+
+def test_a_plan_says_what_looks_cost():
+    r = R.recipe('mtt/table1/cifar10/ipc10')
+    p = passes(r)
+    assert p['looks'][0][2] == 50*p['evaluate'][0][2] and work(r)['looks'] > 0 and 'looks' not in passes(R.recipe('mtt/table1/cifar10/dm/ipc10'))
+
+# A5: D3's networks
+@pytest.mark.parametrize('row', [r for r in ROWS if r.startswith('d3/')])
+def test_d3_is_tested_on_its_own_networks(row):
+    r = R.recipe(row)
+    for one in ([dataclasses.replace(r, eval_net=n) for n in stages._UNSEEN] if r.eval_net == 'unseen-avg4' else [r]):
+        name = row_net_name(one, 'eval')
+        assert name == 'convnet' or name.endswith('_d3'), name
+
+@pytest.mark.parametrize('size', [32, 64, 128])
+def test_heads_grow_with_the_image(size):
+    s = size//8
+    assert [make_net(f'{n}_d3', size=size).head.in_features for n in ('resnet18', 'alexnet', 'vgg11', 'vit')] == [512*s*s, 192*s*s, 512*(s//4)**2, 512]
+    resnet, vit = make_net('resnet18_d3', size=size), make_net('vit_d3', size=size)
+    assert resnet.body.conv1.kernel_size == (3, 3) and all(m.stride != (2, 2) for m in resnet.modules() if isinstance(m, torch.nn.Conv2d))
+    assert vit.body.conv_proj.kernel_size == (16, 16) and len(vit.body.encoder.layers) == 10 and {m.p for m in vit.modules() if isinstance(m, torch.nn.Dropout)} == {.1}
+
+# A6: LatentDD's evaluation
+def test_both_readings_of_the_evaluation_of_latentdd():
+    one, idc = as_protocol('latentdd'), as_protocol('latentdd-idc')
+    assert dataclasses.replace(idc, name='latentdd', aug=one.aug) == one and R.recipe('latentdd/table1/imagefruit/256px/latentdm/ipc1').settings['eval_protocol'].kind == 'decided'
+    drawn = [DSA(idc.aug).draw(4, rng_for(i))[0] for i in range(60)]
+    assert {d[:2] + d[3:] for d in drawn} == {('flip', 'color', 'cutmix')} and {d[2] for d in drawn} == {'crop', 'scale', 'rotate'}
+    share = sum(DSA(one.aug).draw(4, rng_for(i))[0] == 'cutmix' for i in range(600))/600
+    assert .1 < share < .24
+
+# A3, A4, A8 to A14: values of recipes
+@pytest.mark.parametrize('row, name, value', [
+    ('d3s/table1/imagenet21k/sre2l/ipc10/resnet18', 'alpha', 1), ('d3s/table5/cifar100/cda/ipc10', 'alpha', 1), ('d3s/table1/imagenet1k/ipc10/resnet18', 'alpha', 20),
+    ('d3s/fig4_prose/tinyimagenet/label_epochs=300/ipc50', 'eval_epochs', 900), ('d3s/fig4_prose/tinyimagenet/label_epochs=25/ipc50', 'eval_epochs', 900),
+    ('mtt/table1/cifar10/dm/ipc1', 'iterations', 20000), ('d3/table1/cifar10/dm/ipc10', 'iterations', 20000),
+    ('d3/table1/tinyimagenet/ppc1', 'lr_latent', 3e-4), ('d3/table1/tinyimagenet/ppc1', 'lr_decode', 3e-4), ('d3/table1/tinyimagenet/ppc2', 'lr_lr', 1e-6), ('d3/table1/imagewoof/ppc1', 'gamma2', 1), ('d3/table1/cifar10/ppc1', 'lr_latent', 1),
+    ('d3/table1/cifar10/ppc2', 'decode', 'passes'), ('d3/table1/cifar10/ppc3', 'eval_samples', 3), ('d3/table1/cifar10/ppc3', 'eval_protocol', 'd3-code'),
+    ('mtt/table4/imagenette/ipc1', 'data_crop', 0), ('d3/table1/imagewoof/ppc1', 'data_crop', 0), ('d3s/table1/imagenet1k/ipc10/resnet18', 'data_crop', None),
+    ('mtt/table1/cifar100/dc/ipc1', 'data_stats', 'dc'), ('mtt/table1/cifar100/dm/ipc50', 'data_stats', 'dc'), ('mtt/table1/cifar100/ipc1', 'data_stats', None),
+    ('d3s/table5/cifar100/sre2l/ipc10', 'flip', 0), ('d3s/table5/cifar100/sre2l/ipc10', 'jitter', 4), ('d3s/table1/tinyimagenet/sre2l/ipc50/resnet18', 'jitter_back', 1), ('d3s/table1/imagenet1k/sre2l/ipc10/resnet18', 'jitter', 32)])
+def test_recipes_have_the_values_of_the_sources(row, name, value): assert R.recipe(row).get(name) == value
+
+@pytest.mark.parametrize('row', ['mtt/table1/cifar100/dc/ipc1', 'mtt/table4/imagenette/ipc1', 'mtt/table1/cifar10/ipc1', 'd3s/table1/imagenet1k/ipc10/resnet18'])
+def test_what_a_recipe_says_of_the_data_reaches_the_loader(row, monkeypatch):
+    seen, r = {}, R.recipe(row)
+    monkeypatch.setattr(stages, 'find_source', lambda name, root, download: name)
+    monkeypatch.setattr(stages, 'load', lambda src, size, zca, **kw: seen.update(kw, src=src, size=size, zca=zca) or (_ for _ in ()).throw(ValueError('enough')))
+    with pytest.raises(ValueError, match='enough'): stages.row_data(r)
+    assert seen == dict(src=r.dataset, size=r.size, zca=bool(r.get('data_zca')), device=None, crop=r.get('data_crop') is None, stats=r.get('data_stats', 'mtt'))
+
+@pytest.mark.parametrize('lpc, batch', [(3, 2), (2, 4), (5, 5)])
+def test_latent_dm_draws_a_batch_of_codes(lpc, batch):
+    codes = ImageTensors(torch.randn(12, 4, 8, 8), torch.arange(12) % 2, 2)
+    from dd_repro.convnet import ConvNet
+    from types import SimpleNamespace
+    objective = LatentDMMethod(lpc=lpc, batch=batch).phases(None, SimpleNamespace(codes=codes, net_fn=lambda: ConvNet(4, 2, 8, 4, 2), seed=0), None)
+    assert objective.batch_syn == batch and objective.sizes == [min(batch, 6)]*2
+
+@pytest.mark.parametrize('thousand', [True, False])
+def test_the_papers_images_come_before_those_of_fast_ai(tmp_path, thousand):
+    from PIL import Image
+    def fill(folder, n):
+        for half in ('train', 'val'):
+            for i in range(n):
+                f = tmp_path/folder/half/f'n{i:08}'
+                f.mkdir(parents=True); Image.new('RGB', (4, 4), (i % 256, 0, 0)).save(f/'0.png')
+    fill('imagenette2', 10); fill('imagenet', 1000 if thousand else 3)
+    train = find_source('imagenette', tmp_path, download=False).train
+    assert ('imagenette2' in str(train.samples[0][0])) != thousand
+
+# A15: fewer sets and networks than the papers
+@pytest.mark.parametrize('row', [r for r in ROWS if r.startswith('mtt/table1') and r.split('/')[3] in ('dc', 'dsa', 'dm', 'random', 'herding', 'forgetting')])
+def test_one_set_in_place_of_five_is_decided(row): assert R.recipe(row).kind != 'paper' and '5 sets' in R.recipe(row).settings['eval_n'].source
+
+# A16: the recipe is what runs
+SAID = dict(epochs='eval_epochs', lr='eval_lr', batch='eval_batch', momentum='eval_momentum', wd='eval_wd', schedule='eval_schedule', opt='eval_optimizer', aug='eval_aug')
+
+@pytest.mark.parametrize('paper', ['mtt', 'd3', 'd3s', 'latentdd'])
+def test_the_protocol_that_runs_is_the_recipe(paper):
+    differ = set()
+    for l in runnable(paper):
+        r = R.recipe(l.row)
+        p = row_protocol(r)
+        for n, name in SAID.items():
+            want = {'learned': None}.get(r.get(name), r.get(name))
+            if (n, p.opt) != ('momentum', 'adamw') and getattr(p, n) != want: differ.add((r.method, name, want, getattr(p, n)))
+    assert not differ
+
+# A17: rates
+@pytest.mark.parametrize('line', [l for l in printed_lines('d3') if l.metric == 'comp_rate' and l.runs and l.method == 'D3' and l.table in ('table1', 'table3')], ids=lambda l: l.row)
+def test_rates_are_those_that_are_printed(line):
+    row, = run_row(line.row, quiet=True)
+    assert abs(row.mean - line.number) < (.0006 if line.table == 'table3' else .0051) and ('counted at 32 px' in row.deviations) == (R.recipe(line.row).size != 32)
+
+# A18: experts
+def test_longer_experts_serve_a_row_that_needs_fewer(tmp_path):
+    long = run_row(small('mtt/table1/cifar10/ipc10', max_start_epoch=3), quiet=True, at=Places(home=tmp_path))
+    short = run_row(small('mtt/table1/cifar10/ipc1', max_start_epoch=1), quiet=True, at=Places(home=tmp_path))
+    alone = run_row(small('mtt/table1/cifar10/ipc1', max_start_epoch=1), quiet=True, at=Places(home=tmp_path/'alone'))
+    assert len(list((tmp_path/'buffers').iterdir())) == 1 and long and short[0].mean == alone[0].mean
+    sets = [next((h/'rows').rglob('*-MTT-*/distilled.safetensors')) for h in (tmp_path/'alone',)] + [f for f in (tmp_path/'rows').rglob('distilled.safetensors')]
+    assert any(torch.equal(Distilled.load(sets[0]).images, Distilled.load(f).images) for f in sets[1:] if len(Distilled.load(f)) == 10)
+
+def test_experts_of_latent_mtt_are_as_long_as_they_have_to_be(tmp_path, monkeypatch):
+    r, asked = R.recipe('latentdd/table1/imagefruit/256px/latentmtt/ipc1'), []
+    real = ImageTensors(torch.randn(4, 4, 8, 8), torch.arange(4) % 2, 2)
+    job = stages.Job(r, real, real, tmp_path, 0)
+    monkeypatch.setattr(stages, 'train_experts', lambda net, data, path, n, p, *a: asked.append(p.epochs) or (_ for _ in ()).throw(ValueError('enough')))
+    with pytest.raises(ValueError, match='enough'): job.experts(real)
+    assert asked == [r['max_start_epoch'] + r['expert_epochs']]
