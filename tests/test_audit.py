@@ -152,3 +152,8 @@ def test_experts_of_latent_mtt_are_as_long_as_they_have_to_be(tmp_path, monkeypa
     monkeypatch.setattr(stages, 'train_experts', lambda net, data, path, n, p, *a: asked.append(p.epochs) or (_ for _ in ()).throw(ValueError('enough')))
     with pytest.raises(ValueError, match='enough'): job.experts(real)
     assert asked == [r['max_start_epoch'] + r['expert_epochs']]
+
+@pytest.mark.parametrize('row', [l.row for p in ('mtt', 'd3', 'latentdd') for l in printed_lines(p) if l.runs and l.stage in ('experts', 'distill') and l.runs in ('MTT', 'D3', 'LatentMTT')])
+def test_rows_of_cost_know_how_long_their_experts_are(row):
+    r = R.recipe(row)
+    assert r['expert_epochs'] > 0 and r['max_start_epoch'] > 0 and passes(r)['experts'][0][2] > 0
