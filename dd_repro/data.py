@@ -34,25 +34,34 @@ class Files:
         squash=None, # side of a square to squeeze pictures into (MTT's ImageNet), or None
         background='white', # behind transparency
         left=(), # files beside them that are not read as images
+        frame=None, # (short side, side of the square cut from its centre), or None
     ):
         self.samples, self.squash, self.background = samples, squash, background
-        self.left = list(left)
+        self.left, self.frame = list(left), frame
     @property
     def targets(self): return [y for _, y in self.samples]
     @property
     def key(self):
-        return files_key(self.samples, squash=self.squash, background=str(self.background))
+        more = dict(frame=self.frame) if self.frame else {}
+        return files_key(self.samples, squash=self.squash, background=str(self.background), **more)
     def label_at(self, i): return self.samples[i][1]
     def __len__(self): return len(self.samples)
     def __getitem__(self, i):
         path, y = self.samples[i]
         try:
-            with Image.open(path) as img: img = as_picture(img, None, self.background)
+            with Image.open(path) as img:
+                # a large JPEG is decoded at half, a quarter, an eighth of its side
+                if self.frame: img.draft(None, (2*self.frame[0],)*2)
+                img = as_picture(img, None, self.background)
         except Exception as e: raise _bad(path, e) from None
         if self.squash: img = img.resize((self.squash,)*2, Image.BILINEAR)
-        return img, y
+        return self._framed(img) if self.frame else img, y
+    def _framed(self, img):
+        from torchvision.transforms.v2 import functional as F
+        short, side = self.frame
+        return F.center_crop(F.resize(img, [short], antialias=True), [side, side])
     def with_(self, **kw):
-        own = {k: getattr(self, k) for k in ('samples', 'squash', 'background', 'left')}
+        own = {k: getattr(self, k) for k in ('samples', 'squash', 'background', 'left', 'frame')}
         return Files(**(own | kw))
     def subset(self, idx): return self.with_(samples=[self.samples[i] for i in idx])
 
@@ -443,13 +452,18 @@ def _check(size, val, stats):
     if isinstance(stats, str) and stats not in ('mtt', 'dc', 'train'):
         raise ValueError(f'stats {stats!r} is not one of mtt, dc, train or a pair (mean, std)')
 
+def _cut(part, size, crop):
+    "Files whose pictures are squeezed, or cut from a larger frame; a plain crop is left to others."
+    return part.with_(squash=None if crop else size, frame=(crop, size) if crop > 1 else None)
+
 def _float(part, size, crop, src, workers):
     "Images of a part in 0..1, at this size, labels, and the key of their content."
     if isinstance(part, Files):
-        part = part.with_(squash=None if crop else size)
+        part = _cut(part, size, crop)
         x, y = pixels(part, size, src.mode, workers)
         key = delivered_key(part.key, y, len(src.classes), size, src.mode) # as of a stream of them
     else:
+        if crop > 1: raise ValueError(f'crop is {crop}: {src.name} is no folder of photographs')
         x, y = part
         # of pixels as they were read
         key = key_of(content_key(x, y), len(src.classes), size, src.mode)
@@ -487,7 +501,7 @@ def _name_of(src, i):
 class _Look:
     "What images of a source become."
     size: int
-    crop: bool
+    crop: int # 0: squeeze; 1: short side to size; more: short side to this; then the centre
     zca: bool
     stats: object
 
@@ -516,7 +530,7 @@ def _streamed(src, look, workers, device, parts, source):
     workers = min(8, os.cpu_count() or 1) if workers is None else workers
     kw = dict(n_classes=len(src.classes), size=look.size, classes=src.classes, mode=src.mode)
     more = dict(device=device, background=src.train.background, source=source)
-    parts = [p.with_(squash=None if look.crop else look.size) for p in parts]
+    parts = [_cut(p, look.size, look.crop) for p in parts]
     sets = [ImageStream(p, name=_name_of(src, i), workers=workers, **kw).new(**more)
             for i, p in enumerate(parts)]
     _varied(sets[0].read())
@@ -536,7 +550,8 @@ def _source(src, look, stream, val, seed):
     "How a set was loaded, as a card keeps it: no path in it."
     pair = lambda s: [float(v) for v in torch.as_tensor(s).flatten()]
     stats, background = look.stats, getattr(src.train, 'background', 'white')
-    return dict(kind=src.kind, name=src.name, size=look.size, crop=bool(look.crop),
+    return dict(kind=src.kind, name=src.name, size=look.size,
+                crop=look.crop if look.crop > 1 else bool(look.crop),
                 zca=bool(look.zca), stream=bool(stream),
                 stats=stats if isinstance(stats, str) else [pair(s) for s in stats],
                 background=background if isinstance(background, str) else list(background),
@@ -562,7 +577,7 @@ def load(
     stream:bool|None=None, # ImageStream? None: where float32 images would fill half of the memory
     workers:int|None=None, # threads or processes that decode; None: one a core, at most 8
     device=None, # where images are kept or delivered; None: the CPU
-    crop:bool=True, # short side to size, then centre; False squeezes into a square
+    crop=True, # short side to size (or to this many px), then centre; False: into a square
     stats='mtt', # mtt, dc, train (measured) or (mean, std); own folders, digits: measured
     skip_bad:bool=False, # leave out images that cannot be read, naming each, instead of stopping
 )->tuple: # (train, test), or (rest of train, held out) with val
@@ -574,7 +589,10 @@ def load(
         raise ValueError(f'{src.name}: the images are not all squares of one size; say which side '
                          'you want: size=')
     stream = _too_big(src, size) if stream is None else stream
-    look = _Look(int(size), crop, zca, stats)
+    if crop > 1 and crop < size:
+        raise ValueError(f'crop is {crop}; a short side of fewer px than size={size} has no such '
+                         'centre')
+    look = _Look(int(size), int(crop), zca, stats)
     source = _source(src, look, stream, val, seed)
     get, parts = _streamed if stream else _held, [src.train] + [src.test]*(not val)
     sets = get(src, look, workers, device or 'cpu', parts, source)

@@ -74,7 +74,7 @@ def row_data(
     try:
         src = find_source(r.dataset, root, download=not smoke)
         real, test = load(src, r.size, bool(r.get('data_zca')) and not smoke, device=device,
-                          crop=bool(r.get('data_crop', True)), stats=r.get('data_stats', 'mtt'))
+                          crop=r.get('data_crop', 1), stats=r.get('data_stats', 'mtt'))
     except ValueError as e:
         if not smoke: raise ValueError(f'{e}; or --smoke, on generated images') from None
         made = generated(r.dataset, r.size, per_class=n)

@@ -8,8 +8,8 @@ from dd_repro import stages
 from dd_repro.augment import DSA
 from dd_repro.core import rng_for
 from dd_repro.counts import passes, row_net_name, runnable, work
-from dd_repro.data import find_source
-from dd_repro.distilled import Distilled
+from dd_repro.data import find_source, load
+from dd_repro.distilled import Distilled, Pixels, real_for
 from dd_repro.latent import LatentDMMethod
 from dd_repro.papers import printed_lines
 from dd_repro.priors import D3Method
@@ -18,6 +18,7 @@ from dd_repro.rows import Places, run_row
 from dd_repro.sets import ImageTensors
 from dd_repro.stages import row_net, row_protocol
 from dd_repro.students import as_protocol
+from dd_repro.teachers import TeacherViews
 from dd_repro.zoo import make_net
 
 ROWS = [l.row for l in runnable()]
@@ -79,7 +80,7 @@ def test_both_readings_of_the_evaluation_of_latentdd():
     ('mtt/table1/cifar10/dm/ipc1', 'iterations', 20000), ('d3/table1/cifar10/dm/ipc10', 'iterations', 20000),
     ('d3/table1/tinyimagenet/ppc1', 'lr_latent', 3e-4), ('d3/table1/tinyimagenet/ppc1', 'lr_decode', 3e-4), ('d3/table1/tinyimagenet/ppc2', 'lr_lr', 1e-6), ('d3/table1/imagewoof/ppc1', 'gamma2', 1), ('d3/table1/cifar10/ppc1', 'lr_latent', 1),
     ('d3/table1/cifar10/ppc2', 'decode', 'passes'), ('d3/table1/cifar10/ppc3', 'eval_samples', 3), ('d3/table1/cifar10/ppc3', 'eval_protocol', 'd3-code'),
-    ('mtt/table4/imagenette/ipc1', 'data_crop', 0), ('d3/table1/imagewoof/ppc1', 'data_crop', 0), ('d3s/table1/imagenet1k/ipc10/resnet18', 'data_crop', None),
+    ('mtt/table4/imagenette/ipc1', 'data_crop', 0), ('d3/table1/imagewoof/ppc1', 'data_crop', 0), ('d3s/table1/imagenet1k/ipc10/resnet18', 'data_crop', 256),
     ('mtt/table1/cifar100/dc/ipc1', 'data_stats', 'dc'), ('mtt/table1/cifar100/dm/ipc50', 'data_stats', 'dc'), ('mtt/table1/cifar100/ipc1', 'data_stats', None),
     ('d3s/table5/cifar100/sre2l/ipc10', 'flip', 0), ('d3s/table5/cifar100/sre2l/ipc10', 'jitter', 4), ('d3s/table1/tinyimagenet/sre2l/ipc50/resnet18', 'jitter_back', 1), ('d3s/table1/imagenet1k/sre2l/ipc10/resnet18', 'jitter', 32)])
 def test_recipes_have_the_values_of_the_sources(row, name, value): assert R.recipe(row).get(name) == value
@@ -90,7 +91,7 @@ def test_what_a_recipe_says_of_the_data_reaches_the_loader(row, monkeypatch):
     monkeypatch.setattr(stages, 'find_source', lambda name, root, download: name)
     monkeypatch.setattr(stages, 'load', lambda src, size, zca, **kw: seen.update(kw, src=src, size=size, zca=zca) or (_ for _ in ()).throw(ValueError('enough')))
     with pytest.raises(ValueError, match='enough'): stages.row_data(r)
-    assert seen == dict(src=r.dataset, size=r.size, zca=bool(r.get('data_zca')), device=None, crop=r.get('data_crop') is None, stats=r.get('data_stats', 'mtt'))
+    assert seen == dict(src=r.dataset, size=r.size, zca=bool(r.get('data_zca')), device=None, crop=r.get('data_crop', 1), stats=r.get('data_stats', 'mtt'))
 
 @pytest.mark.parametrize('lpc, batch', [(3, 2), (2, 4), (5, 5)])
 def test_latent_dm_draws_a_batch_of_codes(lpc, batch):
@@ -157,3 +158,47 @@ def test_experts_of_latent_mtt_are_as_long_as_they_have_to_be(tmp_path, monkeypa
 def test_rows_of_cost_know_how_long_their_experts_are(row):
     r = R.recipe(row)
     assert r['expert_epochs'] > 0 and r['max_start_epoch'] > 0 and passes(r)['experts'][0][2] > 0
+
+# A1: photographs
+def photos(folder, side=(60, 150), n=4):
+    "Photographs with a white margin and a grey middle."
+    from PIL import Image
+    h, w = side
+    for half in ('train', 'val'):
+        for c in 'ab':
+            (folder/half/c).mkdir(parents=True)
+            x = torch.zeros(3, h, w, dtype=torch.uint8)
+            x[:, :, :w//8] = 255; x[:, h//2 - 2:h//2 + 2, w//2 - 2:w//2 + 2] = 60 if c == 'a' else 90
+            for i in range(n): Image.fromarray(x.permute(1, 2, 0).numpy()).save(folder/half/c/f'{i}.png')
+    return folder
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_teachers_crop_from_the_photograph(tmp_path, workers):
+    real, _ = load(photos(tmp_path/'p'), size=32, crop=36, stream=True, workers=workers)
+    real = real.renorm(None)
+    views = TeacherViews(real, 'rrc_flip')
+    one, two, other = ([x for x, _ in views.epoch(e, 3, rng_for(e))] for e in (0, 0, 1))
+    assert all(map(torch.equal, one, two)) and not torch.equal(one[0], other[0]), 'by the epoch, and again the same'
+    assert sum(map(len, one)) == len(real) - 8 % 3 % 2 and max(x.amax() for e in range(4) for x, _ in views.epoch(e, 3, rng_for(e))) > .99 > max(x.amax() for x, _ in real.batches(4))
+    assert sorted(y for _, ys in views.epoch(2, 2, rng_for(2)) for y in ys.tolist()) == sorted(real.y.tolist())
+
+@pytest.mark.parametrize('stream', [True, False])
+def test_validation_is_cut_from_a_larger_frame(tmp_path, stream):
+    from torchvision.transforms.v2 import functional as F
+    from PIL import Image
+    at = photos(tmp_path/'p', (80, 120))
+    _, val = load(at, size=32, crop=40, stream=stream, workers=0, stats=((0., 0., 0.), (1., 1., 1.)))
+    with Image.open(at/'val'/'a'/'0.png') as img: want = F.pil_to_tensor(F.center_crop(F.resize(img, [40], antialias=True), [32, 32])).float()/255
+    got = next(x for x, _ in val.batches(1))[0]
+    assert torch.equal(got, want) and val.source['crop'] == 40
+    _, plain = load(at, size=32, stream=stream, workers=0)
+    assert plain.key != val.key and plain.source['crop'] is True
+    d = Distilled.load(Pixels.from_real(val, 1).save(tmp_path/'d.safetensors'))
+    assert real_for(d, root=tmp_path)[1].source['crop'] == 40
+
+@pytest.mark.parametrize('kw, says', [(dict(size=32, crop=20), 'crop is 20'), (dict(name='digits', size=8, crop=9), 'crop is 9: digits is no folder of photographs')])
+def test_frames_that_cannot_be(tmp_path, kw, says):
+    with pytest.raises(ValueError, match=says): load(kw.get('name') or photos(tmp_path/'p'), **{k: v for k, v in kw.items() if k != 'name'})
+
+@pytest.mark.parametrize('row', [r for r in ROWS if r.startswith('d3s/table1/imagenet')])
+def test_rows_of_imagenet_are_framed(row): assert R.recipe(row)['data_crop'] == 256
