@@ -40,7 +40,7 @@ def of_set(o, name, net='convnet', run=0):
     "Students of a published set. `paper` where the paper, its code or the files state all that acts, sets and networks included."
     p = PUBLISHED[name]
     sets, nets = map(int, p.networks.split(' x '))
-    few = f'{o.n} networks on each set (printed: {sets} x {nets}, sets x networks)' if o.n < nets else ''
+    few = f'{o.n} network{"s"*(o.n > 1)} on each set (printed: {sets} x {nets}, sets x networks)' if o.n < nets else ''
     rate = f'student rate {p.lr:g} from {p.lr_from}, in no file' if p.lr_from else ''
     whose = dict(MTT="made by DC-BENCH with MTT's code, last iteration (printed: the best of about 51 looks)", DM="made by DC-BENCH with DM's code").get(p.method, '')
     which = f'set {run + 1} of {p.runs} in the file' if p.runs > 1 else ''
