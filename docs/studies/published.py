@@ -1,7 +1,7 @@
 "Published sets and coresets of CIFAR-10 under the papers' own evaluation at full length; a network a piece, so that it may be stopped at any time."
 import json
 from fnmatch import fnmatch
-from functools import partial
+from functools import cache, partial
 import numpy as np
 from torch import nn
 import dd_repro.students
@@ -62,10 +62,11 @@ def jobs(o):
     yield from (of_choice(o, m, 10, p) for p in ('dc', 'dsa') for m in CHOSEN)
     yield from (of_set(o, 'mtt-zca-cifar10-ipc10', net) for net in ('alexnet', 'vgg11', 'resnet18'))
 
-def piece(o, j, i, real, test):
+def piece(o, j, i, images):
     "One network: accuracy, seconds, memory, hash of settings; read where it was made before."
     file = o.home/'published'/f'{j["row"].replace("/", "-")}-{j["net"]}-{j["seed"].split()[0]}-net{i}.json'
     if not file.is_file():
+        real, test = images(j['zca'])
         p = j['protocol'].scaled(kind='smoke', epochs=1) if o.smoke else j['protocol']
         r = students(j['make'](i, real), test, j['net'], p, n_eval=1, seed=i)
         keep = dict(acc=r.mean, seconds=r.seconds, memory=r.memory_mb, settings=r.settings, content=r.content, device=r.device)
@@ -74,9 +75,9 @@ def piece(o, j, i, real, test):
         print(f'{j["row"]} {j["seed"]}: network {i}, {r.mean:.2f} %, {r.seconds:.0f} s', flush=True)
     return json.loads(file.read_text())
 
-def run(o, j, real, test):
+def run(o, j, images):
     "All networks of a row, then the row."
-    ps = [piece(o, j, i, real, test) for i in range(o.n)]
+    ps = [piece(o, j, i, images) for i in range(o.n)]
     accs = np.array([p['acc'] for p in ps])
     put(o, Row(j['row'], 'smoke' if o.smoke else j['kind'], j['dev'], j['method'], j['net'], n=o.n, seeds=j['seed'], mean=accs.mean(), std=accs.std(), last=accs.mean(),
                seconds=sum(p['seconds'] for p in ps), memory_mb=max(p['memory'] for p in ps), device=ps[0]['device'], content=ps[0]['content'],
@@ -99,10 +100,9 @@ if __name__ == '__main__':
     o = begin(__doc__, 'published', folder=dict(type=Path, help='where the folders of published sets are'),
               rows=dict(nargs='*', help='which rows: patterns below published/cifar10/, such as mtt/ipc1 or "random/*" (default: all)'),
               **{'--n': dict(type=int, default=5, help='networks on each set (default: 5)')})
-    if o.smoke: o.n, sets = 1, {False: toys(o)}
-    else: sets = {}
+    if o.smoke: o.n, made = 1, toys(o)
+    images = cache(lambda zca: made if o.smoke else load('cifar10', zca=zca))
     for j in jobs(o):
         if not any(fnmatch(j['row'], f'published/cifar10/{w}') for w in o.rows or ['*']): continue
         if any((r.row, r.net, r.seeds) == (j['row'], j['net'], j['seed']) and r.n >= o.n for r in read_rows(o.csv)): continue
-        if j['zca'] not in sets: sets[j['zca']] = load('cifar10', zca=j['zca'])
-        run(o, j, *sets[j['zca']])
+        run(o, j, images)
