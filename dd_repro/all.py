@@ -40,6 +40,7 @@ from .labels import *
 from .autoenc import *
 from .latent import *
 from .papers import *
+from .published import *
 from .recipes import *
 from .counts import *
 from .tables import *
