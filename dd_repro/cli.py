@@ -40,6 +40,7 @@ from .d3s import *
 from .labels import *
 from .autoenc import *
 from .latent import *
+from .papers import *
 
 # %% ../nbs/22_cli.ipynb #883e551b
 @dataclass(frozen=True)
@@ -369,6 +370,10 @@ def distill_subject(
     run = (ExpertsFrom if 'experts' in cls.needs else
            TeachersFrom if 'teachers' in cls.needs else RunPlace)
     classes = dict(settings=cls, data=DataOptions) | net | codes
+    others = [*classes.values(), run, RunOptions][1:]
+    if taken := [n for n in settings_fields(cls) for c in others if n in settings_fields(c)]:
+        raise ValueError(f'{cls.name}: no setting of a method can be called {taken[0]}, since '
+                         'dd_distill has an option of that name')
     idle = set(settings_fields(RunOptions)) - set(cls.offers)
     return Subject('dd_distill', cls.name, cls.__doc__,
                    classes | dict(run=run, how=RunOptions), idle - set(settings_fields(cls)))
@@ -542,6 +547,7 @@ def _check_run(subject, cls, own, got, words):
         made_of(part, got)
     o = made_of(DataOptions, got)
     check_name(o.data, o.root or None)
+    device_named(o.device)
     if o.size:
         method.suits(o.size)
     check_stated(cls, own, o.data, words)
@@ -582,8 +588,12 @@ def dd_relabel(
     real, _ = real_for(d, v.data, root, str(d.device), size, got.get('skip_bad', False))
     if size is None and not d.source.get('val'):
         same_content(d.source.get('key'), real, path)
-    folder = v.teachers or teachers_path(DataOptions(data=name, size=size), v.width)
-    t = load_teachers(folder, real)
+    places = [teachers_path(DataOptions(data=name, size=s), v.width)
+              for s in ((size,) if size else (None, d.source.get('size')))]
+    folder = v.teachers or next((p for p in places if p.is_dir()), places[0])
+    own = dict(data=name, size=size, width=v.width, root=root, teachers=v.teachers)
+    with _made_by(METHODS['d3s'], {k: x for k, x in own.items() if x}):
+        t = load_teachers(folder, real)
     views = dataclasses.replace(made_of(ViewSettings, got), flip=v.flip and may_flip(real))
     d, store = relabel_artefact(path, t, v.epochs, v.out or None, views=views)
     if v.pack:
@@ -591,6 +601,15 @@ def dd_relabel(
     say(f'{store}; evaluate it: dd_eval {path} --labels {store.path}')
 
 # %% ../nbs/22_cli.ipynb #455bd204
+def _listed(names): return list(dict.fromkeys(n.strip() for n in names.split(',')))
+
+def _check_row(row, test):
+    "A printed row is of one data set."
+    line = next((x for x in printed_lines() if x.row == row), None)
+    if line and line.dataset != (known_name(test) or test.title):
+        raise ValueError(f'--row {row} is of {line.dataset}; these students were tested on '
+                         f'{test.title}')
+
 @dataclass(frozen=True)
 class EvalOptions(Checked):
     "What is evaluated, on which networks."
@@ -610,7 +629,7 @@ class EvalOptions(Checked):
     record_to: str = setting('', 'append the rows to this results file')
     data: str = setting('', 'the test set of an artefact, or the set of --full and --random')
     def check(self):
-        for n in self.nets.split(','):
+        for n in _listed(self.nets):
             if n not in NETS:
                 raise ValueError(f'network {n!r} is not known; known are {", ".join(NETS)}')
         if self.protocol:
@@ -694,8 +713,9 @@ def dd_eval(
     if got.get('aug'):
         DSA(got['aug'])
     d, test, method = _artefact(path, e, got) if path else _baseline(e, got)
+    _check_row(e.row, test)
     p = _changed(_protocol(e, d), e, d, got, bool(path))
-    rows = evaluate(d, test, e.nets.split(','), p, e.n_eval, e.seed, e.row, method, e.kind,
+    rows = evaluate(d, test, _listed(e.nets), p, e.n_eval, e.seed, e.row, method, e.kind,
                     e.deviations, got.get('lr'))
     for r in rows:
         r.artefact = file_sha256(path)[:16] if path else ''

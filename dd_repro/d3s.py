@@ -128,8 +128,9 @@ class D3S(Objective):
         return self.b % len(self.teachers) if self.ens else 0
     def __call__(self, d):
         (x, y), m = d.sample(), self.model()
+        flip = may_flip(d) if self.flip is None else self.flip
         x = augment_batch(x, self.rng, crop_share(self.crop, self.t/self.steps, self.scale),
-                          self.flip, self.jitter, self.jitter_back)
+                          flip, self.jitter, self.jitter_back)
         with watch(self.teachers[m], self.kind, self.layers) as f: z = self.teachers[m](x)
         stats = self.isu.mix(f.stats, m) if self.isu else f.stats
         alpha = self.alpha/(self.b + 1) if self.level else self.alpha

@@ -76,8 +76,10 @@ def check_value(
     low, above, high = m['least'], m['above'], m['most']
     outside = (low is not None and v < low or above is not None and v <= above
                or high is not None and v > high)
-    if outside or f.type is float and not math.isfinite(v):
-        raise ValueError(f'{f.name} is {v}; it must be {allowed(f) or "finite"}')
+    if f.type is float and not math.isfinite(v):
+        raise ValueError(f'{f.name} is {v}; it must be a finite number')
+    if outside:
+        raise ValueError(f'{f.name} is {v}; it must be {allowed(f)}')
     return v
 
 # %% ../nbs/00_fields.ipynb #6d0d9569
@@ -99,7 +101,7 @@ def unknown_word(
     known, # the words that there are
 )->str:
     "What to say of a word that nobody knows, with the nearest one."
-    near = difflib.get_close_matches(str(word), known, 1, .5)
+    near = difflib.get_close_matches(str(word).lower(), known, 1, .5)
     hint = f'did you mean {near[0]}?' if near else f'known are {", ".join(known)}'
     return f'{what} {word!r} is not known; {hint}'
 

@@ -410,8 +410,18 @@ class Evaluate:
         self.last = self.rows[0].mean
         self.best = self.last if math.isnan(self.best) else max(self.best, self.last)
         run.history[-1].update({f'acc_{r.net}': r.mean for r in self.rows})
-    def state_dict(self): return dict(best=self.best, k=self.k, last=self.last)
-    def load_state_dict(self, s): self.best, self.k, self.last = s['best'], s['k'], s['last']
+    @property
+    def who(self):
+        "A hash of what decides an accuracy beside the set: networks, protocol, test images."
+        how = as_protocol(self.protocol).settings()
+        return settings_hash([list(self.nets), how, self.n_eval, self.seed,
+                              getattr(self.test, 'key', '')])
+    def state_dict(self): return dict(best=self.best, k=self.k, last=self.last, who=self.who)
+    def load_state_dict(self, s):
+        if s.get('who', self.who) != self.who:
+            print('earlier looks at the test set were of other networks or another protocol; '
+                  'they do not count', flush=True)
+        else: self.best, self.k, self.last = s['best'], s['k'], s['last']
 
 class Pictures:
     "Every `every` iterations: the image grid as a PNG file in a folder."

@@ -161,6 +161,12 @@ def whole(
     "ValueError for a method that cannot begin."
     if cls.start is Method.start:
         raise ValueError(f'{cls.__name__} has no start(self, task), so its set begins nowhere')
+    own = vars(cls)
+    if not dataclasses.is_dataclass(cls) or (own.get('__annotations__')
+                                             and '__dataclass_fields__' not in own):
+        raise ValueError(f'{cls.__name__} is no dataclass; write @dataclass(frozen=True) above it')
+    for f in settings_fields(cls).values():
+        if f.default is not None: check_value(f, f.default)
     return cls
 
 def _unknown(name):
@@ -204,9 +210,16 @@ class Method(Checked):
         "Settings that were left to the method, as they turned out."
         return dict(aug=d.aug) if 'aug' in settings_fields(self) else {}
     def finish(self, d): return d
+    def begun(self, task):
+        "What `start` gives; ValueError where that is no set."
+        d = self.start(task)
+        if not (hasattr(d, 'sample') and hasattr(d, 'info')):
+            raise ValueError(f'{type(self).__name__}.start gives {type(d).__name__}; it has to '
+                             'give a Distilled')
+        return d
     def distill(self, task, out, run):
         "From the beginning of a set to its file; without iterations it is finished as it begins."
-        d = self.start(task)
+        d = self.begun(task)
         return self.save(d, None, task, Path(out)), None
     def save(self, d, run, task, out):
         "Complete the card and write the file."
@@ -231,7 +244,7 @@ class Iterative(Method):
     def distill(self, task, out, run):
         "The one tail: go on where there is a checkpoint, learn, save."
         from dd_repro.loop import distill, go_on_with
-        out, d = Path(out), self.start(task)
+        out, d = Path(out), self.begun(task)
         phases = self.phases(d, task, run)
         looks = run.looks(task, d, out)
         kept = dict(ckpt=out/'checkpoint.safetensors', every=run.every, minutes=run.minutes,
@@ -246,8 +259,7 @@ def _note_look(d, run):
     "The last look at the test set and the best of all, for the card."
     for c in run.callbacks:
         if getattr(c, 'k', 0): # it looked, perhaps before this start
-            net = c.nets[0] if isinstance(c.nets[0], str) else c.nets[0]['name']
-            d.info['looks'] = dict(net=net, last=c.last, best=c.best, k=c.k)
+            d.info['looks'] = dict(who=c.who, last=c.last, best=c.best, k=c.k)
         if getattr(c, 'rows', None) and hasattr(c, 'protocol'): # an `Evaluate`
             row = c.rows[0]
             said = dict(mean=row.mean, std=row.std, n=row.n, net=row.net,

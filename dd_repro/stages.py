@@ -242,7 +242,9 @@ def task(self:Job, method):
 def look(self:Job, method):
     "The looks at the test set that the paper took on the way, as callbacks of the run."
     r, every = self.r, self.r.get('eval_every')
-    if not (every and self.looks and 'eval_every' in method.offers) or self.smoke: return ()
+    own = row_net_name(r) == row_net_name(r, 'eval') # other networks are shown the finished set
+    if not (every and own and self.looks and 'eval_every' in method.offers) or self.smoke:
+        return ()
     net = row_net(r, self.test, 'eval')().arch
     return (Evaluate(self.test, every, row_protocol(r), (net,), r['eval_n'], self.seed),)
 
@@ -309,9 +311,10 @@ def students(self:Job, d, test=None, lr=None):
     nets = [row_net(x, test, 'eval')().arch for x in recipes]
     with self.timed('evaluate'):
         rows = evaluate(d, test, nets, p, r['eval_n'], self.seed, r.row, r.method, self.kind, lr=lr)
-    looks = getattr(d, 'info', {}).get('looks') or {}
-    if looks.get('net') == nets[0]['name']:
-        rows[0].best, rows[0].k = looks['best'], looks['k']
+    found = getattr(d, 'info', {}).get('looks') or {}
+    mine = self.look(self.method) if found and r.get('eval_every') else ()
+    if mine and found.get('who') == mine[0].who:
+        rows[0].best, rows[0].k = found['best'], found['k']
     return [_average(rows)] if several else rows
 
 # %% ../nbs/24_stages.ipynb #f6b57895

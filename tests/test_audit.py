@@ -11,6 +11,7 @@ from dd_repro.counts import passes, row_net_name, runnable, work
 from dd_repro.data import find_source, load
 from dd_repro.distilled import Distilled, Pixels, real_for
 from dd_repro.latent import LatentDMMethod
+from dd_repro.loop import Evaluate
 from dd_repro.papers import printed_lines
 from dd_repro.priors import D3Method
 from dd_repro.records import read_rows
@@ -202,3 +203,35 @@ def test_frames_that_cannot_be(tmp_path, kw, says):
 
 @pytest.mark.parametrize('row', [r for r in ROWS if r.startswith('d3s/table1/imagenet')])
 def test_rows_of_imagenet_are_framed(row): assert R.recipe(row)['data_crop'] == 256
+
+# looks are of one network under one protocol
+@pytest.mark.parametrize('change', [dict(nets=('convnet', )), dict(protocol=as_protocol('mtt').scaled(epochs=2)), dict(n_eval=2), dict(seed=1)])
+def test_looks_of_others_do_not_count(change, capsys):
+    test = ImageTensors(torch.randn(4, 1, 8, 8), torch.arange(4) % 2, 2)
+    how = dict(protocol=as_protocol('mtt').scaled(epochs=1), nets=(dict(name='convnet', n_in=1, n_out=2, size=8, width=4, depth=1),), n_eval=1)
+    one = Evaluate(test, 2, **how)
+    one.best, one.k, one.last = 90., 3, 80.
+    same, other = Evaluate(test, 2, **how), Evaluate(test, 2, **how | change)
+    same.load_state_dict(one.state_dict()); other.load_state_dict(one.state_dict())
+    assert (same.best, same.k) == (90., 3) and other.k == 0 and other.best != other.best and 'do not count' in capsys.readouterr().out
+
+@pytest.mark.parametrize('row, looks', [('mtt/table1/cifar10/ipc10', True), ('mtt/table3/cifar10/ipc10/alexnet', False), ('d3/table5/imagenette/ppc1/unseen-avg4', False), ('d3/table1/cifar10/ppc1', True), ('mtt/table1/cifar10/dm/ipc1', False)])
+def test_only_the_network_of_the_distillation_looks(tmp_path, row, looks):
+    r = R.recipe(row)
+    real = ImageTensors(torch.randn(20, 3, r.size, r.size), torch.arange(20) % 10, 10)
+    job = stages.Job(r, real, real, tmp_path, 0)
+    assert bool(job.look(job.method)) == looks
+
+def test_last_says_nothing_of_looks_that_were_taken_before(tmp_path):
+    r, at = small('mtt/table1/cifar10/ipc1', eval_every=2), Places(home=tmp_path)
+    seen, = run_row(r, quiet=True, at=at)
+    last, = run_row(r, quiet=True, at=at, looks=False)
+    assert seen.k == 3 and last.k < 2 and 'last state' in last.deviations and last.mean == seen.mean
+
+def test_fewer_looks_than_the_paper_took_are_said(tmp_path, monkeypatch):
+    r, at, keep = small('mtt/table1/cifar10/ipc1', eval_every=1), Places(home=tmp_path), stages.learn
+    monkeypatch.setattr(stages, 'learn', lambda task, method, out, how: keep(task, method, out, dataclasses.replace(how, minutes=1e-9)))
+    run_row(r, quiet=True, at=at, looks=False)
+    monkeypatch.setattr(stages, 'learn', keep)
+    row, = run_row(r, quiet=True, at=at)
+    assert 1 < row.k < 6 and f'best of {row.k} looks (paper: best of 6' in row.deviations and row.protocol != 'paper'

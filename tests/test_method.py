@@ -159,7 +159,7 @@ def test_two_settings_that_bar_each_other(capsys, home, method, words, says):
     assert not (home/'home').exists()
 
 RANGES = [('mtt', 'lr_img=-1', 'lr_img is -1.0; it must be above 0'), ('mtt', 'syn_steps=0', 'syn_steps is 0; it must be at least 1'), ('d3', 'gamma1=-1', 'gamma1 is -1.0; it must be at least 0'), ('d3s', 'scale=1.5', 'scale is 1.5; it must be above 0 and at most 1'),
-          ('d3s', 'kind=mean', "kind='mean' is not one of "), ('cda', 'batch=1', 'batch is 1; it must be at least 2'), ('latent-dm', 'lr_base=nan', 'lr_base is nan; it must be above 0'), ('dc', 'inner=0', 'inner is 0'), ('herding', 'epochs=-1', 'epochs is -1; it must be at least 0'),
+          ('d3s', 'kind=mean', "kind='mean' is not one of "), ('cda', 'batch=1', 'batch is 1; it must be at least 2'), ('latent-dm', 'lr_base=nan', 'lr_base is nan; it must be a finite number'), ('dc', 'inner=0', 'inner is 0'), ('herding', 'epochs=-1', 'epochs is -1; it must be at least 0'),
           ('dm', 'minutes=0', 'minutes is 0.0; it must be above 0'), ('dm', 'size=0', 'size is 0'), ('dm', 'depth=0', 'depth is 0'), ('latent-dm', 'f=0', 'f is 0'), ('random', 'ipc=0', 'ipc is 0')]
 
 @pytest.mark.parametrize('method, word, says', RANGES)
