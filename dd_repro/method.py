@@ -162,8 +162,7 @@ def whole(
     if cls.start is Method.start:
         raise ValueError(f'{cls.__name__} has no start(self, task), so its set begins nowhere')
     own = vars(cls)
-    if not dataclasses.is_dataclass(cls) or (own.get('__annotations__')
-                                             and '__dataclass_fields__' not in own):
+    if own.get('__annotations__') and '__dataclass_fields__' not in own:
         raise ValueError(f'{cls.__name__} is no dataclass; write @dataclass(frozen=True) above it')
     for f in settings_fields(cls).values():
         if f.default is not None: check_value(f, f.default)
@@ -185,6 +184,7 @@ def unknown_kind(
 METHODS = Methods()
 
 # %% ../nbs/09_method.ipynb #410fa5d4
+@dataclass(frozen=True)
 class Method(Checked):
     "A way to make a distilled set. Subclasses are frozen dataclasses and define `start`."
     name, needs, offers, stated, idle = '', (), (), (), {}

@@ -286,7 +286,7 @@ def test_refused_networks_and_sets(real):
 
 @pytest.mark.parametrize('kw, msg', [
     (dict(method='idc'), "'idc' is not known; did you mean dc"), (dict(ipc=7), '7 images|no stated loops for ipc 7'), (dict(ipc=8, outer=1, inner=1), '8 images'),
-    (dict(ipc=0), 'ipc'), (dict(iterations=0), 'iterations is 0'), (dict(lr_img=-1.), 'lr_img is -1.0; it must be above 0'), (dict(lr_img=float('nan')), 'lr_img is nan; it must be above 0'),
+    (dict(ipc=0), 'ipc'), (dict(iterations=0), 'iterations is 0'), (dict(lr_img=-1.), 'lr_img is -1.0; it must be above 0'), (dict(lr_img=float('nan')), 'lr_img is nan; it must be a finite number'),
     (dict(init='zeros'), "'zeros' is not one of real, noise"), (dict(batch_real=-3), 'batch_real is -3'), (dict(syn_steps=3), "'syn_steps' is no setting of dsa"),
     (dict(aug='blur'), "'blur'"), (dict(every=0), 'every is 0'), (dict(method='dm'), "'outer' is no setting of dm"), (dict(momentum=-.1), 'momentum is -0.1; it must be at least 0'),
     (dict(outer=0), 'outer is 0; it must be at least 1'), (dict(inner=-1), 'inner is -1'), (dict(net_lr=0.), 'net_lr is 0.0; it must be above 0'), (dict(batch_train=0), 'batch_train is 0')])

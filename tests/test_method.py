@@ -125,7 +125,7 @@ def test_an_option_of_another_method_names_the_methods_that_have_it(capsys, home
         dd_distill(method, **{flag: 1})
     assert f'--{flag} has no meaning for {method}; it is for ' in capsys.readouterr().err
 
-@pytest.mark.parametrize('name, word, near', [('dd_distill', 'mt', 'mtt'), ('dd_distill', 'MTT3', 'known are'), ('dd_distill', 'd3z', 'd3'), ('dd_distill', 'latent_mtt', 'latent-mtt'),
+@pytest.mark.parametrize('name, word, near', [('dd_distill', 'mt', 'mtt'), ('dd_distill', 'MTT3', 'mtt'), ('dd_distill', 'KIP7', 'known are'), ('dd_distill', 'd3z', 'd3'), ('dd_distill', 'latent_mtt', 'latent-mtt'),
     ('dd_distill', 'herdin', 'herding'), ('dd_distill', 'sre2', 'sre2l'), ('dd_experts', 'd3ss', 'd3s'), ('dd_experts', 'dm', 'dm learns without experts; there are experts for mtt, d3'), ('dd_distill', 'full', 'known are')])
 def test_a_word_that_is_no_method_is_answered_with_the_nearest(capsys, name, word, near):
     err = line(capsys, name, word, '--data', 'digits')
@@ -331,3 +331,18 @@ def test_numbers_of_numpy_are_numbers():
     import numpy as np
     m = METHODS['mtt'](iterations=np.int64(3), lr_img=np.float32(2))
     assert (type(m.iterations), type(m.lr_img)) == (int, float)
+
+# what a method of somebody's own gets wrong, said in one line
+ODD = {
+    'no dataclass': ('class M(Method, name="odd"):\n    ipc: int = setting(1, "x")\n    def start(self, task): return None\n', 'M is no dataclass; write @dataclass'),
+    'a default of another type': ('@dataclass(frozen=True)\nclass M(Method, name="odd"):\n    ipc: int = setting("a", "x")\n    def start(self, task): return None\n', "ipc"),
+    'a taken name': ('@dataclass(frozen=True)\nclass M(Method, name="odd"):\n    data: str = setting("a", "x")\n    def start(self, task): return None\n', 'no setting of a method can be called data'),
+    'no set': ('@dataclass(frozen=True)\nclass M(Method, name="odd"):\n    ipc: int = setting(1, "x")\n    def start(self, task): return None\n', 'M.start gives NoneType; it has to give a Distilled')}
+
+@pytest.mark.parametrize('case', ODD)
+def test_odd_methods_of_a_file_are_one_line(tmp_path, capsys, monkeypatch, case):
+    text, says = ODD[case]
+    monkeypatch.setenv('DD_HOME', str(tmp_path/'home')); monkeypatch.setattr(METHODS, 'own', dict(METHODS.own))
+    (tmp_path/'mine.py').write_text('from dataclasses import dataclass\nfrom dd_repro.fields import *\nfrom dd_repro.method import *\n' + text)
+    said = line(capsys, 'dd_distill', f'{tmp_path}/mine.py:odd', '--size=8', '--width=4', '--depth=2')
+    assert says in said and said.count('\n') == 1
