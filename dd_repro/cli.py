@@ -375,7 +375,8 @@ def distill_subject(
         raise ValueError(f'{cls.name}: no setting of a method can be called {taken[0]}, since '
                          'dd_distill has an option of that name')
     idle = set(settings_fields(RunOptions)) - set(cls.offers)
-    return Subject('dd_distill', cls.name, cls.__doc__,
+    word = name if ':' in str(name) else cls.name # a file has to be named again
+    return Subject('dd_distill', word, cls.__doc__,
                    classes | dict(run=run, how=RunOptions), idle - set(settings_fields(cls)))
 
 def _idle(cls, got):
@@ -436,6 +437,11 @@ def looked_up(
     return plain
 
 # %% ../nbs/22_cli.ipynb #a9762784
+def _experts_kind(cls):
+    "For whom `dd_experts` makes what a method learns from."
+    other = ('d3s' if 'teachers' in cls.needs else 'latent-mtt' if 'codes' in cls.needs else 'mtt')
+    return cls.name if cls.name in EXPERTS else other
+
 def _experts_line(cls, got):
     "The command that makes the experts or teachers of a run."
     kept = ('data', 'zca', 'size', 'width', 'depth', 'root', 'ae', 'f')
@@ -443,7 +449,7 @@ def _experts_line(cls, got):
                                                      or got.get('teachers')}
     said = (f'--{k}' if v is True else f'--{k} {shlex.quote(str(v))}'
             for k, v in words.items() if v)
-    return ' '.join(['dd_experts', cls.name, *said])
+    return ' '.join(['dd_experts', _experts_kind(cls), *said])
 
 @contextmanager
 def _made_by(cls, got):
@@ -515,8 +521,12 @@ def how_it_went(d, run, out):
             f'{lr:.4g}, {run.seconds:.0f} s')
     _looked(run)
     file = Path(out)/'distilled.safetensors'
-    say(f'{d}; evaluate it: dd_eval {file}' if file.is_file() else 'the same command goes on')
-    if str(getattr(run, 'stopped', '')).startswith('SIG'):
+    stopped = str(getattr(run, 'stopped', 'done'))
+    if file.is_file():
+        say(f'{d}; evaluate it: dd_eval {file}')
+    if stopped != 'done' or not file.is_file():
+        say('the same command goes on')
+    if stopped.startswith('SIG'):
         sys.exit(130)
 
 # %% ../nbs/22_cli.ipynb #366ce182

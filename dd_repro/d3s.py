@@ -81,7 +81,7 @@ class D3SMethod(Method, name='d3s'):
     ens: str = setting('batch', "how teachers change ('': one alone)", among=('batch', 'iter', ''))
     isu: bool = setting(True, 'running statistics over all batches')
     level: bool = setting(False, 'divide alpha as running statistics divide the rest', needs='isu')
-    crop: str = setting('linear', 'how crops grow', among=CROPS)
+    crop: str = setting('linear', 'how the least share of a crop falls', among=CROPS)
     scale: float = setting(.08, 'least share of an image that a crop keeps', above=0, most=1)
     flip: bool = setting(None, 'mirror half of the views (default: where the set allows it)')
     jitter: int = setting(0, 'px that images are rolled by, at most', least=0)
@@ -519,13 +519,13 @@ class SRe2LMethod(D3SMethod, name='sre2l'):
     first: float = setting(10., 'factor of the first layer', above=0)
     ens: str = setting('', "how teachers change ('': one alone)", among=('batch', 'iter', ''))
     isu: bool = setting(False, 'running statistics over all batches')
-    crop: str = setting('full', 'how crops grow', among=CROPS)
+    crop: str = setting('full', 'how the least share of a crop falls', among=CROPS)
     jitter: int = setting(4, 'px that images are rolled by, at most', least=0)
 
 @dataclass(frozen=True)
 class CDAMethod(SRe2LMethod, name='cda'):
     "SRe2L with crops that grow smaller along a cosine."
-    crop: str = setting('cosine', 'how crops grow', among=CROPS)
+    crop: str = setting('cosine', 'how the least share of a crop falls', among=CROPS)
 
 # %% ../nbs/17_d3s.ipynb #2d4b664b
 def _begun(out, full):

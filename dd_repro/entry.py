@@ -44,7 +44,9 @@ def _listed(name, words):
     wide = max(map(len, words))
     lines = [f'usage: {name} {SUBJECTS[name]} [options]', '',
              f'{name} {SUBJECTS[name]} --help lists the options of one:', '']
-    return '\n'.join(lines + [f'  {k.ljust(wide)}  {doc}' for k, doc in words.items()])
+    own = ['', f'{name} FILE.py:NAME runs a method of your own (notebook 51)']
+    return '\n'.join(lines + [f'  {k.ljust(wide)}  {doc}' for k, doc in words.items()]
+                     + own*(name == 'dd_distill'))
 
 def _docs(name):
     "The words that may stand behind a command, each with its line."

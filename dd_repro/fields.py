@@ -138,17 +138,19 @@ def changes_of(
 
 # %% ../nbs/00_fields.ipynb #1bcc3ef3
 _SHOWN = {int: 'int', float: 'float', str: 'str'}
+_STATED = 'default: as the settings table says, else asked for'
 
 def option_of(
-    f # a field made by `setting`
+    f, # a field made by `setting`
+    stated=False, # whether a command asks for it where the settings table has nothing
 )->dict: # as `spec` writes options
     "A setting as an option of a command."
     text = f.metadata['help'].replace('%', '%%')
     if f.type is bool:
         return dict(name=f.name, form='no' if f.default or f.default is None else 'switch',
                     default=None, help=text)
-    default = ('' if f.default in (None, '') else f'default {f.default:g}' if f.type is not str
-               else f'default {f.default}')
+    default = (_STATED if stated else '' if f.default in (None, '')
+               else f'default {f.default:g}' if f.type is not str else f'default {f.default}')
     said = '; '.join(filter(None, (allowed(f), default)))
     return dict(name=f.name, form='option', kind=_SHOWN[f.type], default=None,
                 help=text + (f' ({said})' if said else ''))
@@ -158,4 +160,5 @@ def options_of(
     skip=(), # names of fields that are no options
 )->list: # of dictionaries, as `spec` writes them
     "The settings of a class as options of a command."
-    return [option_of(f) for n, f in settings_fields(cls).items() if n not in skip]
+    own = settings_fields(cls)
+    return [option_of(f, n in getattr(cls, 'stated', ())) for n, f in own.items() if n not in skip]

@@ -132,7 +132,7 @@ class Methods(Mapping):
     def __getitem__(self, name):
         file, colon, own = str(name).rpartition(':')
         if colon and file.endswith('.py'):
-            return _from_file(file, own)
+            return whole(_from_file(file, own))
         if name not in self:
             raise ValueError(_unknown(name))
         if name not in self.own:

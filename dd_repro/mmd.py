@@ -265,7 +265,7 @@ class MMD(_Viewing):
         buffer, # expert trajectories, or an `ExpertView` to be shared
         real_samples=None, # real images a class; as many as distilled ones when None
         seed=0, # of everything that is drawn
-        **kw # of `ExpertView`: samples, snapshot, expert_epochs, max_start_epoch, depth, ...
+        **kw # of `ExpertView`: samples, snapshot, depth, net, aug, bs
     ):
         super().__init__(buffer, seed, kw)
         self.real, self.real_samples = (real,

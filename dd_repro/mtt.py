@@ -148,9 +148,6 @@ class MTTMethod(TrajectoryMethod, name='mtt'):
         if self.aug: DSA(self.aug)
     def augment(self, task):
         return default_aug(task.real) if self.aug is None else self.aug
-    def said(self, task, d):
-        inexact = self.grad == 'detached'
-        return {k: v for k, v in super().said(task, d).items() if inexact or k != 'grad'}
     def start(self, task):
         kw = dict(lr=self.lr_teacher, arch=getattr(task.net(), 'arch', None),
                   aug=self.augment(task))

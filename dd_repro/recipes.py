@@ -53,10 +53,6 @@ class Recipe:
     @property
     def n_real(self): return meanings('images').get(self.dataset, 13_000)
     @property
-    def classes(self): return meanings('classes').get(self.dataset, 10)
-    @property
-    def n_real(self): return meanings('images').get(self.dataset, 13_000)
-    @property
     def paper(self): return self.row.removeprefix('smoke/').split('/')[0]
     @property
     def deviations(self):

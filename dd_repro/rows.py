@@ -258,7 +258,10 @@ def dd_row(
     say(f'{r.row}: {r.kind}{ours}')
     if o.plan_first: say(plan(r, device=o.device or None))
     at = Places(o.root or None, device=o.device or None)
-    run_row(r, o.smoke, record_to, o.seed, at, compiled=o.compiled, looks=not o.last)
+    try: run_row(r, o.smoke, record_to, o.seed, at, compiled=o.compiled, looks=not o.last)
+    except KeyboardInterrupt as e:
+        kept = 'what is finished is kept; the same command goes on'
+        raise KeyboardInterrupt(str(e) or kept) from e
 
 # %% ../nbs/25_rows.ipynb #3b3eb03b
 # px; first steps on larger images are taken one at a time, since memory is for one

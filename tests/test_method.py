@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dd_repro import entry
-from dd_repro.cli import check_stated, dd_distill, looked_up
+from dd_repro.cli import check_stated, dd_distill, how_it_went, looked_up
 from dd_repro.core import asset
 from dd_repro.distilled import Distilled
 from dd_repro.fields import settings_fields
@@ -266,13 +266,48 @@ def test_a_method_in_a_file_runs(mine, home, capsys):
 
 def test_help_and_refusals_of_a_method_in_a_file(mine, home, capsys, monkeypatch):
     out = help_of(capsys, f'dd_distill {mine}:pull')
-    assert out.startswith('usage: dd_distill pull ') and 'where they are pulled to (default 0)' in out and len(out.splitlines()) <= 60
+    assert out.startswith(f'usage: dd_distill {mine}:pull [options]') and 'where they are pulled to (default 0)' in out and len(out.splitlines()) <= 60
     assert '--gamma1 has no meaning for' in line(capsys, 'dd_distill', f'{mine}:pull', '--gamma1', 1)
     assert 'lr_img is 0.0; it must be above 0' in line(capsys, 'dd_distill', f'{mine}:pull', '--lr_img', 0)
     assert "defines no method 'push'" in line(capsys, 'dd_distill', f'{mine}:push')
     assert 'none.py: no such file' in line(capsys, 'dd_distill', f'{home}/none.py:pull')
     monkeypatch.setenv('HOME', str(home))
+    assert help_of(capsys, 'dd_distill ~/pull.py:pull').startswith('usage: dd_distill ~/pull.py:pull [options]') # as it was typed
     assert METHODS['~/pull.py:pull'].name == 'pull'
+
+@pytest.mark.parametrize('argv', [[], ['--help']])
+def test_the_list_of_methods_says_how_a_file_is_named(capsys, argv):
+    for name, says in (('dd_distill', True), ('dd_experts', False)):
+        with pytest.raises(SystemExit):
+            entry.start(name, argv)
+        assert ('dd_distill FILE.py:NAME' in capsys.readouterr().out) is says
+
+@pytest.mark.parametrize('needs, kind', [(('experts',), 'mtt'), (('teachers',), 'd3s'), (('codes', 'experts'), 'latent-mtt')])
+def test_experts_of_a_method_in_a_file_are_those_of_the_house(names, needs, kind):
+    from dd_repro.cli import _experts_line
+    cls = type('Own', (Method,), dict(needs=needs), name='own')
+    assert _experts_line(cls, dict(width=8)) == f'dd_experts {kind} --width 8'
+
+# --- what a command asks for has no default
+@pytest.mark.parametrize('name', [n for n in WORDS['dd_distill'] if METHODS[n].stated])
+def test_help_of_a_setting_that_is_asked_for_shows_no_default(name):
+    said = {o['name']: o['help'] for o in WORDS['dd_distill'][name]['options']}
+    for n in settings_fields(METHODS[name]):
+        assert ('else asked for' in said[n]) is (n in METHODS[name].stated), n
+        assert n not in METHODS[name].stated or 'default ' not in said[n]
+
+@pytest.mark.parametrize('stopped, goes_on, status', [('done', False, None), ('time', True, None), ('SIGINT', True, 130), ('SIGTERM', True, 130)])
+def test_a_run_that_was_stopped_says_that_the_same_command_goes_on(capsys, tmp_path, stopped, goes_on, status):
+    (tmp_path/'distilled.safetensors').write_bytes(b'')
+    run = SimpleNamespace(it=1, steps=2, history=[dict(loss=1.)], stopped=stopped, seconds=1.)
+    made = SimpleNamespace(student_lr=SimpleNamespace(item=lambda: .1))
+    try:
+        how_it_went(made, run, tmp_path)
+        code = None
+    except SystemExit as e:
+        code = e.code
+    out = capsys.readouterr().out
+    assert code == status and ('the same command goes on' in out) is goes_on and 'dd_eval' in out
 
 # --- D3S's kin
 @pytest.mark.parametrize('method', ['sre2l', 'cda'])

@@ -278,6 +278,13 @@ def test_ctrl_c_says_what_is_kept(capsys, deep, monkeypatch, tmp_path, method, w
     with pytest.raises(SystemExit) as e: run(dd_experts, method, '--path', tmp_path)
     assert e.value.code == 130 and capsys.readouterr().err == f'dd_repro: interrupted: 2 of {of} {kind}s are kept in {tmp_path}; the same command goes on\n'
 
+@pytest.mark.parametrize('words, says', [((), 'what is finished is kept; the same command goes on'), (('2 of 5 experts are kept',), '2 of 5 experts are kept')])
+def test_ctrl_c_in_a_row_says_that_the_same_command_goes_on(capsys, monkeypatch, tmp_path, words, says):
+    def stop(*a, **kw): raise KeyboardInterrupt(*words)
+    monkeypatch.setattr(rows, 'run_row', stop)
+    with pytest.raises(SystemExit) as e: run(dd_row, 'mtt/table1/cifar10/ipc1', '--record_to', tmp_path/'r.csv')
+    assert e.value.code == 130 and capsys.readouterr().err == f'dd_repro: interrupted: {says}\n'
+
 @pytest.mark.parametrize('home', ['file', 'file/below', '/proc/none'])
 def test_a_home_that_is_none_is_named(capsys, monkeypatch, tmp_path, home):
     (tmp_path/'file').touch(); monkeypatch.setenv('DD_HOME', str(tmp_path/home)); monkeypatch.setenv('DD_DEVICE', 'cpu')
