@@ -24,7 +24,10 @@ EXPLAINED = {
     ('method random', 'distilled/'): 'a choice is stored, as any set', ('method herding', 'distilled/'): 'likewise',
     ('method forgetting', 'distilled/'): 'likewise',
     ('', 'card.init.info.iterations'): 'a choice says that it took none', ('', 'card.init.info.seed'): 'and its seed',
-    ('method', 'set/card.init.info'): 'and where it was made'}
+    ('method', 'set/card.init.info'): 'and where it was made',
+    ('jitter', ''): 'rolls take both ends of their range', ('/sre2l/', ''): 'likewise, and both ways', ('/cda/', ''): 'likewise',
+    ('row d3/', ''): "D3's rows decode in passes, as its successor's code", ('row latentdd/', '/row'): "evaluated in IDC's order",
+    ('row d3s/table1/imagenet', ''): 'teachers crop from photographs'}
 SHOWN = 6 # differing values of a case that are printed; --all prints every one
 
 
