@@ -21,7 +21,8 @@ BEFORE = {
     'mtt': 'mtt_opts _check', # distill_mtt itself is in cli
     'match': 'DC_LOOPS dc_loops _ALL MATCHING match_settings match_objective distill_match',
     'priors': 'LOSSES d3_phases check_d3 distill_d3',
-    'd3s': '_check_d3s _STUDENTS _decides distill_d3s',
+    'd3s': '_check_d3s _STUDENTS _decides distill_d3s '
+           'SETS _saved_mb _fastest probe_d3s _line d3s_plan print_plan', # now in plans
     'latent': 'LATENT_METHODS _PAPER _NAMES _KEYS table6 latent_settings latent_objective _learn '
               'distill_latent',
 }
