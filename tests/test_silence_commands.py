@@ -164,7 +164,7 @@ def everything(x, depth=0):
     for i in items: yield from everything(i, depth + 1)
 
 ODD = dict(str='odd', int=1237, float=.1237)
-WHOLE = {'init': 'noise', 'grad': 'detached', 'losses': 'MTT', 'snapshot': 'expert', 'decode': 'passes', 'kind': 'kl-diag', 'layers': 'conv', 'crop': 'cosine', 'ens': 'iter', 'aug': 'rotate', 'inner_aug': 'rotate', 'net': 'vgg11', 'depth': 2, 'size': 16, 'loss': 'mse'}
+WHOLE = {'init': 'noise', 'grad': 'detached', 'losses': 'MTT', 'snapshot': 'expert', 'decode': 'passes', 'kind': 'kl-diag', 'layers': 'conv', 'crop': 'cosine', 'ens': 'iter', 'aug': 'rotate', 'inner_aug': 'rotate', 'net': 'vgg11', 'depth': 2, 'size': 16, 'loss': 'mse', 'device': 'meta'}
 _CONV = ['--layers', 'conv']
 BESIDE = dict(eval_epochs=['--eval_every', '1'], n_eval=['--eval_every', '1'], gamma3=['--ppc', '2'], jitter_back=['--jitter', '3']) | {(m, f): _CONV for m in ('sre2l', 'cda') for f in ('kind', 'isu')} | {(m, 'ipc'): ['--outer', '1', '--inner', '1'] for m in ('dc', 'dsa')} | {(m, 'level'): ['--isu', *_CONV] for m in ('sre2l', 'cda')}
 NEEDED = dict(mtt='--syn_steps 2 --expert_epochs 1 --max_start_epoch 1 --lr_img 1 --lr_lr 1 --lr_teacher 1', d3s='--ipc 1 --batch 10', sre2l='--ipc 1', cda='--ipc 1', initial='--ae tiny --f 2')
