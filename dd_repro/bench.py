@@ -661,6 +661,7 @@ BENCH_OWN = {'unroll': 'form alloc batch N width repeats budget_s warm_s device'
              'students': 'repeats', 'threads': 'repeats', 'd3': 'width repeats', 'd3s': 'repeats',
              'd3s-memory': '', 'd3s-plan': ''}
 
+# %% ../nbs/26_bench.ipynb #961235aa
 @dataclass(frozen=True)
 class BenchOptions(Checked):
     "How it is measured."

@@ -471,6 +471,7 @@ def _float(part, size, crop, src, workers):
     if x.shape[-1] != size: x = F.interpolate(x, (size, size), mode='bilinear', antialias=True)
     return x.contiguous(), y, key
 
+# %% ../nbs/01_data.ipynb #4db2d9e0
 def _norm(src, stats, batches):
     "The norm of the statistics asked for; measured on train where there are no official ones."
     if not isinstance(stats, str): return Normalize(*stats)
@@ -521,6 +522,7 @@ def _held(src, look, workers, device, parts, source):
     if len(out) > 1: out[0].source['test'] = out[1].key # a card knows both
     return out
 
+# %% ../nbs/01_data.ipynb #7913f02f
 def _streamed(src, look, workers, device, parts, source):
     "The parts of a source as streams."
     if look.zca:

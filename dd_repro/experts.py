@@ -210,6 +210,7 @@ def _check_fit(net, real, p):
     if n_out != real.n_classes:
         raise ValueError(f'the network tells {n_out} classes apart, the data have {real.n_classes}')
 
+# %% ../nbs/06_experts.ipynb #fb9f6c45
 def _card(net, real, p, seed):
     "What the experts are: data, network, and protocol, as far as it is not the plain one."
     plain = expert_protocol(p.epochs, p.lr, p.batch, p.aug, p.momentum, p.wd).settings()

@@ -166,6 +166,7 @@ class Course:
     settings: object = None # what must agree for a checkpoint to be continued
     quiet: bool|None = None # no progress bar
 
+# %% ../nbs/09_loop.ipynb #1078a8c9
 class Run:
     "A distillation in progress: the set, phases and optimisers, the iteration, the history."
     def __init__(self, d, phases, steps, opts, course=Course()):

@@ -230,6 +230,8 @@ class Method(Checked):
         return d
 
 # what every run of the loop offers
+
+# %% ../nbs/09_method.ipynb #207e67de
 LOOP = ('every', 'minutes', 'eval_every', 'eval_epochs', 'n_eval')
 FORM = 2 # of the settings of a run; another form cannot go on
 

@@ -235,6 +235,7 @@ def row_words()->dict: # as `spec`
     told = 'a printed row, for example mtt/table1/cifar10/ipc1; parts may be left out'
     return ROW.spec(dict(name='row', form='must', kind='str', help=told))
 
+# %% ../nbs/25_rows.ipynb #3dd68dcf
 def _asked(row, got):
     "The recipe that a command asks for; ValueError for a flag that does nothing for it."
     beside(flags(got), {}, dict.fromkeys(('scale', 'minutes', 'plan_first'), 'smoke'))

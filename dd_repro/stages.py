@@ -175,6 +175,7 @@ def experts(self:Job, data=None):
     buffer.fits(data)
     return buffer
 
+# %% ../nbs/24_stages.ipynb #40f561f1
 @patch
 def teachers(self:Job, n=None):
     "The teachers of a row, n of them."

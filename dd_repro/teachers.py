@@ -37,6 +37,7 @@ def seen(
         else: x = DSA(op).apply(x, op, torch.rand(len(x), 3, generator=rng).to(x.device))
     return x
 
+# %% ../nbs/16_teachers.ipynb #14160f84
 class PhotoCrops:
     "Random crops of photographs as they are stored, one of each."
     def __init__(self,
@@ -60,11 +61,17 @@ class TeacherViews:
     ):
         if how: _check_how(how)
         self.real, self.how, self.n_classes = real, how, real.n_classes
+    @property
+    def photos(self): # are crops taken from photographs as they are stored?
+        files = isinstance(getattr(self.real, 'ds', None), Files)
+        return files and (self.how or '').startswith('rrc')
+    @property
+    def view(self): return f'photo_{self.how}' if self.photos else self.how
     def __len__(self): return len(self.real)
     def epoch(self, e, bs, rng=None):
         "One shuffled pass; a last batch of one image is left out: batch norm cannot train on it."
         real, how = self.real, self.how or ''
-        if how.startswith('rrc') and isinstance(getattr(real, 'ds', None), Files):
+        if self.photos:
             crops = PhotoCrops(real.ds, real.size, seed_of(rng or rng_for('views', e)))
             real, how = real.new(ds=crops, y=real.y), how[4:]
         for x, y in real.epoch(e, bs, rng):
@@ -196,7 +203,7 @@ def _teacher_card(net, real, p, how, seed, i, init=()):
     card = dict(teacher=i, arch=getattr(net, 'arch', None), name=real.title,
                 n_classes=real.n_classes, n_images=len(real), content=real.key,
                 norm=real.norm.state()[1],
-                protocol=p.settings(), view=how, seed=seed)
+                protocol=p.settings(), view=TeacherViews(real, how).view, seed=seed)
     if init: card['init'] = file_sha256(init[i % len(init)])[:16]
     return json.loads(json.dumps(card))
 
@@ -265,7 +272,7 @@ def train_teachers(
     return load_teachers(path, real, M)
 
 # %% ../nbs/16_teachers.ipynb #7a498cba
-def _stated(real): return TEACHERS.get(real.name)
+def _stated(real): return TEACHERS.get(known_name(real))
 
 def _init_for(real, p):
     "The files that the networks start from; none for a random start."

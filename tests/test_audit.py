@@ -19,7 +19,7 @@ from dd_repro.rows import Places, run_row
 from dd_repro.sets import ImageTensors
 from dd_repro.stages import row_net, row_protocol
 from dd_repro.students import as_protocol
-from dd_repro.teachers import TeacherViews
+from dd_repro.teachers import TeacherProtocol, TeacherViews, train_teachers
 from dd_repro.zoo import make_net
 
 ROWS = [l.row for l in runnable()]
@@ -235,3 +235,17 @@ def test_fewer_looks_than_the_paper_took_are_said(tmp_path, monkeypatch):
     monkeypatch.setattr(stages, 'learn', keep)
     row, = run_row(r, quiet=True, at=at)
     assert 1 < row.k < 6 and f'best of {row.k} looks (paper: best of 6' in row.deviations and row.protocol != 'paper'
+
+def test_teachers_of_photographs_are_other_teachers_than_those_of_cut_images(tmp_path):
+    "The card says what they saw, so a folder of the one is not gone on with by the other."
+    at, net = photos(tmp_path/'p'), lambda: make_net('resnet18_bn', 3, 2, 32, width=4)
+    p = TeacherProtocol('teacher', 'decided', epochs=1, batch=4, lr=.01, how='rrc_flip')
+    cut, stream = (load(at, size=32, stream=s, workers=0)[0] for s in (False, True))
+    train_teachers(net, cut, tmp_path/'t', 1, p, 0, True)
+    with pytest.raises(ValueError, match='view'): train_teachers(net, stream, tmp_path/'t', 2, p, 0, True)
+
+@pytest.mark.parametrize('kind, stated', [('known', True), ('folder', False)])
+def test_a_folder_of_ones_own_has_no_stated_teachers(kind, stated):
+    from dd_repro import teachers
+    real = ImageTensors(torch.randn(4, 3, 8, 8), torch.arange(4) % 2, 2, name='tinyimagenet (2 of 200 classes)', source=dict(kind=kind))
+    assert (teachers._stated(real) is not None) == stated
