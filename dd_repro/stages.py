@@ -6,7 +6,7 @@
 __all__ = ['SYNTHESIS', 'generated', 'few', 'row_data', 'Job', 'row_net', 'Shape', 'row_protocol', 'check_time_box']
 
 # %% ../nbs/24_stages.ipynb #478d5a53
-import dataclasses, sys
+import dataclasses, math, sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -155,10 +155,12 @@ def _only(stem):
 def buffer_at(self:Job, data, epochs):
     "Where experts of at least so many epochs are or are to be kept, and how many epochs they have."
     have = lambda f: read_json(f/'buffer.json').get('epochs', 0)
+    # a row about experts is about those of its own length
+    most = epochs if self.r.stage == 'experts' else math.inf
     before = _folder(self.stem('buffers', self.r.key('experts')), data)
     stem = self.stem('buffers', self.r.key('buffer'))
     found = [f for f in (before, *stem.parent.glob(f'{stem.name}-e*-{data.key[:8]}'))
-             if have(f) >= epochs]
+             if epochs <= have(f) <= most]
     if found: return (path := min(found, key=have)), have(path)
     return stem.with_name(f'{stem.name}-e{epochs}-{data.key[:8]}'), epochs
 

@@ -249,3 +249,13 @@ def test_a_folder_of_ones_own_has_no_stated_teachers(kind, stated):
     from dd_repro import teachers
     real = ImageTensors(torch.randn(4, 3, 8, 8), torch.arange(4) % 2, 2, name='tinyimagenet (2 of 200 classes)', source=dict(kind=kind))
     assert (teachers._stated(real) is not None) == stated
+
+@pytest.mark.parametrize('row, stage', [('mtt/table1/cifar10/ipc1', 'row'), ('mtt/section5/cifar10/expert/per-epoch/minutes', 'experts')])
+def test_the_cost_of_experts_is_that_of_their_own_length(tmp_path, row, stage):
+    "Longer experts serve an accuracy, not a clock."
+    r = dataclasses.replace(small(row, max_start_epoch=1, expert_epochs=1), stage=stage)
+    real = ImageTensors(torch.randn(20, 1, 8, 8), torch.arange(20) % 10, 10)
+    job = stages.Job(r, real, real, tmp_path, 0)
+    long = job.buffer_at(real, 5)[0]
+    long.mkdir(parents=True); (long/'buffer.json').write_text('{"epochs": 5}')
+    assert job.buffer_at(real, 2) == ((long, 5) if stage == 'row' else (long.with_name(long.name.replace('-e5-', '-e2-')), 2)) and job.buffer_at(real, 5) == (long, 5)
