@@ -64,7 +64,8 @@ class RunOptions(Checked):
     eval_epochs: int = setting(None, 'epochs of a look (default: as its protocol says)', least=1,
                                needs='eval_every')
     n_eval: int = setting(5, 'networks of a look', least=1, needs='eval_every')
-    keep: int = setting(0, 'graphs of the unroll that stay in memory', least=0)
+    keep: int = setting(None, 'graphs of the unroll that stay in memory (default: as '
+                              'many as fit)', least=0)
     compiled: bool = setting(False, 'compile the steps of the unroll first (g++ on a CPU, '
                                     'Triton on a GPU)')
     callbacks: tuple = () # called with the Run after every iteration

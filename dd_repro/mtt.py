@@ -37,7 +37,7 @@ class MTT(Objective):
         batch_syn=None, # b, images a step; all when None
         aug=noop, # differentiable augmentation, for example DSA()
         grad='adjoint', # as in `unroll`
-        keep=0, # graphs that the unroll may keep, as in `unroll`: memory for time
+        keep='auto', # graphs that the unroll may keep, as in `unroll`: as many as fit
         compiled=False, # compile the student's steps; a `Functional` has made its choice
         inclusive=False, # may the start be T+ itself? (LatentDD; official MTT: no)
         seed=0, # of starts, permutations and augmentation
@@ -50,6 +50,7 @@ class MTT(Objective):
                              "adjoint or detached")
         self.f = net if isinstance(net, Functional) else Functional(net, compiled)
         check_free(self.f.net)
+        check_keep(keep)
         buffer.check(self.f.size, expert_epochs + max_start_epoch - (not inclusive))
         _same_arch(buffer, self.f.net)
         self.buffer, self.syn_steps, self.expert_epochs, self.max_start_epoch = (
@@ -129,7 +130,8 @@ class TrajectoryMethod(Iterative):
         "The objective with these settings."
         with_aug = DSA(aug) if aug else noop
         n = self.syn_steps, self.expert_epochs, self.max_start_epoch
-        kw = dict(batch_syn=self.batch_syn, aug=with_aug, keep=run.keep, compiled=run.compiled) | kw
+        kw = dict(batch_syn=self.batch_syn, aug=with_aug, compiled=run.compiled,
+                  keep='auto' if run.keep is None else run.keep) | kw
         return MTT(task.net().to(task.device), task.experts, *n, seed=task.seed, **kw)
 
 # %% ../nbs/10_mtt.ipynb #fa61c703

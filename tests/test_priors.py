@@ -102,7 +102,7 @@ def test_nothing_is_remembered_by_use():
 def test_memory_does_not_grow_with_steps(buffer):
     "Beyond the student's points: neither decoded images nor the decoder's graph are kept."
     d = make(1, width=32)
-    def peak(N): m = MTT(NET(), buffer, N, 1, 1); return peak_bytes(lambda: m(d).backward())
+    def peak(N): m = MTT(NET(), buffer, N, 1, 1, keep=0); return peak_bytes(lambda: m(d).backward())
     peak(3); a, b = peak(4), peak(24)
     assert b - a <= 20*buffer.size*4*1.1 + 40_000
     assert peak_bytes(lambda: d.sample()[0].sum().backward()) > 40_000 # one decoder graph alone would show
