@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OF_A_LINE', 'ABOVE', 'AFTER', 'GRACE_S', 'BASE_MB', 'ROWS', 'Wanted', 'read_line', 'wanted', 'read_queue',
            'find_rows', 'Part', 'in_order', 'shared_names', 'counted', 'looks_of', 'Weight', 'weigh', 'tree', 'Batch',
-           'batches', 'ledger', 'note_row', 'is_done', 'claim', 'run_batch', 'run_child', 'Worker', 'free_mb',
+           'batches', 'ledger', 'now', 'note_row', 'is_done', 'claim', 'run_batch', 'run_child', 'Worker', 'free_mb',
            'how_many', 'workers_for', 'Queue', 'human_clock', 'outcome', 'last_line', 'table_of', 'log_of', 'Starter',
            'RowsOptions', 'rows_words', 'run_rows', 'dd_rows']
 
@@ -293,6 +293,10 @@ def ledger()->Path:
     "Where it is noted how each line ended."
     return dd_home()/'done.json'
 
+def now()->str:
+    "The date, as rows carry it."
+    return datetime.now(timezone.utc).strftime('%Y-%m-%dT%H:%M:%SZ')
+
 def note_row(
     key:str, # a line
     **what
@@ -342,7 +346,7 @@ def run_batch(
         how = dict(compiled=o.get('compiled', False), looks=not o.get('last'))
         got = run_row(w.r, w.smoke, file, w.seed, at, **how)
         note_row(w.key, row=w.r.row, whole=True, failed=0, rc=0, commit=git_commit(),
-                 date=datetime.now(timezone.utc).strftime('%Y-%m-%dT%H:%M:%SZ'), file=str(file),
+                 date=now(), file=str(file),
                  seconds=round(time.perf_counter() - start, 1), made=w.shares[0],
                  told='; '.join(' '.join(str(x).split()) for x in got))
 
@@ -525,8 +529,16 @@ def end(self:Queue, worker, rc):
     why = last_line(worker, rc)
     if self.halted or rc in (130, TIME_IS_UP, -signal.SIGTERM):
         for w in b.rows: self.ended[w.key] = 'left', self.halted or why
+        self.note(b.rows[0], rc, self.clock() - worker.since)
         self.say(f'{worker.name} left  {b}: {why}')
     else: self.failed(worker, b, why)
+
+@patch
+def note(self:Queue, w, rc, seconds, failed=0):
+    "A row that is not whole: how it ended, and the seconds of all its tries."
+    seconds += read_json(ledger()).get(w.key, {}).get('seconds', 0)
+    note_row(w.key, row=w.r.row, whole=False, failed=failed, rc=rc, seconds=round(seconds, 1),
+             commit=git_commit(), date=now())
 
 @patch
 def failed(self:Queue, worker, b, why):
@@ -538,7 +550,7 @@ def failed(self:Queue, worker, b, why):
         self.batches.append(b)
         return
     self.ended[first.key] = 'failed', why
-    note_row(first.key, row=first.r.row, whole=False, failed=n, rc=1, commit=git_commit())
+    self.note(first, 1, 0., n)
     if b.begun and rest: self.batches.append(dataclasses.replace(b, rows=rest))
     else: self.ended |= {w.key: ('failed', f'as {first.key}') for w in rest}
 
@@ -642,9 +654,9 @@ class Starter:
         with open(worker.log, 'ab') as log:
             worker.at = log.tell()
             return subprocess.Popen(
-                [sys.executable, '-m', 'dd_repro.many', json.dumps(said)], stdin=subprocess.PIPE, stdout=log,
-                stderr=log, env=os.environ | dict(PYTHONPATH=path) | worker.env, pass_fds=locks,
-                start_new_session=True)
+                [sys.executable, '-m', 'dd_repro.many', json.dumps(said)], stdin=subprocess.PIPE,
+                stdout=log, stderr=log, env=os.environ | dict(PYTHONPATH=path) | worker.env,
+                pass_fds=locks, start_new_session=True)
 
 # %% ../nbs/28_many.ipynb #875513fc
 @dataclass(frozen=True)
@@ -660,8 +672,8 @@ class RowsOptions(Checked):
     seed: int = setting(0, 'of everything')
     compiled: bool = setting(False, "rows of MTT and D3: compile the student's steps first")
     last: bool = setting(False, 'evaluate the last state alone; such rows are at best decided')
-    record_to: str = setting('', "results file (default: the paper's, as in dd_row; none: "
-                                 "only print)")
+    record_to: str = setting('', "results file, or a folder of them (default: the paper's, as "
+                                 "in dd_row; none: only print)")
     root: str = setting('', 'where the data are (default: DD_DATA)')
     device: str = setting('', 'cpu or cuda (default: what there is)')
 
@@ -760,5 +772,4 @@ def dd_rows(
 
 # %% ../nbs/28_many.ipynb #7878211c
 if (__name__, globals().get('__package__')) == ('__main__', 'dd_repro'):
-    from dd_repro.many import run_child
     run_child()

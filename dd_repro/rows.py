@@ -232,10 +232,12 @@ def _run(job, record_to):
 # %% ../nbs/25_rows.ipynb #50e2485f
 def results_file(
     row:str, # a printed row
-    record_to='', # another file; none: nowhere
+    record_to='', # another file, or a folder with one for each paper; none: nowhere
     smoke=False
 )->str: # a path, '' where nothing is recorded
     "The results file of a row: the named one, or the paper's; none for a first step on nothing."
+    if record_to and Path(record_to).is_dir():
+        return str(Path(record_to)/f'{find_line(row).paper}.csv')
     if record_to or smoke: return '' if record_to == 'none' else record_to
     home = results_dir() if results_dir().is_dir() else dd_home()/'results'
     return home/f'{find_line(row).paper}.csv'
@@ -255,8 +257,8 @@ class RowOptions(Checked):
     compiled: bool = setting(False, "MTT and D3: compile the student's steps first")
     last: bool = setting(False, 'evaluate the last state alone; such a row is at best decided')
     plan_first: bool = setting(False, 'say what it will cost before it starts')
-    record_to: str = setting('', "results file (default: the paper's in checkout or DD_HOME; "
-                                 "none: only print)")
+    record_to: str = setting('', "results file, or a folder of them (default: the paper's in "
+                                 "checkout or DD_HOME; none: only print)")
     root: str = setting('', 'where the data are (default: DD_DATA)')
     device: str = setting('', 'cpu or cuda (default: what there is)')
 
