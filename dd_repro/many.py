@@ -724,7 +724,7 @@ def run_rows(
     o=RowsOptions(), # how
 )->list: # of lines: row, state (done, left, failed), took, what; empty for a plan
     "Run many rows: plan, order, claim, run, record; goes on where an earlier call stopped."
-    rows, device = _asked(what, o), device_named(o.device)
+    start, rows, device = time.monotonic(), _asked(what, o), device_named(o.device)
     for w in rows:
         if file := _file(w, o.record_to): _readable(file)
     have = read_json(ledger())
@@ -744,7 +744,9 @@ def run_rows(
         return []
     begin = Starter(o.root, o.record_to, {} if o.minutes else _longest(rows))
     workers = workers_for(o.workers, found, device)
-    return Queue(found, workers, begin, o.minutes, o.record_to).run()
+    # the plans are in the box, too
+    left = o.minutes and max(o.minutes - (time.monotonic() - start)/60, 1e-3)
+    return Queue(found, workers, begin, left, o.record_to).run()
 
 @cache
 def _readable(file): read_rows(file) # one that was edited stops the command before the work
