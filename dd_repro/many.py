@@ -530,7 +530,7 @@ def end(self:Queue, worker, rc):
     if self.halted or rc in (130, TIME_IS_UP, -signal.SIGTERM):
         for w in b.rows: self.ended[w.key] = 'left', self.halted or why
         self.note(b.rows[0], rc, self.clock() - worker.since)
-        self.say(f'{worker.name} left  {b}: {why}')
+        self.say(f'{worker.name} left  {b}: {self.halted or why}')
     else: self.failed(worker, b, why)
 
 @patch
