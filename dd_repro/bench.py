@@ -8,7 +8,7 @@ __all__ = ['PASSES', 'CPU_MODES', 'GPU_MODES', 'CLAIMS', 'PAIRS', 'PARTS', 'STUD
            'unroll_cells', 'visits', 'summary', 'cell_name', 'bench_unroll', 'cells_table', 'ratios', 'claims',
            'report', 'measure_d3', 'measure_d3s', 'measure_memory', 'measure_plan', 'parts_rows', 'parts_text',
            'measure_students', 'bench_students', 'thread_examples', 'busy_core', 'thread_setting', 'measure_threads',
-           'threads_text', 'bench_threads', 'unroll_rows', 'threads_rows', 'students_rows', 'BenchOptions',
+           'threads_text', 'bench_threads', 'unroll_rows', 'threads_rows', 'students_rows', 'Kept', 'BenchOptions',
            'bench_words', 'dd_bench']
 
 # %% ../nbs/26_bench.ipynb #912c94f8
@@ -25,6 +25,7 @@ from torch import Tensor
 import dd_repro.core
 from .core import *
 from .cost import *
+from .files import *
 from .records import *
 from .norm import *
 from .sets import *
@@ -47,6 +48,7 @@ from .settings import *
 from .fields import *
 from .shell import *
 from .cli import *
+from .counts import read_json
 from .plans import *
 
 # %% ../nbs/26_bench.ipynb #d1bf92b7
@@ -140,6 +142,8 @@ def _settle(threads, mode):
     if threads: torch.set_num_threads(threads)
     if (mode in ('tuned', 'compiled') or _keep(mode)) and not tune_allocator():
         raise ValueError('the allocator can be tuned only on Linux with glibc')
+
+def _settle_on(device, threads): _settle(threads, 'tuned' if device == 'cpu' else '')
 
 @dataclass
 class UnrollCell:
@@ -254,15 +258,21 @@ def bench_unroll(
     groups:list, # from `unroll_cells`
     repeats=3, budget_s=480., # as in `visits`
     quiet=False, # say nothing while it runs
+    run=run_cell, # measures a cell
+    on_cell=None, # called with the summary of each cell after its last visit
 )->list: # of summaries
     "Measure the forms of the unroll."
     seen = {}
-    for i, c in visits(groups, repeats, budget_s):
+    for i, c in visits(groups, repeats, budget_s, run):
         seen.setdefault(i, []).append(c)
         if not quiet:
             say(f'b{c["batch"]} N{c["N"]} {cell_name(c)}: '
                 + (c.get('error') or f'{c["seconds"]:.2f} s, {c["memory_mb"]:.0f} MB'))
-    return [summary(seen[i]) for i in sorted(seen)]
+        if on_cell and len(seen[i]) == repeats: on_cell(summary(seen[i]))
+    out = [summary(seen[i]) for i in sorted(seen)]
+    for i, c in zip(sorted(seen), out):
+        if on_cell and len(seen[i]) < repeats: on_cell(c) # the budget was used up
+    return out
 
 # %% ../nbs/26_bench.ipynb #b82fb8fe
 def cells_table(
@@ -341,21 +351,22 @@ def measure_d3(
     width:int=128, N:int=20, # of the ConvNet-3; student steps
     decoder_width:int=256, samples:int=30, # of the decoder; samples and real images a class
     repeats=3, # the median is taken
-    threads=0, # 0: as PyTorch chooses
+    threads=0, device='cpu', # 0: as PyTorch chooses; cpu or cuda
 )->dict: # unroll, decode, features, kernels, total in s; processor
     "Seconds of the parts of one D3 iteration, in this process."
-    _settle(threads, 'tuned')
+    _settle_on(device, threads)
     real = ImageTensors(torch.randn(40*10, 3, 32, 32, generator=rng_for('bench', 'd3')),
-                        torch.arange(400) % 10, 10)
-    net_fn, d = partial(ConvNet, width=width), LatentPriors(10, 1, width=decoder_width)
+                        torch.arange(400) % 10, 10).to(device)
+    net_fn, d = partial(ConvNet, width=width), LatentPriors(10, 1, width=decoder_width).to(device)
     with tempfile.TemporaryDirectory() as tmp:
         buffer = train_experts(net_fn, real, tmp, 1, expert_protocol(2, aug=''), quiet=True)
-        mtt, c = MTT(net_fn(), buffer, N, 1, 1), MMD(real, buffer, samples=samples).cost(d, repeats)
-        whole, decode = (median(timed(f) for _ in range(repeats))
+        mtt = MTT(net_fn().to(device), buffer, N, 1, 1)
+        c = MMD(real, buffer, samples=samples).cost(d, repeats)
+        whole, decode = (median(timed(f, device=device) for _ in range(repeats))
                          for f in (partial(_phase, mtt, d), partial(_decode, d, N)))
     parts = dict(unroll=max(whole - decode, 0.), decode=decode + c['decode'],
                  features=c['features'] + c['real'], kernels=c['kernels'])
-    return parts | dict(total=sum(parts.values()), processor=device_name())
+    return parts | dict(total=sum(parts.values()), processor=device_name(device))
 
 def _phase(mtt, d):
     d.zero_grad()
@@ -371,44 +382,44 @@ def _decode(d, N):
 def measure_d3s(
     width:int=16, batch:int=50, # of the ResNet-18; images
     repeats=5, # the fastest counts
-    threads=0, # 0: as PyTorch chooses
+    threads=0, device='cpu', # 0: as PyTorch chooses; cpu or cuda
 )->dict: # plain and full in s, overhead and its floor, share of the iteration; processor
     "What statistics and divergence add to a synthesis iteration at 32 px, in this process."
-    _settle(threads, 'tuned')
-    c = stats_cost(width, batch, n=repeats)
+    _settle_on(device, threads)
+    c = stats_cost(width, batch, n=repeats, device=device)
     return {k: float(v) for k, v in c.items()} | dict(share=1 - c['plain']/c['full'],
-                                                      processor=device_name())
+                                                      processor=device_name(device))
 
 def measure_memory(
     batch:int=50, n:int=200, # images at once, and in all
     width:int=16, iterations:int=3, # of the ResNet-18; of each batch
     repeats=1, # one: a peak is a peak
-    threads=0, # 0: as PyTorch chooses
+    threads=0, device='cpu', # 0: as PyTorch chooses; cpu or cuda
 )->dict: # memory_mb, the peak over the start; processor
     "Memory of a whole synthesis at 32 px with one teacher and running statistics, in this process."
-    _settle(threads, 'tuned')
+    _settle_on(device, threads)
     real = ImageTensors(torch.randn(40, 3, 32, 32, generator=rng_for('bench', 'd3s')),
-                        torch.arange(40) % 10, 10, norm=NoNorm(), name='noise')
+                        torch.arange(40) % 10, 10, norm=NoNorm(), name='noise').to(device)
     with seeded('bench', 'd3s'): teachers = Teachers([make_net('resnet18_bn', width=width)], real)
     with tempfile.TemporaryDirectory() as tmp:
         method, stats = (D3SMethod(ipc=n//10, batch=batch, iterations=iterations),
                          teacher_stats(teachers, real, quiet=True))
-        with Cost() as cost:
+        with Cost(device) as cost:
             Synthesis(method, Task(real, teachers=teachers), Path(tmp)/'run', stats).fit(quiet=True)
-    return dict(memory_mb=cost.memory_mb, processor=device_name())
+    return dict(memory_mb=cost.memory_mb, processor=device_name(device))
 
 def measure_plan(
     dataset:str='imagenet1k', ipc:int=50, # a set that `d3s_plan` knows; images a class
     repeats=1, # one probe
-    threads=0, # 0: as PyTorch chooses
+    threads=0, device='cpu', # 0: as PyTorch chooses; cpu or cuda
 )->dict: # planned seconds of each part and of all, memory_mb, disk_gb; processor
     "What D3S would cost on a data set that need not be there, from a probe in this process."
-    _settle(threads, 'tuned')
-    rows = d3s_plan(dataset, ipc, quiet=True)
+    _settle_on(device, threads)
+    rows = d3s_plan(dataset, ipc, device=device, quiet=True)
     return {r['part']: r['seconds'] for r in rows} | dict(
         total=sum(r['seconds'] for r in rows), memory_mb=max(r['memory_mb'] for r in rows),
         disk_gb=sum(r['disk'] for r in rows)/1e9, repeats=1,
-        note='planned from a probe of 4 and 8 images', processor=device_name())
+        note='planned from a probe of 4 and 8 images', processor=device_name(device))
 
 # %% ../nbs/26_bench.ipynb #df3d1e5e
 _PLAN = {k: 's' for k in ('teachers', 'statistics', 'synthesis', 'folding', 'labels', 'student',
@@ -458,40 +469,43 @@ def measure_students(
     epochs=20, # steps that are timed
     k=5, # networks
     repeats=3, # the median is taken
-    threads=0, # 0: as PyTorch chooses
+    threads=0, device='cpu', # 0: as PyTorch chooses; cpu or cuda
 )->dict: # together and apart in s, ratio, auto (what students would choose), processor
     "Seconds to train k networks as one and one after another, in this process."
     _settle(threads, '')
     tune_allocator()
     data = ImageTensors(torch.randn(batch, 3, side, side, generator=rng_for('bench', side)),
-                        torch.arange(batch) % 10, 10)
-    new = lambda: [ConvNet(3, 10, side, width) for _ in range(k)]
+                        torch.arange(batch) % 10, 10).to(device)
+    new = lambda: [ConvNet(3, 10, side, width).to(device) for _ in range(k)]
     def once(together, epochs):
         p = as_protocol('mtt').scaled(kind='smoke', epochs=epochs)
-        return timed(lambda: train(new(), data, p, lr=.01, together=together))
+        return timed(lambda: train(new(), data, p, lr=.01, together=together), device=device)
     s = {True: [], False: []}
     for way in s: once(way, 2)
     for r in range(repeats):
         for way in (r % 2 == 0, r % 2 == 1): s[way].append(once(way, epochs))
     a, b = median(s[False]), median(s[True])
     return dict(apart=a, together=b, ratio=a/b, auto=go_together(new(), batch),
-                processor=device_name())
+                processor=device_name(device))
 
 # %% ../nbs/26_bench.ipynb #5e4ef559
 def bench_students(
     sizes=STUDENTS, # of (side in px, width, images)
     quiet=False, # say nothing while it runs
+    run=run_cell, # measures a cell
+    on_cell=None, # called with each cell
     **kw # the rest of what `measure_students` takes
 )->list: # of cells
     "Measure training together against one after another."
     out = []
     for side, width, batch in sizes:
-        c = run_cell(dict(subject='students', side=side, width=width, batch=batch, **kw))
+        c = run(dict(subject='students', side=side, width=width, batch=batch, **kw))
         out.append(c)
         text = (c.get('error')
                 or f'apart {c["apart"]:.2f} s, together {c["together"]:.2f} s, ratio '
                    f'{c["ratio"]:.2f}; the rule says {"together" if c["auto"] else "apart"}')
         if not quiet: say(f'{side} px, width {width}, {batch} images: {text}')
+        if on_cell: on_cell(c)
     return out
 
 # %% ../nbs/26_bench.ipynb #9164a36f
@@ -578,14 +592,18 @@ def threads_text(
 def bench_threads(
     quick=False, # toy sizes
     repeats=3, threads=0, # rounds; 0: as PyTorch chooses
+    run=None, # measures a cell by means of a function; None: that function does
+    on_cell=None, # called with each cell
 )->list: # of cells
     "Measure the rule for threads."
-    have, out = torch.get_num_threads(), []
+    have, out, run = torch.get_num_threads(), [], run or (lambda cell, measure: measure(cell))
     if threads: torch.set_num_threads(threads)
     try:
         for name, fn in thread_examples(quick).items():
-            out.append(measure_threads(name, fn, repeats))
+            cell = dict(subject='threads', example=name, quick=quick, threads=threads)
+            out.append(run(cell, lambda c: measure_threads(name, fn, repeats)))
             say(threads_text(out[-1]))
+            if on_cell: on_cell(out[-1])
     finally: torch.set_num_threads(have)
     return out
 
@@ -658,8 +676,41 @@ def _sizes(batch, N, quick):
     return list(product(b or [10, 100], n or [10, 30, 50])) if b or n else [(100, 30), (10, 50)]
 
 BENCH_OWN = {'unroll': 'form alloc batch N width repeats budget_s warm_s device',
-             'students': 'repeats', 'threads': 'repeats', 'd3': 'width repeats', 'd3s': 'repeats',
-             'd3s-memory': '', 'd3s-plan': ''}
+             'students': 'repeats device', 'threads': 'repeats', 'd3': 'width repeats device',
+             'd3s': 'repeats device', 'd3s-memory': 'device', 'd3s-plan': 'device'}
+
+# %% ../nbs/26_bench.ipynb #0a0fff33
+class Kept:
+    "Measures cells, and keeps what was measured until the call is over."
+    def __init__(self,
+        record_to='' # results file; '' keeps and records nothing
+    ):
+        self.to, self.asked = record_to, {}
+        self.file = Path(record_to).with_suffix('.part.json') if record_to else None
+        self.have = read_json(self.file) if record_to else {}
+    def key(self, c): return settings_hash([c, git_commit()])
+    def __call__(self, cell, run=None):
+        "The next visit of a cell: the one that is kept, or a new one."
+        key, run = self.key(cell), run or run_cell
+        self.asked[key] = n = self.asked.get(key, 0) + 1
+        seen = self.have.setdefault(key, [])
+        if n > len(seen):
+            c = run(dict(cell))
+            if 'error' in c: return c
+            seen.append(c)
+            self.write()
+        return seen[n - 1]
+    def record(self, c, rows):
+        "The rows of a cell, once."
+        key = self.key([c, 'recorded'])
+        if not self.to or self.have.get(key): return
+        record(rows, self.to)
+        self.have[key] = [True]
+        self.write()
+    def write(self):
+        if self.file: write_atomic(self.file, json.dumps(self.have).encode())
+    def close(self):
+        if self.file: self.file.unlink(missing_ok=True)
 
 # %% ../nbs/26_bench.ipynb #961235aa
 @dataclass(frozen=True)
@@ -678,7 +729,7 @@ class BenchOptions(Checked):
     budget_s: float = setting(None, 'for rounds after the first, s (default: 480): unroll', above=0)
     warm_s: float = setting(None, 'shorter iterations warm up with a whole one, s (default: 20): '
                                   'unroll', above=0)
-    device: str = setting('', 'cpu or cuda (default: what there is): unroll')
+    device: str = setting('', 'cpu or cuda (default: what there is): all but threads')
     quick: bool = setting(False, 'toy sizes, one visit')
     record_to: str = setting('', 'append the rows to this results file')
 
@@ -703,21 +754,21 @@ def _check_bench(subject, device, got, quick):
         raise ValueError("device 'cuda' is not available here; use cpu")
 
 # %% ../nbs/26_bench.ipynb #65743af9
-def _unroll(groups, repeats, budget_s, kind):
+def _unroll(groups, repeats, budget_s, kind, keep):
     say(f'{sum(map(len, groups))} cells, each visit in a process of its own')
-    cells = bench_unroll(groups, repeats, budget_s)
-    say(report(cells))
-    return unroll_rows(cells, kind)
+    say(report(bench_unroll(groups, repeats, budget_s, run=keep,
+                            on_cell=lambda c: keep.record(c, unroll_rows([c], kind)))))
 
-def _students(quick, repeats, threads, kind):
+def _students(quick, repeats, threads, kind, device, keep):
     kw = dict(epochs=2, k=2, repeats=1) if quick else dict(epochs=20, k=5, repeats=repeats)
-    return students_rows(bench_students([(8, 4, 4)] if quick else STUDENTS, threads=threads, **kw),
-                         kind)
+    bench_students([(8, 4, 4)] if quick else STUDENTS, threads=threads, device=device, run=keep,
+                   on_cell=lambda c: keep.record(c, students_rows([c], kind)), **kw)
 
-def _threads(quick, repeats, threads, kind):
-    return threads_rows(bench_threads(quick, 1 if quick else repeats, threads), kind)
+def _threads(quick, repeats, threads, kind, keep):
+    bench_threads(quick, 1 if quick else repeats, threads, keep,
+                  lambda c: keep.record(c, threads_rows([c], kind)))
 
-def _parts(subject, width, quick, repeats, threads, kind):
+def _parts(subject, width, quick, repeats, threads, kind, device, keep):
     sizes = {'d3': [dict(width=width, N=20)], 'd3s': [dict(width=w, batch=50) for w in (16, 64)],
              'd3s-plan': [dict(dataset='imagenet1k', ipc=50), dict(dataset='imagenet21k', ipc=20)],
              'd3s-memory': [dict(width=16, batch=b, n=n)
@@ -728,9 +779,10 @@ def _parts(subject, width, quick, repeats, threads, kind):
                  'd3s-memory': [dict(width=4, batch=10, n=20)]}[subject]
     # a peak is a peak, and a plan one probe
     repeats = 1 if subject in ('d3s-memory', 'd3s-plan') else repeats
-    cells = [run_cell(dict(subject=subject, repeats=repeats, threads=threads, **c)) for c in sizes]
-    say(*map(parts_text, cells), sep='\n')
-    return parts_rows(cells, kind)
+    for c in sizes:
+        c = keep(dict(subject=subject, repeats=repeats, threads=threads, device=device, **c))
+        say(parts_text(c))
+        keep.record(c, parts_rows([c], kind))
 
 # %% ../nbs/26_bench.ipynb #f503c17e
 @command
@@ -749,12 +801,12 @@ def dd_bench(
     known = GPU_MODES if device == 'cuda' else CPU_MODES
     modes, sizes = _listed('alloc', o.alloc, known=known) or known, _sizes(o.batch, o.N, o.quick)
     kind = 'smoke' if o.quick else 'decided' if width == 128 else 'reduced'
-    how = o.quick, repeats, o.threads, kind
-    if subject in PARTS: rows = _parts(subject, width, *how)
-    elif subject == 'threads': rows = _threads(*how)
-    elif subject == 'students': rows = _students(*how)
+    how, keep = (o.quick, repeats, o.threads, kind), Kept(o.record_to)
+    if subject in PARTS: _parts(subject, width, *how, device, keep)
+    elif subject == 'threads': _threads(*how, keep)
+    elif subject == 'students': _students(*how, device, keep)
     else:
         kw = dict(width=width, warm_s=warm_s, n_mat=2048) | (QUICK if o.quick else {})
         groups = unroll_cells(sizes, forms, modes, threads=o.threads, device=device, **kw)
-        rows = _unroll(groups, 1 if o.quick else repeats, budget_s, kind)
-    if o.record_to: record(rows, o.record_to)
+        _unroll(groups, 1 if o.quick else repeats, budget_s, kind, keep)
+    keep.close()

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['ONE_THREAD_MAX', 'rng_for', 'seed_of', 'seeded', 'plain_torch', 'steady', 'named_path', 'dd_home', 'dd_data', 'asset',
            'default_device', 'threads_of', 'threads_for', 'settings_hash', 'key_of', 'what_differs', 'net_hash',
-           'Named', 'progress']
+           'Named', 'progress', 'TimeUp', 'time_box', 'minutes_left', 'in_time', 'timely']
 
 # %% ../nbs/00_core.ipynb #21c06eea
-import functools, hashlib, importlib.resources, json, os, sys
+import functools, hashlib, importlib.resources, json, math, os, sys, time
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #144d0119
@@ -194,3 +195,36 @@ def progress(
     from tqdm.auto import tqdm
     return tqdm(it, total=total, desc=desc, initial=initial, leave=False, dynamic_ncols=True,
                 disable=(not sys.stderr.isatty()) if quiet is None else quiet)
+
+# %% ../nbs/00_core.ipynb #03aece27
+class TimeUp(Exception): "The time box is used up; what is finished is kept."
+
+_until = ContextVar('until', default=math.inf)
+
+@contextmanager
+def time_box(
+    minutes:float|None=None, # from now on; None: no box
+):
+    "Work inside ends between two of its pieces when the minutes are over."
+    until = time.monotonic() + 60*minutes if minutes else math.inf
+    token = _until.set(min(until, _until.get()))
+    try: yield
+    finally: _until.reset(token)
+
+def minutes_left()->float|None: # None: there is no time box
+    "What is left of the time box."
+    return None if _until.get() == math.inf else (_until.get() - time.monotonic())/60
+
+def in_time(
+    kept='', # what is finished
+):
+    "`TimeUp` where the time box is used up."
+    if (minutes_left() or 1) < 0: raise TimeUp(kept or 'the time is up')
+
+def timely(
+    it, # an iterable
+):
+    "The same, item by item, while there is time."
+    for x in it:
+        in_time()
+        yield x

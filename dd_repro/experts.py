@@ -7,7 +7,7 @@ __all__ = ['layers_hash', 'Buffer', 'to_vector', 'expert_protocol', 'train_exper
 
 # %% ../nbs/06_experts.ipynb #14759242
 import json, time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import torch
@@ -183,8 +183,11 @@ def train_expert(net, real, protocol, seed=0)->Tensor: # [E+1, P] on the CPU
     "One expert's path: all parameters before training and after every epoch."
     check_free(net)
     path = [to_vector(net).cpu()]
-    train([net], real, protocol, seed=seed,
-          hook=lambda e, nets: path.append(to_vector(nets[0]).cpu()))
+    def keep(epoch, nets):
+        path.append(to_vector(nets[0]).cpu())
+        if epoch + 1 < protocol.epochs: in_time()
+    in_time()
+    train([net], real, protocol, seed=seed, hook=keep)
     return torch.stack(path)
 
 # %% ../nbs/06_experts.ipynb #060e28e1
@@ -256,6 +259,14 @@ def _one_expert(i, net_fn, real, path, protocol, seed):
     save_tensors(_expert_file(path, i), {'theta': theta}, meta)
     return seconds
 
+@contextmanager
+def _kept(path, n):
+    "When the time is up, say how many experts there are."
+    try: yield
+    except TimeUp:
+        have = sum(_expert_file(path, i).is_file() for i in range(n))
+        raise TimeUp(f'{have} of {n} experts are kept in {path}') from None
+
 def _left(path, n, epochs, size):
     "Numbers of the experts that are not there, or damaged."
     for i in range(n):
@@ -285,8 +296,8 @@ def train_experts(
     left = list(_left(path, n, p.epochs, card['size']))
     work = step_work(card['arch'], min(p.batch, len(real)), real.shape[-1])
     jobs = spread(_one_expert, left, (net_fn, real, path, p, seed), work, real.device)
-    with closing(jobs), progress(total=n, initial=n - len(left), desc='experts',
-                                 quiet=quiet) as bar:
+    with closing(jobs), _kept(path, n), progress(total=n, initial=n - len(left), desc='experts',
+                                                 quiet=quiet) as bar:
         for i, seconds in jobs:
             bar.update()
             if on_expert: on_expert(i, seconds)

@@ -144,17 +144,18 @@ def file_head(
 # %% ../nbs/00_files.ipynb #555bf48a
 @contextmanager
 def file_lock(
-    path # the file that is protected; the lock is a hidden file beside it
-):
+    path, # the file that is protected; the lock is a hidden file beside it
+    wait=True, # until it is free; False: BlockingIOError when somebody holds it
+): # the lock, an open file
     "Hold an exclusive lock for a file while the block runs."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(f'.{path.name}.lock'), 'w') as f:
         try:
             import fcntl
-            fcntl.flock(f, fcntl.LOCK_EX)
+            fcntl.flock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except ImportError: pass
-        yield
+        yield f
 
 # %% ../nbs/00_files.ipynb #e03f5695
 def file_sha256(path)->str:

@@ -468,7 +468,9 @@ def relabel(
         index = dict(format=LABEL_FORMAT, epochs=epochs, settings=s, said=said, versions=versions())
         write_atomic(path/_INDEX, json.dumps(index, indent=1).encode())
         todo = [e for e in range(epochs) if not _whole(path, e, views.batch, settings_hash(s))]
-        for e in progress(todo, desc='label epochs', quiet=quiet):
+        for left, e in zip(range(len(todo), 0, -1), progress(todo, desc='label epochs',
+                                                             quiet=quiet)):
+            in_time(f'{epochs - left} of {epochs} label epochs are kept in {path}')
             _label_epoch(d, teachers, path, e, s, views, device)
     return LabelStore(path, epochs)
 

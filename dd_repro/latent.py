@@ -73,7 +73,8 @@ def encode_set(
         ok = z is not None and tuple(z.shape) == shape
     except (ValueError, KeyError): ok = False
     if not ok:
-        zs, ys = zip(*((ae.encode(x, real.norm), y) for x, y in real.batches(64)))
+        batches = timely(real.batches(64))
+        zs, ys = zip(*((ae.encode(x, real.norm), y) for x, y in batches))
         z, y = torch.cat(zs), torch.cat(ys)
         if file: save_tensors(file, dict(z=z, y=y), ae.card())
     made = dict(name=real.title, key=_codes_key(real, ae), source=getattr(real, 'source', None))

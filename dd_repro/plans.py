@@ -101,6 +101,16 @@ def _nets(r):
     seen = small if r.method == 'full' else whole
     return dict(train=row_net(r, small), eval=row_net(r, seen, 'eval'))
 
+_MADE = ('experts', 'teachers', 'statistics', 'distill', 'looks', 'labels')
+
+def _boxed(seconds, left):
+    "Stages before the students, one after another, as far as a time box goes."
+    out = {}
+    for k in filter(seconds.get, _MADE):
+        out[k] = min(seconds[k], left)
+        left -= out[k]
+    return out
+
 def plan(
     row, # a printed row's name, or a Recipe
     scale=None, minutes=None, # as in `recipe`
@@ -119,8 +129,7 @@ def plan(
             parted = stage in ('evaluate', 'experts') and stateless(net)
             seconds[stage] = seconds.get(stage, 0) + images*took
             memory = max(memory, mb*part_of(net.arch, batch)/batch if parted else mb)
-    if r.minutes and 'distill' in seconds:
-        seconds['distill'] = min(seconds['distill'], 60*r.minutes)
+    if r.minutes: seconds |= _boxed(seconds, 60*r.minutes)
     held = min(r.n_real*3*r.size**2*4/1e6, 32_000)
     p = Plan(r.row, r.kind, seconds, memory + held, _disk(r, n, nets['train']()),
              device_name(device))

@@ -134,6 +134,8 @@ def _add(parser, o):
         parser.add_argument(name, type=kind, help=text)
     elif o['form'] == 'may':
         parser.add_argument(name, nargs='?', default=o['default'], help=text)
+    elif o['form'] == 'many':
+        parser.add_argument(name, nargs='*', help=text)
     else:
         parser.add_argument(f'--{name}', type=kind, default=o['default'], metavar=o['kind'],
                             help=text)
@@ -160,7 +162,7 @@ def parse(
     argv=None, # its words; those of the process when None
 )->dict: # parameters by name
     "Read a command line; a word that does not fit is one line and exit status 2."
-    places = {'must': '{}', 'may': '[{}]'}
+    places = {'must': '{}', 'may': '[{}]', 'many': '[{} ...]'}
     words = [places[o['form']].format(o['name']) for o in spec['options'] if o['form'] in places]
     about = dict(usage=' '.join([spec['name'], *words, '[options]']), description=spec['doc'],
                  formatter_class=_Lines)

@@ -8,6 +8,7 @@ __all__ = ['SYNTHESIS', 'generated', 'few', 'row_data', 'Job', 'row_net', 'Shape
 # %% ../nbs/24_stages.ipynb #478d5a53
 import dataclasses, math, sys
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from fastcore.basics import patch
 from .core import *
 from .cost import *
+from .records import *
 from .sets import *
 from .shell import *
 from .data import *
@@ -99,6 +101,7 @@ class Job:
     notes:list=field(default_factory=list)
     costs:dict=field(default_factory=dict)
     begun:set=field(default_factory=set)
+    kept:dict=field(default_factory=dict) # what rows of one process share
     @property
     def device(self): return getattr(self.real, 'device', 'cpu')
     @property
@@ -168,7 +171,9 @@ def buffer_at(self:Job, data, epochs):
 def experts(self:Job, data=None):
     "The expert trajectories of a row, trained where they are missing."
     r, data = self.r, self.real if data is None else data
-    path, epochs = self.buffer_at(data, r['max_start_epoch'] + r['expert_epochs'])
+    need = r['max_start_epoch'] + r['expert_epochs']
+    if r.stage == 'row': need = max(need, self.kept.get(('epochs', r.key('buffer')), 0))
+    path, epochs = self.buffer_at(data, need)
     p = expert_protocol(epochs, r['expert_lr'], r['expert_batch'], str(r.get('expert_aug') or ''),
                         r.get('expert_momentum', 0), r.get('expert_wd', 0))
     with self.timed('experts', path):
@@ -260,16 +265,29 @@ def distilled(self:Job):
         d = Distilled.load(file, str(self.device))
         same_content(d.source.get('key'), self.real, file)
         whole = 'iterations' not in r.settings or r.method in SYNTHESIS
-        if whole or d.info.get('iterations', 0) >= r['iterations']: return d
+        if whole or d.info.get('iterations', 0) >= r['iterations']:
+            self.whole()
+            return d
     method = self.method
     task = self.task(method)
-    how = RunOptions(minutes=r.minutes, quiet=self.quiet, compiled=self.compiled,
+    in_time()
+    left = max(minutes_left(), 1e-6) if minutes_left() and 'minutes' in method.offers else None
+    how = RunOptions(minutes=left, quiet=self.quiet, compiled=self.compiled,
                      callbacks=self.look(method))
     with self.timed('distill', out): d, run = learn(task, method, out, how)
-    if run is not None and run.stopped.startswith('SIG'):
+    stopped = '' if run is None else run.stopped
+    if stopped.startswith('SIG'):
         say(f'{r.row}: stopped; the same command goes on')
         sys.exit(130)
+    if stopped == 'time' and r.method in SYNTHESIS:
+        raise TimeUp(f'{len(run.history)} of {run.n_batches} batches are kept in {out}')
+    if stopped != 'time': self.whole()
     return d
+
+@patch
+def whole(self:Job):
+    "The set is complete, so no time box has made it a smaller one."
+    self.r = dataclasses.replace(self.r, minutes=None)
 
 # %% ../nbs/24_stages.ipynb #1998d6e0
 def row_protocol(
@@ -298,6 +316,26 @@ def with_labels(self:Job, d, name='labels'):
 # %% ../nbs/24_stages.ipynb #b35fae53
 _UNSEEN = ('resnet18', 'vgg11', 'alexnet', 'vit')
 
+def _set_id(d):
+    "What tells apart the sets of one folder: how far it is made, and its labels."
+    store = getattr(d, 'store', None)
+    said = [store and [str(store.path), store.epochs], getattr(d, 'epochs', None)]
+    return [type(d).__name__, len(d), getattr(d, 'info', {}).get('iterations'), said]
+
+@patch
+def judged(self:Job, d, test, arch, p, lr):
+    "The row of one network; networks that another row of this process has trained are not again."
+    about = [str(self.out()), self.seed, _set_id(d), arch, p.settings(), self.r['eval_n'], lr]
+    key = 'students', settings_hash(about + [getattr(test, 'key', '')])
+    if key in self.kept: self.begun.add('evaluate') # its seconds say nothing about a plan
+    else:
+        self.kept[key], = evaluate(d, test, [arch], p, self.r['eval_n'], self.seed, kind='paper',
+                                   lr=lr)
+    row = copy(self.kept[key])
+    row.row, row.method = self.r.row, self.r.method
+    row.protocol = max(row.protocol, self.kind, key=PROTOCOL_KINDS.index)
+    return row
+
 def _average(rows):
     "One row for several networks."
     mean = lambda name: sum(getattr(r, name) for r in rows)/len(rows)
@@ -312,8 +350,7 @@ def students(self:Job, d, test=None, lr=None):
     several = r.eval_net == 'unseen-avg4'
     recipes = [dataclasses.replace(r, eval_net=n) for n in _UNSEEN] if several else [r]
     nets = [row_net(x, test, 'eval')().arch for x in recipes]
-    with self.timed('evaluate'):
-        rows = evaluate(d, test, nets, p, r['eval_n'], self.seed, r.row, r.method, self.kind, lr=lr)
+    with self.timed('evaluate'): rows = [self.judged(d, test, a, p, lr) for a in nets]
     found = getattr(d, 'info', {}).get('looks') or {}
     mine = self.look(self.method) if found and r.get('eval_every') else ()
     if mine and found.get('who') == mine[0].who:
@@ -324,12 +361,8 @@ def students(self:Job, d, test=None, lr=None):
 def check_time_box(
     r:Recipe # a recipe, perhaps with minutes
 ):
-    "ValueError for a time box where there is no distillation that could end early."
-    why = ''
-    if r.method in SYNTHESIS:
-        why = (f'{r.method} has no set before all of its batches are done; take scale= for fewer '
-               'iterations')
-    elif ('iterations' not in r.settings or r.stage not in ('row', 'distill')
-          or r.metric == 'comp_rate'):
-        why = 'there is no distillation in it; take scale= for a smaller copy'
-    if r.minutes and why: raise ValueError(f'{r.row}: minutes is {r.minutes:g}, and {why}')
+    "ValueError for a time box where nothing could end early."
+    pieces = 'iterations' in r.settings or r.method == 'full' and r.paper == 'd3s' # teachers
+    if not r.minutes or pieces and r.stage in ('row', 'distill') and r.metric != 'comp_rate': return
+    raise ValueError(f'{r.row}: minutes is {r.minutes:g}, and there is nothing in it that could '
+                     'end early; take scale= for a smaller copy')

@@ -8,6 +8,7 @@ __all__ = ['TEACHERS', 'seen', 'PhotoCrops', 'TeacherViews', 'TeacherProtocol', 
 
 # %% ../nbs/16_teachers.ipynb #2935cdef
 import hashlib, json, time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -233,6 +234,14 @@ def _check_known(path):
                              'teachers can be used, '
                              'but none can be added; give another folder')
 
+@contextmanager
+def _kept(path, n):
+    "When the time is up, say how many teachers there are."
+    try: yield
+    except TimeUp:
+        have = sum(_teacher_file(path, i).is_file() for i in range(n))
+        raise TimeUp(f'{have} of {n} teachers are kept in {path}') from None
+
 def _save_teacher(file, net, real, card, seconds):
     tensors = {f'net.{k}': v for k, v in net.state_dict().items()} | {
         f'norm.{k}': v for k, v in real.norm.state()[0].items()}
@@ -266,7 +275,10 @@ def train_teachers(
         if _have(file, card): continue
         _check_known(path)
         if init: start_from(net, init[i % len(init)])
-        train(net, TeacherViews(real, how), p, seed=seed_of(rng_for(seed, 'teacher', i)))
+        with _kept(path, M):
+            in_time()
+            train(net, TeacherViews(real, how), p, seed=seed_of(rng_for(seed, 'teacher', i)),
+                  hook=lambda e, _: in_time() if e + 1 < p.epochs else None)
         _save_teacher(file, net, real, card, time.perf_counter() - start)
         if on_teacher: on_teacher(i, net, time.perf_counter() - start)
     return load_teachers(path, real, M)
@@ -361,7 +373,7 @@ def teacher_stats(
                 out.append(Stats.load(file))
                 continue
             except ValueError as e: print(f'{e}; measured again')
-        out.append(dataset_stats(net, real.batches(bs), quiet=quiet))
+        out.append(dataset_stats(net, timely(real.batches(bs)), quiet=quiet))
         if file:
             out[-1].save(file, teacher=h, data=real.title, n_images=len(real), content=real.key)
     return out

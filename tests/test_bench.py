@@ -93,3 +93,24 @@ def test_bad_input_to_the_command(monkeypatch, capsys):
     with pytest.raises(SystemExit) as e: start('dd_bench')
     out, err = capsys.readouterr()
     assert e.value.code == 2 and err.splitlines()[-1] == "dd_repro: batch 'ten' is not a whole number of 1 or more" and out == ''
+
+@pytest.mark.parametrize('subject', ['unroll', 'students', 'd3', 'd3s', 'd3s-memory', 'd3s-plan'])
+def test_every_subject_measures_the_device_that_is_asked_for(monkeypatch, subject):
+    seen = []
+    monkeypatch.setattr(bench, 'run_cell', lambda c: seen.append(c) or c | dict(error='not measured'))
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    dd_bench(subject, device='cuda', quick=True)
+    assert seen and {c['device'] for c in seen} == {'cuda'}
+
+def test_a_call_that_was_cut_off_goes_on_and_records_each_cell_once(monkeypatch, tmp_path):
+    made, file = [], tmp_path/'bench.csv'
+    def run(c):
+        if len(made) == 1 and not (tmp_path/'again').exists(): raise KeyboardInterrupt
+        made.append(c['width'])
+        return c | dict(plain=1., full=2., overhead=1., floor=.1, share=.5)
+    monkeypatch.setattr(bench, 'run_cell', run)
+    with pytest.raises(KeyboardInterrupt): dd_bench('d3s', device='cpu', record_to=str(file))
+    assert len(read_rows(file)) == 5, 'the first cell is recorded'
+    (tmp_path/'again').touch()
+    dd_bench('d3s', device='cpu', record_to=str(file))
+    assert made == [16, 64] and len(read_rows(file)) == 10 and not list(tmp_path.glob('*.part.json'))

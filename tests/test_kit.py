@@ -97,11 +97,11 @@ def test_a_lease(top):
     assert max(c[k] for c in cells[1:5] for k in ('end', 'images', 'lr')) < 1e-9
     log = (out/'lease.log').read_text()
     assert 'data still to come: cifar10-train-2.npz cifar10-test.npz' in log
-    assert f'cpu has made {ROW} --smoke' in log and '1 of 1 rows are whole' in log
+    assert f'cpu done  {ROW} --smoke' in log and '1 done, 0 left, 0 failed' in log
 
     lease(top, 2)
     log = (top/'out-2'/'lease.log').read_text()
-    assert 'begins' not in log and '1 of 1 rows are whole' in log, 'finished rows are left out'
+    assert 'begins' not in log and '1 were done before' in log, 'finished rows are left out'
     assert (top/'home'/'data'/'unpacked').read_text() == 'cifar10'
 
     assert '0 new of 1 rows' in tool(tree, 'merge', top/'out-2'), 'smoke rows are not wanted'

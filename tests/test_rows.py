@@ -3,7 +3,9 @@ import dataclasses
 
 import pytest, torch
 from dd_repro import recipes as R
-from dd_repro import plans, stages
+from dd_repro import plans, rows, stages
+from dd_repro.core import TimeUp
+from dd_repro.counts import runnable
 from dd_repro import steps as S, unroll as U
 from dd_repro.records import read_rows
 from dd_repro.distilled import Distilled
@@ -16,9 +18,35 @@ def test_d3s_has_random_images_with_the_same_labels_beside_it(tmp_path):
     assert (ours.method, rand.method, ours.row) == ('D3S', 'random', rand.row) and ours.artefact and not rand.artefact
     assert len(list(tmp_path.rglob('labels-random'))) == 1
 
-def test_a_time_box_is_refused_where_a_part_is_nothing(tmp_path):
-    with pytest.raises(ValueError, match='minutes is 5, and D3S has no set before all of its batches are done; take scale='): run_row(R.recipe('d3s/table6/cifar10/ipc10', minutes=5.), at=Places(home=tmp_path))
+def test_a_time_box_is_refused_where_nothing_could_end_early(tmp_path):
+    with pytest.raises(ValueError, match='minutes is 5, and there is nothing in it that could end early; take scale='): run_row(R.recipe('mtt/table1/cifar10/random/ipc1', minutes=5.), at=Places(home=tmp_path))
     assert not any(tmp_path.iterdir())
+
+@pytest.mark.parametrize('row', ['d3s/table6/cifar10/ipc10', 'd3s/table6/cifar10/full', 'mtt/table1/cifar10/ipc1', 'mtt/table1/cifar10/dm/ipc1'])
+def test_rows_that_are_made_in_pieces_take_a_time_box(row):
+    rows_ = [l.row for l in runnable() if l.row == row] or [next(l.row for l in runnable('d3s') if l.budget_kind == 'full')]
+    stages.check_time_box(R.recipe(rows_[0], minutes=5.))
+
+def test_a_synthesis_stops_between_batches_and_goes_on_to_a_whole_row(tmp_path, monkeypatch):
+    r = R.shrink(R.recipe('d3s/table6/cifar10/ipc10'), net_resnet_width=4, iterations=2, batch=50, teacher_n=1, teacher_epochs=1, label_epochs=1, eval_epochs=1, eval_n=1)
+    monkeypatch.setattr(rows, 'row_data', lambda r, *a: (*stages.generated('cifar10', 32), ''))
+    keep, seen = stages.learn, []
+    def cut(task, method, out, how): return keep(task, method, out, dataclasses.replace(how, minutes=1e-9))
+    monkeypatch.setattr(stages, 'learn', cut)
+    for _ in range(2):
+        with pytest.raises(TimeUp, match='of 2 batches are kept in'): run_row(dataclasses.replace(r, minutes=60.), quiet=True, at=Places(home=tmp_path))
+    monkeypatch.setattr(stages, 'learn', keep)
+    ours, _ = run_row(dataclasses.replace(r, minutes=60.), quiet=True, at=Places(home=tmp_path))
+    assert 'minutes' not in ours.deviations and ours.artefact
+
+def test_a_box_that_was_not_needed_makes_no_row_smaller(tmp_path):
+    r = R.shrink(dataclasses.replace(R.recipe('mtt/table1/cifar10/dm/ipc1'), dataset='digits', size=8, minutes=60.), iterations=2, eval_epochs=2, eval_n=1, eval_aug='', aug='', net_width=4, student_depth=2, net_depth=2, data_zca=0)
+    whole, = run_row(r, quiet=True, at=Places(home=tmp_path/'a'))
+    keep = stages.learn
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(stages, 'learn', lambda task, method, out, how: keep(task, method, out, dataclasses.replace(how, minutes=1e-9)))
+        cut, = run_row(r, quiet=True, at=Places(home=tmp_path/'b'))
+    assert 'at most' not in whole.deviations and 'at most 60 minutes' in cut.deviations
 
 def test_compiled_is_for_rows_with_student_steps(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="compiled is for rows of MTT and D3; with DM it is not offered"): run_row('mtt/table1/cifar10/dm/ipc1', compiled=True, at=Places(home=tmp_path))

@@ -3,15 +3,14 @@
 
     python3 .carry/call-2/lease.py --minutes 8 --out $OUT --home $HOME/dd --queue QUEUE
 
-Run in the top folder of the tree that came along. Needs only Python's own library; each row is a
-process of its own. The same command goes on where the last one stopped: finished rows are left
-out, others resume from their files in the home."""
+Run in the top folder of the tree that came along. Needs only Python's own library; the rows are
+run by `dd_rows` of that tree, each set in a process of its own. The same command goes on where the
+last one stopped: finished rows are left out, others resume from their files in the home."""
 import argparse
 import io
 import json
 import os
 import platform
-import re
 import shutil
 import signal
 import subprocess
@@ -24,37 +23,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 PIECES = 'cifar10-train-1.npz', 'cifar10-train-2.npz', 'cifar10-test.npz'
 STATES, FILE, TOTAL = 4, 31 << 19, 46 << 20 # files of state; bytes of one (15.5 MiB), and of all
-TRIES = 2 # how often a row that fails by itself is begun
 CORES = os.cpu_count() or 1
 FEW = max(1, min(4, CORES//4)) # threads beside a GPU
-
-
-# ------------------------------------------------------------ one row, in a process of its own
-def number(text):
-    "A number, where the text is one."
-    for kind in (int, float):
-        try: return kind(text)
-        except ValueError: pass
-    return text
-
-def run_one(words):
-    "One row; a setting given as name=value becomes a deviation of it."
-    from dd_repro.recipes import recipe
-    from dd_repro.rows import Places, run_row
-    from dd_repro.shell import manners, program
-    p = argparse.ArgumentParser()
-    p.add_argument('row')
-    p.add_argument('settings', nargs='*')
-    for name in ('smoke', 'compiled'): p.add_argument(f'--{name}', action='store_true')
-    for name in ('root', 'device', 'record_to'): p.add_argument(f'--{name}')
-    for name, kind in dict(scale=float, minutes=float, seed=int).items():
-        p.add_argument(f'--{name}', type=kind, default=argparse.SUPPRESS)
-    a = vars(p.parse_intermixed_args(words))
-    values = {k: number(v) for k, v in (s.split('=', 1) for s in a.pop('settings'))}
-    with program(), manners():
-        r = recipe(a.pop('row'), a.pop('scale', None), a.pop('minutes', None))
-        at = Places(a.pop('root'), device=a.pop('device'))
-        run_row(r, at=at, looks=False, **a, **values)
 
 
 # ------------------------------------------------------------ what came along
@@ -101,13 +71,6 @@ def now():
 
 
 # ------------------------------------------------------------ the lease
-class Lane:
-    "One process at a time, on the GPU or on the cores."
-    def __init__(self, name, device):
-        cores = name.startswith('cpu')
-        self.name, self.cores, self.process = name, cores, None
-        self.device, self.threads = ('cpu', max(1, CORES - 4)) if cores else (device, FEW)
-
 class Lease:
     "A time box, a home that stays between calls, and a folder that comes back."
     def __init__(self, a):
@@ -115,14 +78,11 @@ class Lease:
         self.data = Path(a.data).resolve()
         self.start = time.time()
         self.hard = self.start + 60*a.minutes
-        self.soft = self.hard - a.grace
         for d in (self.out, self.home/'results', self.home/'logs'):
             d.mkdir(parents=True, exist_ok=True)
         self.commit = (HERE/'commit').read_text().strip() if (HERE/'commit').is_file() else ''
         take_state(self.home)
-        self.tried, self.told, self.lanes, self.packed = set(), set(), [], 0.
-        self.done = self.read('done.json')
-        for d in self.done.values(): d['failed'] *= d['commit'] == self.commit # other code, anew
+        self.told, self.packed, self.rows, self.shown = set(), 0., None, 0
         self.note()
         signal.signal(signal.SIGTERM, lambda *_: self.hurry())
     def read(self, name):
@@ -147,83 +107,48 @@ class Lease:
         with open(self.out/'lease.log', 'a') as f: f.write(line + '\n')
     def hurry(self):
         "Asked to stop: what runs may save itself, then the end."
-        self.soft = min(self.soft, time.time())
-        self.hard = min(self.hard, time.time() + self.a.grace)
-    def env(self, threads):
+        self.hard = min(self.hard, time.time() + 35)
+        if self.rows: self.rows.terminate()
+    def env(self):
         "What a process of the package finds around it."
         home = self.home.resolve()
         path = [Path(self.a.site).resolve(), Path.cwd(), os.environ.get('PYTHONPATH')]
-        own = dict(DD_HOME=home, DD_DATA=self.data, OMP_NUM_THREADS=threads, PYTHONUNBUFFERED=1,
+        own = dict(DD_HOME=home, DD_DATA=self.data, PYTHONUNBUFFERED=1,
                    PYTHONPATH=os.pathsep.join(str(p) for p in path if p),
                    TORCHINDUCTOR_CACHE_DIR=home/'inductor', TRITON_CACHE_DIR=home/'triton')
         return os.environ | {k: str(v) for k, v in own.items()}
 
     # -------------------------------------------------------- rows
-    def open_rows(self, lane):
-        "What a lane may begin: its rows in order; a GPU lane without any takes those of the cores."
-        busy = {' '.join(l.words) for l in self.lanes if l.process}
-        def may(words):
-            d = self.done.get(' '.join(words), {})
-            new = ' '.join(words) not in self.tried | busy
-            return new and not d.get('whole') and d.get('failed', 0) < TRIES
-        mine = [w for name, w in self.queue if name == lane.name and may(w)]
-        if mine or lane.cores: return mine
-        return [w for name, w in self.queue if name.startswith('cpu') and may(w)]
-    def begin(self, lane, words):
-        "Start a row."
-        key, paper = ' '.join(words), words[0].split('/')[0]
-        lane.words, lane.t = words, time.time()
-        lane.log = self.home/'logs'/f'{re.sub("[^A-Za-z0-9.=-]+", "-", key)}.log'
-        command = [sys.executable, __file__, '--row', *words, '--root', self.data]
-        command += ['--device', lane.device]
-        command += ['--record_to', (self.home/'results'/f'{paper}.csv').resolve()]
-        with open(lane.log, 'a') as log:
-            log.write(f'--- {now()} {lane.name} {key}\n')
-            log.flush()
-            env = self.env(lane.threads)
-            lane.process = subprocess.Popen(command, stdout=log, stderr=log, env=env)
-        self.say(lane.name, 'begins', key)
-    def end(self, lane, rc):
-        "Note how a row ended: whole, stopped (to go on), or failed by itself."
-        key, took = ' '.join(lane.words), time.time() - lane.t
-        stopped = rc in (130, -signal.SIGTERM, -signal.SIGKILL)
-        d = self.done.setdefault(key, {})
-        d.update(row=lane.words[0], rc=rc, whole=rc == 0, commit=self.commit, date=now())
-        d['failed'] = d.get('failed', 0) + (rc != 0 and not stopped)
-        d['seconds'] = round(d.get('seconds', 0) + took, 1)
-        self.write('done.json', self.done)
-        self.tried.add(key)
-        lane.process = None
-        how = 'has made' if rc == 0 else 'stopped' if stopped else f'FAILED (status {rc})'
-        last = [l for l in lane.log.read_text(errors='replace').splitlines() if l.strip()][-1]
-        self.say(lane.name, how, key, f'in {took:.0f} s:', last[:200])
-        self.pack()
-    def go_on(self):
-        "Note what has ended, begin what may begin; returns the lanes at work."
-        for l in self.lanes:
-            if l.process and (rc := l.process.poll()) is not None: self.end(l, rc)
-            if l.process or self.soft - time.time() < self.a.least: continue
-            if rows := self.open_rows(l): self.begin(l, rows[0])
-        return [l for l in self.lanes if l.process]
-    def kill(self, running):
-        "The time is up."
-        for l in running:
-            l.process.kill()
-            self.end(l, l.process.wait())
     def run(self, queue):
-        "All lanes until nothing is left; rows are asked to stop at `soft` and ended at `hard`."
-        self.queue, asked = queue, False
-        self.lanes = [Lane(n, self.a.device) for n in dict.fromkeys(name for name, _ in queue)]
-        while running := self.go_on():
-            if time.time() > self.soft and not asked:
-                asked = True
-                for l in running: l.process.terminate()
-            if time.time() > self.hard: self.kill(running)
-            elif time.time() - self.packed > self.a.every: self.pack()
+        "The rows by dd_rows, in the time that is left; packed after each and every two minutes."
+        file, log = self.home/'queue.txt', self.home/'logs'/'rows.log'
+        file.write_text('\n'.join(' '.join(l) for l in queue) + '\n')
+        command = [sys.executable, '-m', 'dd_repro', 'rows', file, '--last', '--root', self.data]
+        command += ['--record_to', (self.home/'results').resolve(), '--device', self.a.device]
+        command += ['--minutes', f'{max(.1, (self.hard - time.time())/60 - .1):.2f}']
+        self.shown = log.stat().st_size if log.is_file() else 0
+        with open(log, 'a') as f:
+            self.rows = subprocess.Popen(command, env=self.env(), stdout=f, stderr=f)
+        while self.rows.poll() is None:
+            ended = self.show(log)
+            if ended or time.time() - self.packed > self.a.every: self.pack()
+            if time.time() > self.hard + 5: self.rows.kill()
             time.sleep(self.a.poll)
-        left = [k for k in (' '.join(w) for _, w in queue) if not self.done.get(k, {}).get('whole')]
-        whole = f'{len(queue) - len(left)} of {len(queue)} rows are whole'
-        self.say(whole + (f'; next: {left[0]}' if left else ''))
+        self.show(log)
+    def show(self, log):
+        "What dd_rows has said since; True when a row has ended."
+        with open(log, 'rb') as f:
+            f.seek(self.shown)
+            lines = f.read().decode(errors='replace').splitlines(keepends=True)
+        lines = [l for l in lines if l.endswith('\n')] # the last one may be half there
+        self.shown += sum(len(l.encode()) for l in lines)
+        for l in lines: self.say(l.rstrip())
+        return any(' done ' in l or ' FAILED ' in l or ' left ' in l for l in lines)
+    def stamp(self):
+        "Without .git the package knows no commit; what the tree came with is noted."
+        done = self.read('done.json')
+        for d in done.values(): d['commit'] = d.get('commit') or self.commit
+        if done: self.write('done.json', done)
 
     # -------------------------------------------------------- what comes back
     def tar(self, name, files):
@@ -257,6 +182,7 @@ class Lease:
     def pack(self):
         "At most eight files: rows.tar, state, lease.log, check.jsonl, and one in the making."
         self.packed = time.time()
+        if self.rows and self.rows.poll() is not None: self.stamp()
         globs = 'results/*.csv', 'logs/*.log', '*.json'
         self.tar('rows.tar', [f for g in globs for f in sorted(self.home.glob(g))])
         for i, files in enumerate(self.state(), 1):
@@ -265,12 +191,13 @@ class Lease:
     # -------------------------------------------------------- the first call
     def check(self):
         "Are captured steps right, and what does a step cost? Results stand in check.jsonl."
-        box = max(10, min(self.a.check_seconds, self.soft - time.time()))
+        box = max(10, min(self.a.check_seconds, self.hard - 30 - time.time()))
         found, log = self.out/'check.jsonl', self.home/'logs'/'check.log'
         command = [sys.executable, HERE/'check_gpu.py', self.a.device, found, str(box)]
         command += ['--cells', self.a.cells]
+        few = dict(OMP_NUM_THREADS=str(FEW))
         with open(log, 'a') as f:
-            p = subprocess.Popen(command, env=self.env(FEW), stdout=f, stderr=f)
+            p = subprocess.Popen(command, env=self.env() | few, stdout=f, stderr=f)
         try: rc = p.wait(box + 30)
         except subprocess.TimeoutExpired:
             p.kill()
@@ -288,12 +215,10 @@ def words():
     p.add_argument('--home', default=str(home/'dd'), help='what stays between calls')
     p.add_argument('--data', default=str(home/'data'), help='where data are unpacked')
     p.add_argument('--site', default=str(home/'site'), help='where wheels are unpacked')
-    p.add_argument('--device', default='cuda', help='of lanes that are not named cpu...')
+    p.add_argument('--device', default='cuda', help='of all but lines that begin with cpu')
     p.add_argument('--check', action='store_true', help='begin with check_gpu.py')
     p.add_argument('--cells', default='', help='of check_gpu.py')
     p.add_argument('--check_seconds', type=float, default=120., help='its time box' + s)
-    p.add_argument('--grace', type=float, default=30., help='for rows that are asked to stop' + s)
-    p.add_argument('--least', type=float, default=45., help='no row begins with less time' + s)
     p.add_argument('--every', type=float, default=120., help='between two packings' + s)
     p.add_argument('--poll', type=float, default=.5, help='between two looks at the rows' + s)
     return p.parse_args()
@@ -307,12 +232,10 @@ def main():
     except subprocess.CalledProcessError: missing = ['a whole copy of what is named above']
     if a.check: lease.check()
     if missing: lease.say('data still to come:', *missing)
-    queue = read_queue(a.queue) if a.queue else []
-    queue = [(n, w) for n, w in queue if not missing or '--smoke' in w]
+    queue = [[n, *w] for n, w in read_queue(a.queue)] if a.queue else []
+    queue = [l for l in queue if not missing or '--smoke' in l]
     if queue: lease.run(queue)
     lease.pack()
     lease.say('packed')
 
-if __name__ == '__main__':
-    if sys.argv[1:2] == ['--row']: run_one(sys.argv[2:])
-    else: main()
+if __name__ == '__main__': main()
