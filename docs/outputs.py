@@ -172,6 +172,7 @@ WRONG = {
     'a date': r'\b20\d\d-[01]\d-[0-3]\d(?!\d)|\b[012]?\d:[0-5]\d:[0-5]\d\b',
     'an address in memory': r'\bat 0x[0-9a-fA-F]+|\b0x[0-9a-fA-F]{8,}',
     'seconds of a run': r'(?<![\w.,-])\d+(\.\d+)? ?(s|ms|µs|sec|seconds)\b(?!/)',
+    'digits that nobody needs': r'\d\.\d{8,}',
     'a progress bar': r'\r|\d%\|| it/s\b|\bs/it\b',
     'an object without a word about itself': r'^<(IPython|matplotlib|pandas)[\w.]* object>',
 }

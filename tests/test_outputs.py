@@ -77,6 +77,7 @@ BAD = {
     'an address in memory': ['<function f at 0x7f3a2b1c4d50>', '<Thing at 0x7f>', 'id 0x7f3a2b1c4d50'],
     'a progress bar': [' 40%|####      | 4/10', '4/10 [00:01<00:02, 3.1 it/s]', '1.2 s/it', 'one\rtwo'],
     'seconds of a run': ['3 epochs in 12.3 s', '40 ms', 'took 3 seconds', '12s'],
+    'digits that nobody needs': ["{'real': 0.09311203658580780}", '12.345678901'],
     'an object without a word': ['<IPython.core.display.HTML object>'],
 }
 
