@@ -22,7 +22,8 @@ GROUPS = [('The library', 0, 30), ('The papers, told on a CPU', 30, 40),
           ('Tables: ours beside the printed one', 40, 50), ('Side by side', 50, 100)]
 LEGEND = 'In each notebook, a cell with a blue edge is exported to the library; one with a green edge is an example, and checks itself.'
 NAMED = dict(torch='torch', np='numpy', pd='pandas') # in annotations of modules that import them late
-PINNED = dict(ATEN_CPU_CAPABILITY='avx2', ONEDNN_MAX_CPU_ISA='AVX2', MKL_CBWR='AVX2', OMP_NUM_THREADS='1') # the same digits on each x86 machine
+PINNED = dict(ATEN_CPU_CAPABILITY='avx2', ONEDNN_MAX_CPU_ISA='AVX2', MKL_CBWR='AVX2', OMP_NUM_THREADS='1',
+              COLUMNS='100', IN_TEST='1') # the same digits and lines on each x86 machine
 OLDER = dict(MKL_CBWR='COMPATIBLE', ATEN_CPU_CAPABILITY='default', ONEDNN_MAX_CPU_ISA='SSE41') # rounds otherwise
 MATHJAX, MATHJAX_FILES = 'mathjax@3.2.2', ('LICENSE', 'es5/tex-svg-full.js')
 
@@ -78,9 +79,11 @@ def compare(site):
     "Run the notebooks of tables in this process, and fail with a line for each cell that does not say what is stored."
     found = [p for p in site.notebooks if p.name.startswith(stored.TABLES)]
     bad, reads = [], stored.Reads(site.root)
-    for p in found:
-        new, old = ran(site, p, reads), json.loads(p.read_text(encoding='utf-8'))
-        bad += [f'{p.name}: cell {i} says something else now' for i in stored.other_words(old, new)]
+    with tempfile.TemporaryDirectory() as home:
+        os.environ.update({'DD_HOME': home, **os.environ, **PINNED})
+        for p in found:
+            new, old = ran(site, p, reads), json.loads(p.read_text(encoding='utf-8'))
+            bad += [f'{p.name}: cell {i} says something else now' for i in stored.other_words(old, new)]
     print(f'docs: {len(found)} notebooks of tables were run again')
     if bad: fail([*bad, 'run make outputs'])
 
@@ -93,7 +96,7 @@ def run_apart(site, path, dest, **env):
     "Run one notebook in a process of its own, with an empty DD_HOME unless one is named; the error as text, or None."
     cmd = [sys.executable, __file__, '--root', site.root, '--run-one', path, dest, *['--slow']*site.slow]
     with tempfile.TemporaryDirectory() as home:
-        env = {'DD_HOME': home, **os.environ, **PINNED, 'IN_TEST': '1', 'COLUMNS': '100', **env}
+        env = {'DD_HOME': home, **os.environ, **PINNED, **env}
         r = subprocess.run(cmd, env=env, capture_output=True, text=True)
     return f'{path.name} does not run:\n{r.stderr[-3000:]}' if r.returncode else None
 

@@ -230,7 +230,7 @@ def stale(nb, root, flags=('slow', 'data'), data=True):
     return None
 
 
-def words(cell): return [t for o in cell.get('outputs', []) for t in texts(o)]
+def words(cell): return [sorted(texts(o)) for o in cell.get('outputs', [])]
 
 def other_words(old, new):
     "Numbers of the code cells whose outputs say different words in two runs of a notebook."

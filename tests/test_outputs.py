@@ -174,9 +174,9 @@ def test_an_output_that_no_run_left_is_stale():
     assert 'nobody knows' in stored.stale(nb, ROOT)
 
 def test_words_are_compared_cell_by_cell():
-    a, b = whole(code('f()', stream('1')), code('g()', data(text_plain=['x'], image_png='AAAA'))), None
+    a, b = whole(code('f()', stream('1')), code('g()', data(text_plain=['x'], text_html=['<b>x</b>'], image_png='AAAA'))), None
     b = deepcopy(a)
-    b['cells'][1]['outputs'][0]['data']['image/png'] = 'BBBB'
+    b['cells'][1]['outputs'][0]['data'] = {'image/png': 'BBBB', 'text/html': ['<b>x</b>'], 'text/plain': ['x']}
     assert stored.other_words(a, b) == []
     b['cells'][0]['outputs'] = []
     b['cells'][1]['outputs'][0]['data']['text/plain'] = ['y']
