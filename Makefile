@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 CONSTRAINTS := .ci/constraints.txt
 
-.PHONY: help venv demo test same versions smoke docs readme assets lab clean
+.PHONY: help venv demo test same versions smoke docs outputs diff readme assets lab clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -42,6 +42,12 @@ smoke: $(STAMP)  ## one step of the main job, then of every distinct method, net
 
 docs: $(STAMP)   ## the site with outputs and pictures: _docs/index.html
 	@$(BIN)/python docs/build.py --execute
+
+outputs: $(STAMP) ## run the notebooks that changed and keep their outputs in nbs/ (ALL=1: every one; NB="07_distilled ...": these)
+	@$(BIN)/python docs/build.py --outputs $(NB) $(if $(ALL),--all)
+
+diff:            ## git diff with notebooks as text, pictures as a line each (WHAT="main -- nbs": of what)
+	@git -c diff.jupyternotebook.textconv='python3 docs/outputs.py' diff $(WHAT)
 
 readme: $(STAMP) ## README.md from nbs/index.ipynb
 	@$(BIN)/python docs/build.py --readme

@@ -3,8 +3,9 @@
     python docs/build.py              notebooks as committed -> _docs/
     python docs/build.py --execute    run first (cached by source), so that the pages show outputs and pictures
     python docs/build.py --readme     README.md from nbs/index.ipynb
+    python docs/build.py --outputs    run what changed and write its outputs into nbs/ (--all, --slow, or notebooks by name)
 """
-import argparse, hashlib, importlib, io, os, re, shutil, subprocess, sys, tarfile, tempfile, time
+import argparse, hashlib, importlib, io, json, os, re, shutil, subprocess, sys, tarfile, tempfile, time, warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -12,13 +13,18 @@ from posixpath import normpath
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
+import outputs as stored
 from check import check_site
-from pages import Site, as_python, dress, lead, machine_paths, md_cell, raw_cells, relink, site_nb
+from pages import Site, as_python, dress, lead, machine_paths, md_cell, raw_cells, relink, scrub, site_nb
 
+BEGIN = ('00_idea', '51_your_method') # read before the rest, whatever their numbers
 GROUPS = [('The library', 0, 30), ('The papers, told on a CPU', 30, 40),
           ('Tables: ours beside the printed one', 40, 50), ('Side by side', 50, 100)]
 LEGEND = 'In each notebook, a cell with a blue edge is exported to the library; one with a green edge is an example, and checks itself.'
 NAMED = dict(torch='torch', np='numpy', pd='pandas') # in annotations of modules that import them late
+PINNED = dict(ATEN_CPU_CAPABILITY='avx2', ONEDNN_MAX_CPU_ISA='AVX2', MKL_CBWR='AVX2', OMP_NUM_THREADS='1',
+              COLUMNS='100', IN_TEST='1') # the same digits and lines on each x86 machine
+OLDER = dict(MKL_CBWR='COMPATIBLE', ATEN_CPU_CAPABILITY='default', ONEDNN_MAX_CPU_ISA='SSE41') # rounds otherwise
 MATHJAX, MATHJAX_FILES = 'mathjax@3.2.2', ('LICENSE', 'es5/tex-svg-full.js')
 
 
@@ -31,48 +37,119 @@ def fail(lines):
 
 def source_key(site, path):
     "A hash of what the outputs depend on: the code, the modules up to it, package data and, for tables, the results."
-    h, num = hashlib.sha256(str(bool(os.environ.get('DD_DATA'))).encode()), path.name[:2]
-    for c in raw_cells(path):
-        if c['cell_type'] == 'code': h.update(''.join(c['source']).encode() + b'\0')
+    nb, num = json.loads(path.read_text(encoding='utf-8')), path.name[:2]
+    h = hashlib.sha256(json.dumps([sorted(site.flags), PINNED, stored.cells_key(nb), stored.kept_cells(nb, site.flags)]).encode())
     mods = [site.root/'dd_repro'/f'{m}.py' for p, m in site.modules.items() if p.name[:2] <= num or not num.isdigit()]
     data = [p for g in ('dd_repro/assets/*', 'docs/results/*') for p in sorted(site.root.glob(g)) if num > '20' or 'assets' in g]
     for f in [*mods, *data]:
         if f.is_file(): h.update(f.name.encode() + f.read_bytes())
     return h.hexdigest()[:16]
 
-def run_one(site, src, dest):
-    "Run one notebook with execnb, slow cells left out, and write it with its outputs."
-    from execnb.nbio import read_nb, write_nb
+def prepared(nb, flags):
+    "Nothing in the cells that will run; in those left out, what an earlier run stored if they are as they were."
+    kept = stored.kept_cells(nb, flags)
+    for c in nb['cells']:
+        if c['cell_type'] == 'code': c['outputs'] = kept.get(c['id'], [])
+    return nb
+
+def ran(site, src, reads):
+    "One notebook, run with execnb, slow cells left out, with its outputs as they are stored and what it read."
+    from execnb.nbio import dict2nb, nb2dict
     from execnb.shell import CaptureShell
-    from nbdev.process import NBProcessor
-    nb = read_nb(src)
-    dirs = [c.directives_ for c in NBProcessor(nb=read_nb(src)).nb.cells]
+    nb = dict2nb(prepared(json.loads(src.read_text(encoding='utf-8')), site.flags))
+    for i, c in enumerate(nb.cells): c.idx_ = i
     os.chdir(src.parent)
     sys.path.insert(0, str(site.root))
     shell = CaptureShell(src)
-    try: shell.run_all(nb, exc_stop=True, preproc=lambda c: dirs[c.idx_].keys() & site.flags or dirs[c.idx_].get('eval:') == ['false'])
+    warnings.filterwarnings('ignore', category=FutureWarning, module=r'torch\.') # of PyTorch about callers that are not ours
+    try: shell.run_all(nb, exc_stop=True, preproc=lambda c: stored.gated(c, site.flags))
     except Exception: sys.exit(shell.prettytb(src.name))
-    write_nb(nb, dest)
+    nb = nb2dict(nb)
+    for c in nb['cells']:
+        if c['cell_type'] == 'code': c['outputs'] = stored.fit_outputs(c, scrub)
+    names = reads.data()
+    nb['metadata'][stored.KEPT] = dict(reads=names, data=stored.data_key(site.root, names))
+    return nb
+
+def run_one(site, src, dest):
+    "Run one notebook and write it with its outputs."
+    dest.write_text(stored.as_text(ran(site, src, stored.Reads(site.root))), encoding='utf-8')
+
+def compare(site):
+    "Run the notebooks of tables in this process, and fail with a line for each cell that does not say what is stored."
+    found = [p for p in site.notebooks if p.name.startswith(stored.TABLES)]
+    bad, reads = [], stored.Reads(site.root)
+    with tempfile.TemporaryDirectory() as home:
+        os.environ.update({'DD_HOME': home, **os.environ, **PINNED})
+        for p in found:
+            new, old = ran(site, p, reads), json.loads(p.read_text(encoding='utf-8'))
+            bad += [f'{p.name}: cell {i} says something else now' for i in stored.other_words(old, new)]
+    print(f'docs: {len(found)} notebooks of tables were run again')
+    if bad: fail([*bad, 'run make outputs'])
+
+def as_it_was(site, dest):
+    "Is there a run in the cache that has read what lies there now?"
+    about = json.loads(dest.read_text(encoding='utf-8'))['metadata'][stored.KEPT] if dest.exists() else {}
+    return bool(about) and about['data'] == stored.data_key(site.root, about['reads'])
+
+def run_apart(site, path, dest, **env):
+    "Run one notebook in a process of its own, with an empty DD_HOME unless one is named; the error as text, or None."
+    cmd = [sys.executable, __file__, '--root', site.root, '--run-one', path, dest, *['--slow']*site.slow]
+    with tempfile.TemporaryDirectory() as home:
+        env = {'DD_HOME': home, **os.environ, **PINNED, **env}
+        r = subprocess.run(cmd, env=env, capture_output=True, text=True)
+    return f'{path.name} does not run:\n{r.stderr[-3000:]}' if r.returncode else None
 
 def executed(site, path):
     "The path of the notebook with outputs, run now or taken from the cache; where it does not run, the error as text."
     dest = site.work/'executed'/f'{path.stem}-{source_key(site, path)}.ipynb'
-    if dest.exists(): return dest
+    if as_it_was(site, dest): return dest
     dest.parent.mkdir(parents=True, exist_ok=True)
     tmp, began = dest.with_suffix('.part'), time.time()
-    cmd = [sys.executable, __file__, '--root', site.root, '--run-one', path, tmp]
-    r = subprocess.run(cmd, env={**os.environ, 'OMP_NUM_THREADS': '1', 'IN_TEST': '1'}, capture_output=True, text=True)
-    if r.returncode: return f'{path.name} does not run:\n{r.stderr[-3000:]}'
+    if error := run_apart(site, path, tmp): return error
     for old in dest.parent.glob(f'{path.stem}-*.ipynb'): old.unlink()
     print(f'docs: ran {path.name} in {time.time()-began:.0f} s', flush=True)
     return tmp.rename(dest)
 
 def execute_all(site, sources):
-    "Run notebooks two at a time; source -> path with outputs."
-    with ThreadPoolExecutor(2) as ex: done = dict(zip(sources, ex.map(partial(executed, site), sources)))
+    "Run notebooks two at a time, or as many as JOBS says; source -> path with outputs, and what did not run."
+    with ThreadPoolExecutor(int(os.environ.get('JOBS') or 2)) as ex: done = dict(zip(sources, ex.map(partial(executed, site), sources)))
     bad = [d for d in done.values() if isinstance(d, str)]
+    return {p: d for p, d in done.items() if not isinstance(d, str)}, bad
+
+
+def write_outputs(site, names=(), everything=False):
+    "Write outputs into the notebooks named, into those that are stale, or into all; returns the names of those that changed."
+    found = {p: json.loads(p.read_text(encoding='utf-8')) for p in site.pages if p.suffix == '.ipynb'}
+    if unknown := sorted(set(names) - {p.stem for p in found}): fail([f'no notebook {n}' for n in unknown])
+    wanted = [p for p, nb in found.items() if (p.stem in names if names else everything or stored.stale(nb, site.root))]
+    (done, bad), changed = execute_all(site, wanted), []
+    for p, run in done.items():
+        old, run = p.read_text(encoding='utf-8'), json.loads(run.read_text(encoding='utf-8'))
+        if stored.cells_key(run) != stored.cells_key(nb := json.loads(old)):
+            bad.append(f'{p.name} changed while it ran: make outputs')
+            continue
+        nb = stored.with_outputs(nb, run, site.gates)
+        bad += [f'{p.name}: {f}' for f in stored.faults(nb, site.root)]
+        if stored.as_text(nb) == old: continue
+        changed.append(p.name)
+        p.write_text(stored.as_text(nb), encoding='utf-8')
+    if 'index.ipynb' in changed: write_readme(site.root)
+    print(f'docs: {len(wanted)} looked at, outputs of {len(changed)} written: {", ".join(changed) or "none"}')
     if bad: fail(bad)
-    return done
+
+def elsewhere(site, names=()):
+    "Run notebooks with the instructions of older processors; fail with a line for each cell that says other digits then."
+    bad = []
+    for p in (p for p in site.pages if p.suffix == '.ipynb' and (p.stem in names or not names)):
+        with tempfile.TemporaryDirectory() as tmp:
+            dest = Path(tmp)/p.name
+            if error := run_apart(site, p, dest, **OLDER): bad.append(error); continue
+            old, new = (json.loads(f.read_text(encoding='utf-8')) for f in (p, dest))
+        found = stored.other_words(old, new)
+        bad += [f'{p.name}: cell {i} says something else there' for i in found]
+        print(f'docs: {p.name}: {len(found)} cells differ', flush=True)
+    if bad: fail(bad)
 
 
 # Pages that no notebook makes --------------------------------------------------------------------------------------
@@ -85,8 +162,11 @@ def toctree(caption, entries):
 def contents(site, api):
     "The groups of notebooks, as tables for the index page and as toctrees for the sidebar."
     shown, trees = ['## The notebooks, in order', '', LEGEND, ''], []
-    for caption, lo, hi in GROUPS:
-        nbs = [(p.name[:2], p.stem, *lead(raw_cells(p))) for p in site.notebooks if lo <= int(p.name[:2]) < hi]
+    later = [p for p in site.notebooks if p.stem not in BEGIN]
+    groups = [('Begin here', [p for p in site.notebooks if p.stem in BEGIN])]
+    groups += [(caption, [p for p in later if lo <= int(p.name[:2]) < hi]) for caption, lo, hi in GROUPS]
+    for caption, found in groups:
+        nbs = [(p.name[:2], p.stem, *lead(raw_cells(p))) for p in found]
         rows = [f'| {num} | [{title or stem[3:]}](page:{stem}.html) | {summary} |' for num, stem, title, summary in nbs]
         if nbs: shown += [f'**{caption}**', '', '| | notebook | what it is about |', '|---|---|---|', *rows, '']
         if nbs: trees.append(toctree(caption, [(f'{num} · {title or stem[3:]}', stem) for num, stem, title, _ in nbs]))
@@ -178,7 +258,9 @@ def build(root, out, work, execute=False):
     site, out = Site(root, work), Path(out)
     for d in ('src', 'static'): (site.work/d).mkdir(parents=True, exist_ok=True)
     sources = [p for p in site.pages if p.suffix == '.ipynb']
-    write_sources(site, rendered(site, execute_all(site, sources) if execute else {}))
+    done, bad = execute_all(site, sources) if execute else ({}, [])
+    if bad: fail(bad)
+    write_sources(site, rendered(site, done))
     have_math = write_static(site)
     sphinx(site)
     shutil.rmtree(out, ignore_errors=True)
@@ -218,9 +300,17 @@ def main():
     a.add_argument('--readme', action='store_true', help='write README.md and stop')
     a.add_argument('--root', type=Path, default=HERE.parent, help='the project')
     a.add_argument('--out', type=Path, help='where the site goes (default: ROOT/_docs)')
+    a.add_argument('--outputs', nargs='*', metavar='NOTEBOOK', help='write outputs into nbs/: of these, else of what changed, and stop')
+    a.add_argument('--all', action='store_true', help='with --outputs: of every notebook')
+    a.add_argument('--slow', action='store_true', help='with --outputs: run the slow cells, too')
+    a.add_argument('--elsewhere', nargs='*', metavar='NOTEBOOK', help='run as an older processor would, compare words with what is stored, and stop')
+    a.add_argument('--compare', action='store_true', help='run the notebooks of tables, compare them with what is stored, and stop')
     a.add_argument('--run-one', nargs=2, type=Path, help=argparse.SUPPRESS)
     o = a.parse_args()
-    if o.run_one: return run_one(Site(o.root), *o.run_one)
+    if o.run_one: return run_one(Site(o.root, slow=o.slow), *o.run_one)
+    if o.elsewhere is not None: return elsewhere(Site(o.root), o.elsewhere)
+    if o.compare: return compare(Site(o.root))
+    if o.outputs is not None: return write_outputs(Site(o.root, slow=o.slow), o.outputs, o.all)
     if o.readme: return write_readme(o.root)
     out, began = (o.out or o.root/'_docs').resolve(), time.time()
     n = build(o.root.resolve(), out, o.root/'_proc', o.execute)

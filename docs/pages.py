@@ -11,7 +11,9 @@ CODE = re.compile(r'(^```.*?^```[^\n]*$|`[^`\n]+`)', re.M | re.S)
 
 class Site:
     "The sources of one project, and the folder where the builder works."
-    def __init__(self, root, work=None): self.root, self.work = Path(root).resolve(), Path(work or Path(root)/'_proc').resolve()
+    def __init__(self, root, work=None, slow=False):
+        self.root, self.work = Path(root).resolve(), Path(work or Path(root)/'_proc').resolve()
+        self.slow = slow
 
     @cached_property
     def settings(self):
@@ -22,13 +24,20 @@ class Site:
 
     @cached_property
     def flags(self):
-        "Directives of cells that are left out: `slow` always, `data` where DD_DATA names no real images."
-        return set(self.settings.get('tst_flags', '').split()) - ({'data'} if os.environ.get('DD_DATA') else set())
+        "Directives of cells that are left out: `slow` unless asked for, `data` where DD_DATA names no real images."
+        run = {'data': os.environ.get('DD_DATA'), 'slow': self.slow}
+        return {g for g in self.gates if not run.get(g)}
+
+    @cached_property
+    def gates(self):
+        "Directives of cells that some runs leave out."
+        return set(self.settings.get('tst_flags', '').split())
 
     @cached_property
     def notebooks(self):
-        "The numbered notebooks, in order."
-        return sorted(p for p in (self.root/'nbs').glob('*.ipynb') if re.match(r'\d\d_', p.name))
+        "The numbered notebooks, in order; the idea, which needs no module, comes before all that build on it."
+        found = (p for p in (self.root/'nbs').glob('*.ipynb') if re.match(r'\d\d_', p.name))
+        return sorted(found, key=lambda p: (p.name != '00_idea.ipynb', p.name))
 
     @cached_property
     def index(self):

@@ -63,12 +63,6 @@ def test_readme_is_made_from_the_index(root):
     stale = [n for n, data in {'README.md': text.encode(), **pictures}.items() if not (root/n).exists() or (root/n).read_bytes() != data]
     assert stale == [], 'run make readme'
 
-@pytest.mark.parametrize('nb', notebooks(), ids=lambda p: p.stem)
-def test_only_pictures_are_stored(nb):
-    kinds = {k for c in cells(nb) for o in c.get('outputs', []) for k in [*o.get('data', {}), *(['stream'] if 'text' in o else [])]}
-    assert {k for k in kinds if not k.startswith('image/') and k != 'text/plain'} == set(), 'nbdev_clean --clear_all'
-    assert all('image/png' in o.get('data', {}) or 'image/svg+xml' in o.get('data', {}) for c in cells(nb) for o in c.get('outputs', []))
-
 def test_modules_import_only_what_stands_above_them():
     nums = order()
     def above(tree):
