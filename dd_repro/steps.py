@@ -10,6 +10,7 @@ import gc, os, shutil, sys
 from contextlib import contextmanager
 
 import torch
+from .core import dd_home
 
 # %% ../nbs/08_steps.ipynb #0848656a
 CONV_BACKWARD = torch.ops.aten.convolution_backward.default
@@ -41,6 +42,7 @@ def _values(ts): return [t.detach().contiguous() for t in ts]
 
 def _compile(traced, ts):
     "A traced function compiled for these shapes; a failing compiler is named in one line."
+    os.environ.setdefault('TORCHINDUCTOR_CACHE_DIR', str(dd_home()/'compiled'))
     try:
         ready = torch.compile(traced, dynamic=False)
         ready(*_values(ts)) # compiles at its first call
