@@ -191,14 +191,11 @@ def readable(
     "The files that can be decoded; the others are named and left out."
     if not isinstance(files, Files): return files
     def look(i):
-        try:
-            files[i]
-            return True
-        except BadImage as e:
-            print(f'left out: {e}')
-            return False
-    ok = _threads(look, len(files), workers)
-    left = files.subset([i for i, good in enumerate(ok) if good])
+        try: files[i]
+        except BadImage as e: return str(e)
+    wrong = _threads(look, len(files), workers)
+    for why in filter(None, wrong): print(f'left out: {why}') # here: threads would mix their lines
+    left = files.subset([i for i, why in enumerate(wrong) if why is None])
     for y in sorted(set(files.targets) - set(left.targets)):
         raise ValueError(f'{files.samples[files.targets.index(y)][0].parent}: no image '
                          'there can be read')

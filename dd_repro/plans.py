@@ -158,7 +158,7 @@ def record_plan(job, record_to):
            Path(record_to).with_name('plans.csv'))
 
 # %% ../nbs/25_plans.ipynb #3fe5adbf
-@command
+@command(kept='a plan is kept when it is finished; the same command begins anew')
 def dd_plan(
     row:str, # a printed row
     scale:float=None, minutes:float=None, # as in dd_row

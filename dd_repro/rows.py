@@ -297,7 +297,7 @@ def _asked(row, got):
     check_time_box(r)
     return r
 
-@command
+@command(kept='what is finished is kept; the same command goes on')
 def dd_row(
     row:str, # a printed row, for example mtt/table1/cifar10/ipc1; parts may be left out
     **options # as `dd_row --help` lists them
@@ -311,10 +311,7 @@ def dd_row(
     say(f'{r.row}: {r.kind}{ours}')
     if o.plan_first: say(plan(r, device=o.device or None))
     at = Places(o.root or None, device=o.device or None)
-    try: run_row(r, o.smoke, record_to, o.seed, at, compiled=o.compiled, looks=not o.last)
-    except KeyboardInterrupt as e:
-        kept = 'what is finished is kept; the same command goes on'
-        raise KeyboardInterrupt(str(e) or kept) from e
+    run_row(r, o.smoke, record_to, o.seed, at, compiled=o.compiled, looks=not o.last)
 
 # %% ../nbs/25_rows.ipynb #3b3eb03b
 # px; first steps on larger images are taken one at a time, since memory is for one
@@ -325,7 +322,7 @@ def _smoke_one(row, how):
     try: return len(run_row(row, smoke=True, **how)), ''
     except Exception as e: return 0, f'{type(e).__name__}: {" ".join(str(e).split())[:120]}'
 
-@command
+@command(kept='rows in --record_to are kept; the same command goes on')
 def dd_smoke(
     limit:int=0, # only so many combinations (0: all)
     paper:str='', # only this paper's
