@@ -405,6 +405,7 @@ def check_stated(
     left = [n for n in cls.stated if n not in known]
     if left:
         at = '' if 'ipc' in left else f' at {_budget(own)} per class' + ', zca'*('zca' in words)
+        at += f', {sides[0]} px' if at and len(sides) == 1 else ''
         raise ValueError(f'{cls.name} needs --{" --".join(left)}: not stated for {name}{at}')
 
 # %% ../nbs/22_cli.ipynb #be53c93a

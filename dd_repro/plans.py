@@ -109,6 +109,7 @@ def plan(
 )->Plan:
     "Seconds, memory and disk of a row before anything starts."
     r = row if isinstance(row, Recipe) else recipe(row, scale, minutes)
+    check_values(r)
     n, nets, device = n_images(r), _nets(r), str(device or default_device())
     probe, seconds, memory = cache(_probe), {}, 0.
     for stage, parts in passes(r).items():

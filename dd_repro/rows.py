@@ -162,6 +162,7 @@ def run_row(
         if n not in known: raise ValueError(unknown_setting(n, known, r.row))
     r = shrink(r, **values)
     if record_to: read_rows(record_to)
+    check_values(r)
     if not smoke: check_time_box(r)
     if compiled and r.method not in ('MTT', 'D3'):
         raise ValueError(f'{r.row}: compiled is for rows of MTT and D3; with {r.method} it '
@@ -205,11 +206,12 @@ def _protocol_apart(r):
     seen = {n: getattr(p, k) for n, k in _TOLD.items() if (k, p.opt) != ('momentum', 'adamw')}
     return _apart(seen, r.values)
 
-def _teachers_apart(r):
-    "Teachers whose protocol is none of the paper's."
-    taught = r.method in SYNTHESIS or r['eval_protocol'] == 'd3s-teacher'
-    p = TEACHERS[r.dataset] if taught and r.dataset in TEACHERS else None
-    return [f'teachers by {p.name}, which is ours'] if p and p.kind != 'paper' else []
+def _ours(r):
+    "Settings that are ours, and teachers whose protocol is."
+    taught = r.method in SYNTHESIS or r.get('eval_protocol') == 'd3s-teacher'
+    p = TEACHERS.get(r.dataset) if taught else None
+    said = [f'teachers by {p.name}, which is ours'] if p and p.kind != 'paper' else []
+    return said + ([f'ours: {", ".join(r.ours)}'] if r.ours else [])
 
 def told_otherwise(
     job, # a `Job` that is done
@@ -229,9 +231,8 @@ def _finish(x, job, r, artefact):
     "Write into a row what holds for all rows of a job."
     x.row, x.seeds, x.artefact = r.row, str(job.seed), artefact if x.method != 'random' else ''
     x.content = x.content or getattr(job.real, 'key', '')
-    other = [] if job.smoke else told_otherwise(job, x)
+    other, ours = ([], []) if job.smoke else (told_otherwise(job, x), _ours(r))
     if other or job.notes[0].startswith('data:'): x.protocol = weakest(x.protocol, 'reduced')
-    ours = [f'ours: {", ".join(r.ours)}'] if r.ours and not job.smoke else []
     said = '; '.join([x.deviations, r.deviations, *other, *job.notes, *ours]).split('; ')
     x.deviations = '; '.join(dict.fromkeys(
         s for s in said if s and not s.startswith('eval_epochs')))

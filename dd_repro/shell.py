@@ -210,7 +210,8 @@ def command(fn=None, *,
         b.arguments.update(at_home(b.arguments))
         try:
             with manners(): return fn(*b.args, **b.kwargs)
-        except KeyboardInterrupt as e: raise KeyboardInterrupt(*filter(None, [str(e) or kept])) from e
+        except KeyboardInterrupt as e:
+            raise KeyboardInterrupt(*filter(None, [str(e) or kept])) from e
     def main(argv=None):
         with program(): call(**parse(spec(fn), argv))
     # else a Subject knows the words

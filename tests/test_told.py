@@ -85,7 +85,7 @@ def test_a_protocol_that_was_changed(monkeypatch, tmp_path):
     assert row.protocol == 'reduced' and 'eval_batch 7 (256)' in row.deviations
 
 @pytest.mark.parametrize('row, taught', [('d3s/table1/tinyimagenet/ipc50/resnet18', False), ('d3s/table6/cifar10/ipc10', True), ('mtt/table1/cifar10/ipc1', False)])
-def test_teachers_of_ours_are_named(row, taught): assert bool(Rows._teachers_apart(R.recipe(row))) == taught
+def test_teachers_of_ours_are_named(row, taught): assert any('teachers by' in t for t in Rows._ours(R.recipe(row))) == taught
 
 @pytest.mark.parametrize('row, ours', [(PAPER, False), (OURS, True), ('latentdd/table1/imagefruit/256px/latentdm/ipc1', True)])
 def test_what_a_recipe_leaves_to_the_house_is_ours(row, ours):
@@ -106,3 +106,53 @@ def test_record_refuses_a_word_that_is_not_true(tmp_path, row, deviations, says)
 def test_record_takes_a_word_that_is_true(tmp_path, row):
     record(Row(row, 'paper', method='MTT', net='convnet', n=1, mean=46.), tmp_path/'r.csv')
     assert read_rows(tmp_path/'r.csv')[0].protocol == 'paper'
+
+# values out of their range
+@pytest.mark.parametrize('row, name, value, says', [
+    (PAPER, 'eval_n', 0, 'eval_n is 0; it must be at least 1'), (PAPER, 'syn_steps', 0, 'syn_steps'), (PAPER, 'lr_img', -1., 'lr_img'), (PAPER, 'expert_n', 0, 'expert_n is 0'), (PAPER, 'expert_lr', 0., 'expert_lr is 0.0; it must be above 0'), (PAPER, 'max_start_epoch', -1, 'max_start_epoch'),
+    (PAPER, 'eval_protocol', 'mttt', "protocol 'mttt'"), (PAPER, 'init', 'noisy', 'noisy'), ('d3s/table6/cifar10/ipc10', 'kind', 'kl', 'kl'), ('d3s/table6/cifar10/ipc10', 'label_epochs', 0, 'label_epochs'), ('d3/table1/cifar10/ppc1', 'mmd_samples', 0, 'mmd_samples'), ('mtt/table1/cifar10/full', 'eval_epochs', 0, 'eval_epochs')])
+def test_a_line_whose_value_is_out_of_range_is_refused_before_anything_is_made(monkeypatch, tmp_path, row, name, value, says):
+    has = R.recipe(row)
+    r = dataclasses.replace(has, settings=has.settings | {name: has.settings[name]._replace(value=value)})
+    monkeypatch.setattr(Rows, 'row_data', lambda *a, **k: pytest.fail('data were opened'))
+    with pytest.raises(ValueError, match=f'^{row}: ') as e: run_row(r, quiet=True, at=Places(home=tmp_path))
+    assert says in str(e.value) and '\n' not in str(e.value) and not list(tmp_path.iterdir())
+
+def test_all_recipes_are_within_their_ranges():
+    from dd_repro.counts import runnable
+    for l in runnable(): stages.check_values(R.recipe(l.row))
+
+# folders of ImageNet
+def thousand(tmp_path, change=()):
+    "A folder of a thousand classes, each called as in the release of 2012 where that is known."
+    from dd_repro.data import _NOUNS
+    names, at = [], 0
+    for i in range(1000):
+        at = int(_NOUNS[i][1:]) if i in _NOUNS else at + 1
+        names.append(f'n{at:08}')
+    for old, new in change: names[names.index(old)] = new
+    for half in ('train', 'val'):
+        for c in names:
+            (tmp_path/'imagenet'/half/c).mkdir(parents=True)
+            (tmp_path/'imagenet'/half/c/'0.png').touch()
+    return tmp_path
+
+@pytest.mark.parametrize('name', ['imagenette', 'imagenet:0,217', 'imagenet1k'])
+def test_another_release_of_imagenet_is_refused(tmp_path, name):
+    from dd_repro.data import find_source
+    assert len(find_source(name, thousand(tmp_path/'good'), download=False).classes) in (10, 2, 1000)
+    with pytest.raises(ValueError, match='class 0 of ImageNet .2012. is in n01440764, and n00004475 is there: another release'): find_source(name, thousand(tmp_path/'bad', [('n01440764', 'n00004475')]), download=False)
+
+@pytest.mark.parametrize('n, said', [(999, '999 of 1000 classes'), (1000, '1 of 1300 a class'), (1001, '1001 of 1000 classes')])
+def test_classes_that_are_missing_or_too_many_are_named(tmp_path, n, said):
+    from dd_repro.data import find_source
+    for half in ('train', 'val'):
+        for i in range(n):
+            (tmp_path/'imagenet'/half/f'c{i:04}').mkdir(parents=True); (tmp_path/'imagenet'/half/f'c{i:04}'/'0.png').touch()
+    assert said in find_source('imagenet1k', tmp_path, download=False).note
+
+def test_an_own_folder_of_other_classes_is_refused(tmp_path):
+    from dd_repro.data import SUBSETS, find_source, _NOUNS
+    for half in ('train', 'val'):
+        for i in SUBSETS['imagewoof']: (tmp_path/'imagenette'/half/_NOUNS[i]).mkdir(parents=True); (tmp_path/'imagenette'/half/_NOUNS[i]/'0.png').touch()
+    with pytest.raises(ValueError, match='class 0 of ImageNet .2012. is in n01440764, and n02086240'): find_source('imagenette', tmp_path, download=False)
