@@ -21,6 +21,7 @@ from .fields import *
 from .shell import *
 from .workers import *
 from .data import *
+from .students import *
 from .distilled import *
 from .method import *
 from .teachers import *
@@ -50,9 +51,14 @@ def _full(job):
     if 'ae_f' not in r.settings: return job.students(job.real)
     ae = job.autoencoder()
     with job.timed('build'): a, b = (job.codes(ae, s) for s in (job.real, job.test))
-    own = Value('full-codes', 'only crop and cutout act on codes', 'decided')
-    job.r = dataclasses.replace(r, settings=r.settings | dict(eval_protocol=own))
+    job.r = _on_codes(r)
     return job.students(a, b)
+
+def _on_codes(r):
+    "The recipe of a classifier that sees codes."
+    own = lambda v: Value(v, 'only crop and cutout act on codes', 'decided')
+    new = dict(eval_protocol=own('full-codes'), eval_aug=own(as_protocol('full-codes').aug))
+    return dataclasses.replace(r, settings=r.settings | new)
 
 def _teacher_row(job):
     "Accuracy of the source models."

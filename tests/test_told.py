@@ -156,3 +156,41 @@ def test_an_own_folder_of_other_classes_is_refused(tmp_path):
     for half in ('train', 'val'):
         for i in SUBSETS['imagewoof']: (tmp_path/'imagenette'/half/_NOUNS[i]).mkdir(parents=True); (tmp_path/'imagenette'/half/_NOUNS[i]/'0.png').touch()
     with pytest.raises(ValueError, match='class 0 of ImageNet .2012. is in n01440764, and n02086240'): find_source('imagenette', tmp_path, download=False)
+
+def test_the_readme_says_which_rows_there_are_at_full_length():
+    "No more and no less than the results file has: by method, images per class and evaluation."
+    from pathlib import Path
+    root = Path(__file__).resolve().parent.parent
+    said = next(l for l in (root/'README.md').read_text(encoding='utf-8').splitlines() if 'The judging half has been run' in l)
+    rows = read_rows(root/'docs'/'results'/'published.csv')
+    have = {}
+    for r in rows: have.setdefault(r.method.lower(), set()).add(int(r.row.split('/ipc')[1].split('/')[0]))
+    assert {r.protocol for r in rows} == {'decided'} and {r.net for r in rows} == {'convnet'} and all('/cifar10/' in r.row for r in rows)
+    assert have == {'mtt': {1, 10}, 'dc': {1}, 'dsa': {1}, 'dm': {1}, 'random': {1, 10}, 'herding': {10}}, 'the sentence in index.ipynb names these; say there what is new'
+    assert {r.row.split('eval=')[1] for r in rows if r.row.startswith('published/cifar10/random/ipc10/')} == {'dc', 'dsa'}
+    for words in ('MTT at 1 and 10 images per class; DC, DSA and DM at 1', 'random at 1 and 10, herding at 10', "under DC's and DSA's evaluation", '`decided`'): assert words in said
+
+# no false alarm
+def test_the_protocol_that_runs_is_told_as_the_recipe_has_it():
+    from dd_repro.counts import runnable
+    for l in runnable():
+        r = R.recipe(l.row)
+        assert Rows._protocol_apart(r) == [] and r.deviations == ''
+        if r.method == 'full' and 'ae_f' in r.settings: assert Rows._protocol_apart(Rows._on_codes(r)) == [] and Rows._on_codes(r).kind == 'decided'
+
+SMALL_ROWS = ['mtt/table1/cifar10/ipc1', 'mtt/table1/cifar10/dc/ipc1', 'mtt/table1/cifar10/dm/ipc1', 'mtt/table1/cifar10/random/ipc1']
+
+def test_networks_have_the_names_that_recipes_give_them():
+    from dd_repro.counts import row_net_name, runnable
+    from dd_repro.zoo import make_net
+    names = {row_net_name(R.recipe(l.row), 'eval') for l in runnable() if R.recipe(l.row).eval_net != 'unseen-avg4'}
+    assert {n for n in names if make_net(n, 3, 10, 32).arch['name'] != n} == set()
+
+@pytest.mark.parametrize('row', SMALL_ROWS)
+def test_a_set_that_a_row_made_is_told_as_the_recipe_has_it(tmp_path, monkeypatch, row):
+    monkeypatch.setenv('DD_DATA', str(tmp_path/'none'))
+    kept, take = [], Rows._run
+    monkeypatch.setattr(Rows, '_run', lambda job, to: kept.append(job) or take(job, to))
+    row, *_ = run_row(row, smoke=True, quiet=True, at=Places(home=tmp_path))
+    job, = kept
+    assert Rows.told_otherwise(job, row) == Rows._card_apart(job) == [] and (job.out()/'distilled.safetensors').is_file()
