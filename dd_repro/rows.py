@@ -212,11 +212,13 @@ def _protocol_apart(r):
     seen = {n: getattr(p, k) for n, k in _TOLD.items() if (k, p.opt) != ('momentum', 'adamw')}
     return _apart(seen, r.values)
 
-def _ours(r):
-    "Settings that are ours, and teachers whose protocol is."
+def _ours(r, device='cpu'):
+    "Settings that are ours, and teachers whose protocol, or whose precision on a GPU, is."
     taught = r.method in SYNTHESIS or r.get('eval_protocol') == 'd3s-teacher'
     p = TEACHERS.get(r.dataset) if taught else None
     said = [f'teachers by {p.name}, which is ours'] if p and p.kind != 'paper' else []
+    if p and p.amp and torch.device(device).type == 'cuda':
+        said.append(f'teachers by {p.name} in bfloat16, which is ours')
     return said + ([f'ours: {", ".join(r.ours)}'] if r.ours else [])
 
 def told_otherwise(
@@ -237,7 +239,7 @@ def _finish(x, job, r, artefact):
     "Write into a row what holds for all rows of a job."
     x.row, x.seeds, x.artefact = r.row, str(job.seed), artefact if x.method != 'random' else ''
     x.content = x.content or getattr(job.real, 'key', '')
-    other, ours = ([], []) if job.smoke else (told_otherwise(job, x), _ours(r))
+    other, ours = ([], []) if job.smoke else (told_otherwise(job, x), _ours(r, job.device))
     if other or job.notes[0].startswith('data:'): x.protocol = weakest(x.protocol, 'reduced')
     said = '; '.join([x.deviations, r.deviations, *other, *job.notes, *ours]).split('; ')
     x.deviations = '; '.join(dict.fromkeys(

@@ -107,6 +107,9 @@ def test_record_takes_a_word_that_is_true(tmp_path, row):
     record(Row(row, 'paper', method='MTT', net='convnet', n=1, mean=46.), tmp_path/'r.csv')
     assert read_rows(tmp_path/'r.csv')[0].protocol == 'paper'
 
+@pytest.mark.parametrize('row, device, said', [('d3s/table1/imagenet1k/full/resnet18', 'cuda', True), ('d3s/table1/imagenet1k/full/resnet18', 'cpu', False), ('mtt/table1/cifar10/ipc1', 'cuda', False)])
+def test_teachers_in_half_precision_are_named(row, device, said): assert any('bfloat16' in t for t in Rows._ours(R.recipe(row), device)) == said
+
 # values out of their range
 @pytest.mark.parametrize('row, name, value, says', [
     (PAPER, 'eval_n', 0, 'eval_n is 0; it must be at least 1'), (PAPER, 'syn_steps', 0, 'syn_steps'), (PAPER, 'lr_img', -1., 'lr_img'), (PAPER, 'expert_n', 0, 'expert_n is 0'), (PAPER, 'expert_lr', 0., 'expert_lr is 0.0; it must be above 0'), (PAPER, 'max_start_epoch', -1, 'max_start_epoch'),
