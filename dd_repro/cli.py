@@ -296,7 +296,7 @@ def _train_pixels(got, o, real):
         record(expert_rows(b, c, o.device), e.record_to)
 
 # %% ../nbs/22_cli.ipynb #c5f27118
-@command
+@command(kept='what is finished is kept; the same command goes on')
 def dd_experts(
     kind:str='mtt', # who learns from them: a key of `EXPERTS`
     **options # as `dd_experts KIND --help` lists them
@@ -405,6 +405,7 @@ def check_stated(
     left = [n for n in cls.stated if n not in known]
     if left:
         at = '' if 'ipc' in left else f' at {_budget(own)} per class' + ', zca'*('zca' in words)
+        at += f', {sides[0]} px' if at and len(sides) == 1 else ''
         raise ValueError(f'{cls.name} needs --{" --".join(left)}: not stated for {name}{at}')
 
 # %% ../nbs/22_cli.ipynb #be53c93a
@@ -530,7 +531,7 @@ def how_it_went(d, run, out):
         sys.exit(130)
 
 # %% ../nbs/22_cli.ipynb #366ce182
-@command
+@command(kept='what a checkpoint has is kept; the same command goes on')
 def dd_distill(
     method:str, # a name in `METHODS`, or FILE.py:NAME
     **options # as `dd_distill METHOD --help` lists them
@@ -585,7 +586,7 @@ RELABEL = Subject('dd_relabel', '', "Store soft labels for a distilled set: the 
                                     "teachers' logits under recorded views.",
                   dict(views=ViewOptions, data=DataOptions), skip=('zca',))
 
-@command
+@command(kept='label epochs that are finished are kept; the same command goes on')
 def dd_relabel(
     path:str, # an artefact of dd_distill
     **options # as `dd_relabel --help` lists them
@@ -633,8 +634,8 @@ class EvalOptions(Checked):
     ipc: int = setting(None, 'images per class of --random (default: 1)', least=1)
     seed: int = setting(0, 'of everything')
     row: str = setting('', 'row id', needs='record_to')
-    kind: str = setting('reduced', 'the weakest word that is true of the whole row',
-                        among=PROTOCOL_KINDS)
+    kind: str = setting('reduced', 'the weakest word that is true of the whole row; paper is for '
+                                   'dd_row to say', among=PROTOCOL_KINDS[1:])
     deviations: str = setting('', 'what else differs from the paper', needs='record_to')
     record_to: str = setting('', 'append the rows to this results file')
     data: str = setting('', 'the test set of an artefact, or the set of --full and --random')
@@ -710,7 +711,7 @@ def _changed(p, e, d, got, artefact):
     change |= {} if own in (None, p.aug) else dict(aug=own)
     return p.scaled(kind='smoke' if e.kind == 'smoke' else 'reduced', **change) if change else p
 
-@command
+@command(kept='networks that are not all tested are not kept; the same command begins anew')
 def dd_eval(
     path:Word='', # an artefact
     **options # as `dd_eval --help` lists them

@@ -7,7 +7,7 @@ __all__ = ['FULL', 'SUBSETS', 'DATASETS', 'Files', 'left_out', 'scan', 'scan_hal
            'noted', 'check_name', 'find_source', 'load']
 
 # %% ../nbs/01_data.ipynb #1769c5b0
-import dataclasses, os
+import dataclasses, os, re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -191,14 +191,11 @@ def readable(
     "The files that can be decoded; the others are named and left out."
     if not isinstance(files, Files): return files
     def look(i):
-        try:
-            files[i]
-            return True
-        except BadImage as e:
-            print(f'left out: {e}')
-            return False
-    ok = _threads(look, len(files), workers)
-    left = files.subset([i for i, good in enumerate(ok) if good])
+        try: files[i]
+        except BadImage as e: return str(e)
+    wrong = _threads(look, len(files), workers)
+    for why in filter(None, wrong): print(f'left out: {why}') # here: threads would mix their lines
+    left = files.subset([i for i, why in enumerate(wrong) if why is None])
     for y in sorted(set(files.targets) - set(left.targets)):
         raise ValueError(f'{files.samples[files.targets.index(y)][0].parent}: no image '
                          'there can be read')
@@ -226,11 +223,13 @@ def _missing(name, root, folder, why, url=None):
 
 # %% ../nbs/01_data.ipynb #e5f6a7b8
 FULL = dict(cifar10=(10, 5000, 1000), cifar100=(100, 500, 100), tinyimagenet=(200, 500, 50),
-            imagenet1k=(1000, 1300, 50)) # classes, train images and test images of each
+            imagenet1k=(1000, 1300, 50), # classes, train images and test images of each
+            imagenet21k=(10450, None, None)) # of which nobody says how many each class has
 _LEAST = {1300: 732} # where classes differ in size: the smallest that is whole
 
 def _missing_of(part, n_classes, full):
     "What is missing of the classes of a part, as in 250 of 1300; '' for nothing."
+    if full is None: return ''
     y = torch.as_tensor(part.targets if isinstance(part, Files) else part[1])
     counts, least = y.bincount(minlength=n_classes), _LEAST.get(full, full)
     lo, hi = int(counts.min()), int(counts.max())
@@ -244,7 +243,7 @@ def noted(
 )->Source:
     "The source with what is missing of it."
     n = len(src.classes)
-    few = f'{n} of {full[0]} classes' if n < full[0] else ''
+    few = f'{n} of {full[0]} classes' if n != full[0] else ''
     train, test = (_missing_of(*v) for v in ((src.train, n, full[1]), (src.test, n, full[2])))
     note = ', '.join(filter(None, (few, train)))
     of_test = ', '.join(filter(None, (note, test and f'test {test}')))
@@ -317,6 +316,20 @@ def _folder_of(name, root, download, asked=None):
         except Exception as e: why = f'the download failed ({" ".join(str(e).split())[:60]})'
     raise _missing(asked or name, root, f'{_FOLDERS[name][0]}/ with train/ and val/', why, url)
 
+# folders of the release of 2012 that are known here: those of two subsets, by their place
+_NOUNS = dict(zip(sorted(SUBSETS['imagenette'] + SUBSETS['imagewoof']), (
+    'n01440764 n02086240 n02087394 n02088364 n02089973 n02093754 n02096294 n02099601 n02102040 '
+    'n02105641 n02111889 n02115641 n02979186 n03000684 n03028079 n03394916 n03417042 n03425413 '
+    'n03445777 n03888257').split()))
+
+def _check_release(folder, dirs, idx):
+    "ValueError where class folders are called as ImageNet's, and are not those of these classes."
+    if not all(re.fullmatch(r'n\d{8}', d) for d in dirs): return # names of one's own
+    for i, d in zip(sorted(idx), dirs):
+        if d != _NOUNS.get(i, d):
+            raise ValueError(f'{folder}: class {i} of ImageNet (2012) is in {_NOUNS[i]}, and {d} '
+                             'is there: another release, or a folder of other classes')
+
 def _categories():
     "The thousand names of ImageNet's classes, in order."
     from torchvision.models import ResNet18_Weights
@@ -336,6 +349,7 @@ def _ten(name, root, download, idx=None):
     if len(dirs) != (len(idx) if own else 1000):
         raise ValueError(f'{name}: {folder/"train"} has {len(dirs)} class folders; '
                          f'{len(idx) if own else 1000} are needed')
+    _check_release(folder/'train', dirs, idx if own else range(1000))
     rank = sorted(idx)
     _, train, test = scan_halves(folder, [dirs[rank.index(i) if own else i] for i in idx])
     return Source(name, [_categories()[i] for i in idx], train, test, 128, stats=STATS['imagenet'])
@@ -365,9 +379,11 @@ def _tiny(name, root, download):
     return Source(name, _words(folder, classes), train, test, 64, stats=STATS['imagenet'])
 
 def _whole(name, root, download):
-    classes, train, test = scan_halves(_folder_of('imagenet' if name == 'imagenet1k' else name,
-                                                  root, download, name))
-    if name == 'imagenet1k' and len(classes) == 1000: classes = _categories()
+    folder = _folder_of('imagenet' if name == 'imagenet1k' else name, root, download, name)
+    classes, train, test = scan_halves(folder)
+    if name == 'imagenet1k' and len(classes) == 1000:
+        _check_release(folder/'train', classes, range(1000))
+        classes = _categories()
     return Source(name, classes, train, test, 224, stats=STATS['imagenet'], big=True)
 
 def _own(folder, workers=None, skip_bad=False, background='white'):

@@ -100,7 +100,8 @@ def _act(name, values):
     if name == 'dd_plan' and values['settings'] and not values['device']:
         return lambda row, scale, minutes, **_: importlib.import_module(
             'dd_repro.tables').show_settings(row, scale, minutes)
-    return getattr(importlib.import_module(f'dd_repro.{COMMANDS[name]}'), name)
+    try: return getattr(importlib.import_module(f'dd_repro.{COMMANDS[name]}'), name)
+    except KeyboardInterrupt: raise KeyboardInterrupt('nothing was begun') from None
 
 def start(
     name:str, # a key of `COMMANDS`

@@ -119,6 +119,7 @@ def plan(
 )->Plan:
     "Seconds, memory and disk of a row before anything starts."
     r = row if isinstance(row, Recipe) else recipe(row, scale, minutes)
+    check_values(r)
     n, nets, device = n_images(r), _nets(r), str(device or default_device())
     probe, seconds, memory = cache(_probe), {}, 0.
     for stage, parts in passes(r).items():
@@ -167,7 +168,7 @@ def record_plan(job, record_to):
            Path(record_to).with_name('plans.csv'))
 
 # %% ../nbs/25_plans.ipynb #3fe5adbf
-@command
+@command(kept='a plan is kept when it is finished; the same command begins anew')
 def dd_plan(
     row:str, # a printed row
     scale:float=None, minutes:float=None, # as in dd_row

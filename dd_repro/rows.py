@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SMOKE_AROUND', 'TIME_IS_UP', 'ROW', 'SIDE_BY_SIDE', 'smoke_recipe', 'Places', 'with_values', 'check_compiled',
-           'run_row', 'results_file', 'RowOptions', 'row_words', 'asked_recipe', 'dd_row', 'dd_smoke']
+           'run_row', 'told_otherwise', 'results_file', 'RowOptions', 'row_words', 'asked_recipe', 'dd_row', 'dd_smoke']
 
 # %% ../nbs/25_rows.ipynb #cffb418c
-import dataclasses, math, sys, tempfile
+import dataclasses, json, math, sys, tempfile
 from pathlib import Path
 
 import torch
@@ -21,12 +21,15 @@ from .fields import *
 from .shell import *
 from .workers import *
 from .data import *
+from .students import *
 from .distilled import *
 from .method import *
+from .teachers import *
 from .priors import *
 from .latent import *
 from .papers import *
 from .recipes import *
+from .counts import *
 from .tables import *
 from .cli import *
 from .stages import *
@@ -39,7 +42,7 @@ def row(self:Job, stage='', **said):
     cost = self.costs.get(stage)
     took = dict(seconds=cost.seconds, memory_mb=cost.memory_mb) if cost else {}
     about = dict(method=self.r.method, n=1, settings=self.r.key(), device=device_name(self.device))
-    return Row(self.r.row, self.kind, **about | took | said)
+    return Row(**dict(row=self.r.row, protocol=self.kind) | about | took | said)
 
 def _full(job):
     "A row of the whole training set: teachers for D3S, codes for latent space, else pictures."
@@ -48,9 +51,14 @@ def _full(job):
     if 'ae_f' not in r.settings: return job.students(job.real)
     ae = job.autoencoder()
     with job.timed('build'): a, b = (job.codes(ae, s) for s in (job.real, job.test))
-    own = Value('full-codes', 'only crop and cutout act on codes', 'decided')
-    job.r = dataclasses.replace(r, settings=r.settings | dict(eval_protocol=own))
+    job.r = _on_codes(r)
     return job.students(a, b)
+
+def _on_codes(r):
+    "The recipe of a classifier that sees codes."
+    own = lambda v: Value(v, 'only crop and cutout act on codes', 'decided')
+    new = dict(eval_protocol=own('full-codes'), eval_aug=own(as_protocol('full-codes').aug))
+    return dataclasses.replace(r, settings=r.settings | new)
 
 def _teacher_row(job):
     "Accuracy of the source models."
@@ -102,8 +110,9 @@ def _rate_row(r):
                       .compression_rate(real) for size in (r.size, 32))
         if r.size != 32: note = f'decoder counted at 32 px, as printed; at {r.size} px {said:.4f} %'
     about = '; '.join(filter(None, (r.deviations, note)))
+    word = weakest(r.kind, deviations=about)
     return Job(r, real, None, None).row(
-        metric='rate', mean=rate, seconds=0., memory_mb=0., deviations=about)
+        metric='rate', protocol=word, mean=rate, seconds=0., memory_mb=0., deviations=about)
 
 def _student_rows(job):
     d = job.with_labels(job.distilled())
@@ -115,7 +124,7 @@ def _student_rows(job):
 def _random_beside(job):
     "Random real images with labels of the same teachers: what soft labels alone give."
     if hasattr(job.real, 'held'):
-        job.notes.append('random real images are not beside it: the set is a stream')
+        say('random real images are not beside it: the set is a stream')
         return None
     d = Pixels.from_real(job.real, job.r.budget or 1, job.seed, aug='')
     return job.with_labels(d, 'labels-random')
@@ -186,6 +195,7 @@ def run_row(
     "Run a printed row: make what is missing, train students, say what differs."
     r, at = with_values(row if isinstance(row, Recipe) else recipe(row), values), at or Places()
     if record_to: read_rows(record_to)
+    check_values(r)
     if not smoke: check_time_box(r)
     check_compiled(r, compiled)
     if r.metric == 'comp_rate':
@@ -200,15 +210,67 @@ def run_row(
         job = Job(r, real, test, home, seed, quiet, smoke, compiled, looks, [note], kept=kept)
         return _run(job, record_to)
 
+# %% ../nbs/25_rows.ipynb #27870531
+_TOLD = dict(eval_epochs='epochs', eval_lr='lr', eval_batch='batch', eval_momentum='momentum',
+             eval_wd='wd', eval_schedule='schedule', eval_optimizer='opt', eval_aug='aug')
+_EXPERT = ('lr', 'batch', 'aug', 'momentum', 'wd')
+
+def _apart(seen, want):
+    "Texts for values that are not those that were wanted; names of one side only do not count."
+    alike = lambda v: None if v in ('', 'learned') else v
+    return [f'{n} {seen[n]} ({want[n]})' for n in sorted(seen.keys() & want.keys())
+            if alike(seen[n]) != alike(want[n])]
+
+def _card_apart(job):
+    "Where the card of a distilled set says something else than the recipe."
+    file, r = job.out()/'distilled.safetensors', job.r
+    if r.method == 'full' or not file.is_file(): return []
+    card = Distilled.load(file).info.get('settings') or {}
+    want = {n: v for n, v in job.method.settings().items() if v is not None}
+    buffer = card.get('buffer') or {}
+    seen = {f'expert_{n}': buffer[n] for n in _EXPERT if n in buffer}
+    seen |= {'expert_n': card['n_experts']} if 'n_experts' in card else {}
+    return _apart(card, json.loads(json.dumps(want))) + _apart(seen, r.values)
+
+def _protocol_apart(r):
+    "Where the protocol of the students says something else than the recipe."
+    p = row_protocol(r)
+    seen = {n: getattr(p, k) for n, k in _TOLD.items() if (k, p.opt) != ('momentum', 'adamw')}
+    return _apart(seen, r.values)
+
+def _ours(r, device='cpu'):
+    "Settings that are ours, and teachers whose protocol, or whose precision on a GPU, is."
+    taught = r.method in SYNTHESIS or r.get('eval_protocol') == 'd3s-teacher'
+    p = TEACHERS.get(r.dataset) if taught else None
+    said = [f'teachers by {p.name}, which is ours'] if p and p.kind != 'paper' else []
+    if p and p.amp and torch.device(device).type == 'cuda':
+        said.append(f'teachers by {p.name} in bfloat16, which is ours')
+    return said + ([f'ours: {", ".join(r.ours)}'] if r.ours else [])
+
+def told_otherwise(
+    job, # a `Job` that is done
+    x, # a row of it
+)->list: # of texts
+    "What acted in a row and is not what its recipe says."
+    r = job.r
+    if r.stage != 'row': return _card_apart(job)
+    net = 'unseen-avg4' if r.eval_net == 'unseen-avg4' else row_net_name(r, 'eval')
+    whole = r.method == 'full' # teachers are named as the paper does
+    seen = dict(eval_n=x.n) | ({} if whole else dict(network=x.net))
+    apart = _apart(seen, r.values | dict(network=net)) + _protocol_apart(r)
+    return apart + ([] if x.method == 'random' else _card_apart(job))
+
 # %% ../nbs/25_rows.ipynb #3334532f
 def _finish(x, job, r, artefact):
     "Write into a row what holds for all rows of a job."
     x.row, x.seeds, x.artefact = r.row, str(job.seed), artefact if x.method != 'random' else ''
     x.content = x.content or getattr(job.real, 'key', '')
-    if job.notes[0].startswith('data:') and x.protocol != 'smoke': x.protocol = 'reduced'
-    said = '; '.join([x.deviations, r.deviations, *job.notes]).split('; ')
+    other, ours = ([], []) if job.smoke else (told_otherwise(job, x), _ours(r, job.device))
+    if other or job.notes[0].startswith('data:'): x.protocol = weakest(x.protocol, 'reduced')
+    said = '; '.join([x.deviations, r.deviations, *other, *job.notes, *ours]).split('; ')
     x.deviations = '; '.join(dict.fromkeys(
         s for s in said if s and not s.startswith('eval_epochs')))
+    x.protocol = weakest(x.protocol, deviations=x.deviations)
     if not job.quiet: say(x)
 
 def _run(job, record_to):
@@ -221,7 +283,6 @@ def _run(job, record_to):
     if r.get('eval_every') and r.stage == 'row' and not job.smoke and rows[0].k < max(due, 2):
         seen = f'best of {rows[0].k} looks' if rows[0].k > 1 else 'last state'
         job.notes.append(f'{seen} (paper: best of {max(due, 2)} looks at the test set)')
-        for x in rows: x.protocol = 'decided' if x.protocol == 'paper' else x.protocol
     artefact = file_sha256(file)[:16] if file.is_file() else ''
     for x in rows: _finish(x, job, r, artefact)
     if record_to:
@@ -284,7 +345,7 @@ def asked_recipe(
     check_compiled(r, got.get('compiled'))
     return r
 
-@command
+@command(kept='what is finished is kept; the same command goes on')
 def dd_row(
     row:str, # a printed row, for example mtt/table1/cifar10/ipc1; parts may be left out
     **options # as `dd_row --help` lists them
@@ -302,9 +363,6 @@ def dd_row(
     except TimeUp as e:
         say(f'{r.row}: the time is up: {e}; the same command goes on')
         sys.exit(TIME_IS_UP)
-    except KeyboardInterrupt as e:
-        kept = 'what is finished is kept; the same command goes on'
-        raise KeyboardInterrupt(str(e) or kept) from e
 
 # %% ../nbs/25_rows.ipynb #3b3eb03b
 # px; first steps on larger images are taken one at a time, since memory is for one
@@ -316,7 +374,7 @@ def _smoke_one(row, how):
     try: return len(run_row(row, smoke=True, **how | dict(at=at))), ''
     except Exception as e: return 0, f'{type(e).__name__}: {" ".join(str(e).split())[:120]}'
 
-@command
+@command(kept='rows in --record_to are kept; the same command goes on')
 def dd_smoke(
     limit:int=0, # only so many combinations (0: all)
     paper:str='', # only this paper's

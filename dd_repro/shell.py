@@ -157,6 +157,16 @@ def _check_whole(parser, words):
         if flag not in known and meant:
             parser.error(f'{flag} is no option; write {" or ".join(meant)}')
 
+def _check_once(parser, words):
+    "One line and exit status 2 for an option that is given twice, also as its contrary."
+    names, seen = parser._option_string_actions, {}
+    for flag in (w.partition('=')[0] for w in words if w[:2] == '--'):
+        if flag not in names: continue
+        first = seen.setdefault(names[flag].dest, flag)
+        if first != flag: parser.error(f'{first} and {flag} contradict each other; give one')
+        if seen.get((flag,)): parser.error(f'{flag} is given twice; give it once')
+        seen[flag,] = True
+
 def parse(
     spec:dict, # of a command
     argv=None, # its words; those of the process when None
@@ -175,6 +185,7 @@ def parse(
         _add(groups[head], o)
     words = list(map(_underscored, sys.argv[1:] if argv is None else argv))
     _check_whole(parser, words)
+    _check_once(parser, words)
     return vars(parser.parse_args(words))
 
 # %% ../nbs/00_shell.ipynb #1caa7ecc
@@ -189,14 +200,20 @@ def at_home(
                          and os.fspath(v)[:1] == '~')
     return {k: os.path.expanduser(v) if home(k, v) else v for k, v in values.items()}
 
-def command(fn):
+def command(fn=None, *,
+    kept='' # what Ctrl-C leaves, and how to go on; a `KeyboardInterrupt` with words has its own
+):
     "A function that is a command too: `fn.main()` reads a command line by its parameters."
+    if fn is None: return functools.partial(command, kept=kept)
     words = inspect.signature(fn)
     @functools.wraps(fn)
     def call(*given, **named):
         b = words.bind(*given, **named)
         b.arguments.update(at_home(b.arguments))
-        with manners(): return fn(*b.args, **b.kwargs)
+        try:
+            with manners(): return fn(*b.args, **b.kwargs)
+        except KeyboardInterrupt as e:
+            raise KeyboardInterrupt(*filter(None, [str(e) or kept])) from e
     def main(argv=None):
         with program(): call(**parse(spec(fn), argv))
     # else a Subject knows the words

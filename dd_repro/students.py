@@ -576,8 +576,6 @@ def content_of(d)->str: # '' where it is not recorded
     source = getattr(d, 'source', None) or {}
     return source.get('key') or getattr(d, 'key', None) or ''
 
-def _weaker(*kinds): return max(kinds, key=PROTOCOL_KINDS.index)
-
 def _parts(d, test):
     "What a row says where either set is a part of a whole, by their names."
     both = (s for s in (d, test) if ' of ' in getattr(s, 'note', ''))
@@ -608,7 +606,7 @@ def evaluate(
     _one_of('kind', kind, PROTOCOL_KINDS)
     if lr is not None: deviations = '; '.join(filter(None, (deviations, f'lr {lr:g} (given)')))
     if parts := _parts(d, test):
-        kind, deviations = _weaker(kind, 'reduced'), '; '.join(filter(None, (deviations, *parts)))
+        kind, deviations = weakest(kind, 'reduced'), '; '.join(filter(None, (deviations, *parts)))
     rows, lr = [], _pick_lr(p, d, lr)
     for a in archs:
         accs, dull, cost = _evaluate_one(d, test, a, p, lr, n_eval, seed, together)
@@ -616,7 +614,7 @@ def evaluate(
                 else '')
         note = '; '.join(filter(None, (same, deviations, d.notes() if hasattr(d, 'notes') else '')))
         note = '; '.join(filter(None, (p.deviations, note)))
-        made = Row(row, _weaker(p.kind, kind), note, method)
+        made = Row(row, weakest(p.kind, kind, deviations=note), note, method)
         how = dict(arch=a, lr=lr, n_eval=n_eval, seed=seed, content=content_of(d))
         rows.append(_filled(made, accs, cost, test, p.settings() | how))
     return rows

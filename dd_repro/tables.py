@@ -433,7 +433,7 @@ def _plain(lines):
     rows = [[*lines[0]], *([*map(show, l.values())] for l in lines)] if lines else [['nothing']]
     return aligned(rows, str.rjust, ' ')
 
-@command
+@command(kept='nothing was changed')
 def dd_table(
     what:Word='', # paper and table, for example mtt/table1, or a paper
     format:str='', # text (default), md or html

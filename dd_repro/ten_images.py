@@ -155,7 +155,7 @@ def demo(
     return rows
 
 # %% ../nbs/21_ten_images.ipynb #b4bb6743
-@command
+@command(kept='experts and the run of MTT are kept; the same command goes on')
 def dd_demo(
     out:str='', # folder for picture and artefact (default: demo under DD_HOME)
     seed:int=0, # of everything

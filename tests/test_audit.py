@@ -108,7 +108,7 @@ def test_the_papers_images_come_before_those_of_fast_ai(tmp_path, thousand):
     def fill(folder, n):
         for half in ('train', 'val'):
             for i in range(n):
-                f = tmp_path/folder/half/f'n{i:08}'
+                f = tmp_path/folder/half/f'c{i:08}'
                 f.mkdir(parents=True); Image.new('RGB', (4, 4), (i % 256, 0, 0)).save(f/'0.png')
     fill('imagenette2', 10); fill('imagenet', 1000 if thousand else 3)
     train = find_source('imagenette', tmp_path, download=False).train

@@ -139,7 +139,7 @@ def test_tiny_as_it_is_shipped(tmp_path):
 
 def test_imagenet_by_index(tmp_path):
     "Class indices are ranks among a thousand sorted folders; labels follow the list."
-    ids = [f'n{i:08d}' for i in range(1000)]
+    ids = [f'c{i:08d}' for i in range(1000)]
     for part in ('train', 'val'):
         for c in ids: (tmp_path/'imagenet'/part/c).mkdir(parents=True)
     for i in (207, 3, 999): make(tmp_path/'imagenet', [ids[i]], n=i % 5 + 1)

@@ -112,7 +112,7 @@ def test_recorded_rows_of_printed_tables_are_found(root):
 
 @pytest.mark.parametrize('mean,colour,mark', [(45.9, '#d7f0dc', '●'), (44., '#fdf0c8', '◐'), (40., '#f8d9d4', '○')])
 def test_each_distance_has_its_colour(mean, colour, mark, tmp_path):
-    record([Row('mtt/table1/cifar10/ipc1', method='mtt', mean=mean, **KW | dict(protocol='paper')), Row('mtt/table1/cifar10/ipc10', method='mtt', mean=65., **KW)], tmp_path/'mtt.csv')
+    record([Row('mtt/table1/cifar10/ipc1', method='mtt', mean=mean, **KW | dict(protocol='paper', deviations='')), Row('mtt/table1/cifar10/ipc10', method='mtt', mean=65., **KW)], tmp_path/'mtt.csv')
     runs = R.measured(tmp_path)
     assert re.findall(r'background:(#\w+)[^>]*><a [^>]*>([\d.]+)', R.table('mtt', 'table1', 'html', runs)) == [(colour, str(mean))], 'the reduced row has none'
     for fmt in ('text', 'md'): assert [c for c in R.table('mtt', 'table1', fmt, runs) if c in '●◐○'] == [mark]
@@ -129,7 +129,7 @@ def test_printed_numbers_and_distinct_cells_are_counted_apart(tmp_path):
     assert (c.own, c.cells) == (len(own), own.cell.nunique()) and (c.reduced, c.reduced_cells, c.full, c.full_cells) == (4, 2, 0, 0), 'tables 1, 2 and 3 print the first'
 
 def test_kinds_do_not_mix(tmp_path):
-    rows = [Row('mtt/table1/cifar10/ipc1', method='mtt', mean=m, **KW | dict(protocol=k)) for m, k in ((40., 'reduced'), (46., 'paper'), (45., 'decided'), (11., 'smoke'))]
+    rows = [Row('mtt/table1/cifar10/ipc1', method='mtt', mean=m, **KW | dict(protocol=k, deviations='small'*(k != 'paper'))) for m, k in ((40., 'reduced'), (46., 'paper'), (45., 'decided'), (11., 'smoke'))]
     record(rows, tmp_path/'mtt.csv')
     c = R.compare('mtt', 'table1', R.measured(tmp_path)).set_index('row').loc['mtt/table1/cifar10/ipc1']
     assert [c[k].split(' ')[0] for k in R.SHOWN] == ['46.0', '45.0', '40.0'] and abs(c.z - -.3/math.hypot(.5, .8)) < 1e-6
