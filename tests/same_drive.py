@@ -323,7 +323,14 @@ def ways(world):
     with contextlib.suppress(AttributeError):
         dd('distill_mtt')
         return Before(world)
+    plain_steps()
     return Now(world)
+
+def plain_steps():
+    "The unroll without fused layers and graphs that stay, which change rounding (docs/decisions.md)."
+    try: from dd_repro import fused, unroll
+    except ImportError: return # a tree before there were any
+    unroll._Path.eager = property(lambda self: False, lambda self, value: None)
 
 
 # what each kind of case does: (ways, folder, name, settings) -> what is compared
