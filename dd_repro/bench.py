@@ -790,7 +790,7 @@ def _parts(subject, width, quick, repeats, threads, kind, device, keep):
         keep.record(c, parts_rows([c], kind))
 
 # %% ../nbs/26_bench.ipynb #f503c17e
-@command(kept='nothing is recorded before the end; the same command begins anew')
+@command(kept='what was measured stays beside --record_to; the same command goes on')
 def dd_bench(
     subject:str, # a key of `BENCH_OWN`
     **options # as `dd_bench --help` lists them
