@@ -759,7 +759,7 @@ def _forget(rows):
         write_atomic(ledger(), json.dumps(have, indent=1).encode())
 
 # %% ../nbs/28_many.ipynb #ee1186de
-@command
+@command(kept='what is finished is kept; the same command goes on')
 def dd_rows(
     what=(), # rows, patterns, queue files
     **options # as `dd_rows --help` lists them

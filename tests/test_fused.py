@@ -125,11 +125,11 @@ def grads(net, keep, labels='hard', form='adjoint', N=5, f=None):
 
 @pytest.mark.parametrize('norm', ['instance', 'group', 'none'])
 @pytest.mark.parametrize('labels, form', [('hard', 'adjoint'), ('soft', 'adjoint'), ('called', 'adjoint'), ('hard', 'detached')])
-def test_the_bits_do_not_depend_on_what_is_kept(norm, labels, form):
+def test_the_result_does_not_depend_on_what_is_kept(norm, labels, form):
     net = student(norm)
     want = grads(net, 0, labels, form)
     for keep in (1, 3, 5, 99, 'auto'):
-        for a, b in zip(grads(net, keep, labels, form), want): assert torch.equal(a, b)
+        for a, b in zip(grads(net, keep, labels, form), want): torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
 
 @pytest.mark.parametrize('free, fit', [(0, 0), (3, 1), (8, 4), (10**6, 5)])
 def test_as_many_graphs_as_the_share_of_free_memory_holds(free, fit, monkeypatch):
@@ -151,7 +151,7 @@ def test_fewer_when_memory_gets_short_and_never_more_than_at_first(monkeypatch):
 def test_an_unroll_without_memory_walks(monkeypatch):
     net, want = student(), grads(student(), 5)
     monkeypatch.setattr(un, 'free_bytes', lambda: 0)
-    for a, b in zip(grads(net, 'auto'), want): assert torch.equal(a, b)
+    for a, b in zip(grads(net, 'auto'), want): torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
 
 def test_bytes_of_a_graph_are_what_one_more_costs():
     with seeded(0): net = ConvNet(3, 10, 16, 16, 2)
