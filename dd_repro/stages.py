@@ -189,7 +189,8 @@ def teachers(self:Job, n=None):
     "The teachers of a row, n of them."
     r, known = self.r, TEACHERS[self.r.dataset]
     p, epochs, start = known, r.get('teacher_epochs'), 'random'
-    if self.smoke: p = p.scaled(kind='smoke', epochs=1, batch=32, warmup=0, drop_every=0)
+    if self.smoke: # a small rate: without warm-up that of the paper may diverge
+        p = p.scaled(kind='smoke', epochs=1, batch=32, warmup=0, drop_every=0, lr=min(p.lr, .01))
     elif epochs not in (None, p.epochs): p = p.scaled(epochs=epochs)
     stem = lambda name, p: self.stem('teachers', settings_hash(p.settings()), name=name)
     path = _folder(stem(r.dataset, p), self.real)

@@ -1,5 +1,6 @@
 "What a row is called: `paper` when nothing that acted is ours, and never otherwise."
 import dataclasses, json
+from types import SimpleNamespace
 
 import pytest, torch
 
@@ -197,3 +198,30 @@ def test_a_set_that_a_row_made_is_told_as_the_recipe_has_it(tmp_path, monkeypatc
     row, *_ = run_row(row, smoke=True, quiet=True, at=Places(home=tmp_path))
     job, = kept
     assert Rows.told_otherwise(job, row) == Rows._card_apart(job) == [] and (job.out()/'distilled.safetensors').is_file()
+
+# first steps
+@pytest.mark.parametrize('row', ['mtt/table1/tinyimagenet/ipc1', 'd3/table1/cifar10/ppc1', 'latentdd/table1/imagefruit/256px/latentmtt/ipc1'])
+def test_a_first_step_is_not_about_rates(row):
+    "An expert that saw a hundred images leads nowhere, and the rate of the rate must not run away after it."
+    assert Rows.smoke_recipe(R.recipe(row))['lr_lr'] < 1e-8
+
+@pytest.mark.parametrize('row', ['d3s/table1/tinyimagenet/ipc50/resnet18', 'd3s/table6/cifar10/ipc10'])
+def test_teachers_of_a_first_step_learn_slowly(monkeypatch, tmp_path, row):
+    "Without warm-up the rates of the tables may give logits that half precision cannot hold."
+    seen = []
+    monkeypatch.setattr(stages, 'train_teachers', lambda net, real, path, n, p, *a: seen.append(p))
+    real = ImageTensors(torch.randn(4, 3, 8, 8), torch.arange(4) % 2, 2)
+    stages.Job(R.recipe(row), real, real, tmp_path, smoke=True).teachers(1)
+    assert seen[0].lr <= .01 and seen[0].epochs == 1
+
+@pytest.mark.parametrize('failing', [0, 1])
+def test_smoke_counts_combinations_and_not_rows(monkeypatch, capsys, failing):
+    def run(row, **kw):
+        if failing and row == 'b': raise ValueError('no\nway')
+        return ['one', 'two']
+    monkeypatch.setattr(Rows, 'run_row', run)
+    monkeypatch.setattr(Rows.smoke_cases, 'lines', lambda paper: [SimpleNamespace(row=r, size=8) for r in 'abc'])
+    try: Rows.dd_smoke()
+    except SystemExit as e: assert failing and e.code == 1
+    out = capsys.readouterr().out
+    assert out.startswith(f'{3 - failing} combinations took their first step, {failing} failed') and ('b: ValueError: no way' in out) == bool(failing)
