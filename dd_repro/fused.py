@@ -108,6 +108,8 @@ class _Block(Function):
 
 WIDEST = 128 # px; above it a matrix product is slower than pooling
 
+def _batch(x, w): return x.ndim == 4 and len(x) > 0 and x.dtype == w.dtype
+
 def norm_relu_pool(
     x:Tensor, # feature maps [n, c, h, w]
     w:Tensor, # scale of the norm [c]
@@ -115,9 +117,9 @@ def norm_relu_pool(
     eps=1e-5 # of the norm
 )->Tensor: # [n, c, h//2, w//2]
     "Instance norm, ReLU and 2x2 average as one operation, twice differentiable."
-    h, side = x.shape[2:]
-    if h % 2 or side % 2 or side > WIDEST or not len(x):
-        return F.avg_pool2d(F.relu(F.group_norm(x, x.shape[1], w, b, eps)), 2)
+    h, side = x.shape[-2:]
+    if h % 2 or side % 2 or side > WIDEST or not _batch(x, w):
+        return F.avg_pool2d(F.relu(F.group_norm(x, len(w), w, b, eps)), 2)
     return _Block.apply(x, w, b, eps)
 
 # %% ../nbs/08_fused.ipynb #657eb990
@@ -158,6 +160,7 @@ def conv(
 )->Tensor: # [n, out, h', w']
     "A convolution whose second derivative takes no detour."
     out, k = len(w), w[0].numel()
+    if not _batch(x, w): return F.conv2d(x, w, b, *how)
     if k > FEW or how[3] > 1: return _Conv.apply(x, w, b, how)
     patches = F.unfold(x, w.shape[2:], how[2], how[1], how[0])
     y = torch.baddbmm(b.view(1, out, 1), w.view(1, out, k).expand(len(x), -1, -1), patches)
@@ -193,7 +196,8 @@ def _is_block(norm, relu, pool):
         return False
     return (norm.affine and norm.num_groups == norm.num_channels
             and pool.kernel_size in (2, (2, 2)) and pool.stride in (2, (2, 2))
-            and pool.padding in (0, (0, 0)) and not pool.ceil_mode)
+            and pool.padding in (0, (0, 0)) and not pool.ceil_mode and not pool.divisor_override
+            and norm.bias is not None)
 
 def fused(
     net:nn.Module, # a network

@@ -392,13 +392,11 @@ class Worker:
 
 def free_mb(
     device='cpu'
-)->float: # inf where it cannot be known
+)->float:
     "Memory that is free: of the machine, or of the fullest card."
     if torch.device(device).type == 'cuda':
         return min(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count()))/1e6
-    try: text = Path('/proc/meminfo').read_text(encoding='utf-8')
-    except OSError: return math.inf
-    return int(text.partition('MemAvailable:')[2].split()[0])/1e3
+    return free_bytes()/1e6
 
 BASE_MB = 500. # of a process that has imported PyTorch
 
@@ -540,6 +538,7 @@ def note(self:Queue, w, rc, seconds, failed=0):
     note_row(w.key, row=w.r.row, whole=False, failed=failed, rc=rc, seconds=round(seconds, 1),
              commit=git_commit(), date=now())
 
+# %% ../nbs/28_many.ipynb #95f29bab
 @patch
 def failed(self:Queue, worker, b, why):
     "Once more, behind all others; a row that fails twice is left, and so is a set without any row."

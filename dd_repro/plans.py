@@ -188,18 +188,9 @@ def dd_plan(
 SETS = dict(cifar10=(10, 50_000, 32), cifar100=(100, 50_000, 32), tinyimagenet=(200, 100_000, 64),
             imagenet1k=(1000, 1_281_167, 224), imagenet21k=(10_450, 11_060_223, 224))
 
-def _saved_mb(f):
-    "MB that autograd keeps for the way back while f runs, each storage once."
-    held = {}
-    def pack(t):
-        held[t.untyped_storage().data_ptr()] = t.untyped_storage()
-        return t
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): f()
-    return sum(v.nbytes() for v in held.values())/1e6
-
 def _fastest(f, device, n=2):
     "Seconds of the fastest of n calls, and MB kept for the backward pass."
-    mb, costs = _saved_mb(f), []
+    mb, costs = saved_bytes(f)/1e6, []
     for _ in range(n):
         with Cost(device) as c: f()
         costs.append(c.seconds)

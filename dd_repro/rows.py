@@ -173,6 +173,7 @@ def check_compiled(
         raise ValueError(f'{r.row}: compiled is for rows of MTT and D3; with {r.method} it '
                          'is not offered')
 
+# %% ../nbs/25_rows.ipynb #224d413d
 def _shared_data(r, smoke, at):
     "The data of a row; the rows of one set read them once."
     how = [r.dataset, r.size, smoke, *(r.get(f'data_{k}') for k in ('zca', 'crop', 'stats'))]
@@ -239,6 +240,7 @@ def _protocol_apart(r):
     seen = {n: getattr(p, k) for n, k in _TOLD.items() if (k, p.opt) != ('momentum', 'adamw')}
     return _apart(seen, r.values)
 
+# %% ../nbs/25_rows.ipynb #1c595805
 def _ours(r, device='cpu'):
     "Settings that are ours, and teachers whose protocol, or whose precision on a GPU, is."
     taught = r.method in SYNTHESIS or r.get('eval_protocol') == 'd3s-teacher'

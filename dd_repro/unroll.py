@@ -17,7 +17,7 @@ from fastcore.basics import patch, store_attr
 from .core import *
 from .convnet import *
 from .experts import to_vector
-from .cost import free_bytes
+from .cost import free_bytes, saved_bytes
 from .fused import *
 from .steps import *
 
@@ -33,7 +33,7 @@ def _refuse_state(net):
             raise ValueError(f'unroll needs a network without unseeded randomness; {name!r} is '
                              f'{type(m).__name__}(p={p})')
 
-_FOUND = weakref.WeakKeyDictionary() # networks -> what was looked at and found to be a function
+_FOUND = weakref.WeakKeyDictionary() # networks -> what was looked at: may its layers be fused?
 
 class Functional:
     "A network as a function of one flat parameter vector: f(theta, x) -> logits."
@@ -54,11 +54,18 @@ class Functional:
     def check(self, theta, x):
         "ValueError unless the network is a function; looked at once per mode and image shape."
         key = described(self.net), x.shape[1:], x.dtype, str(x.device)
-        self.quick = fused(self.net) # its layers may be in another mode by now
-        if key in _FOUND.setdefault(self.net, set()): return
-        with torch.enable_grad():
-            check_function(self.net, x.detach()[:8], self.params(theta.detach()))
-        _FOUND[self.net].add(key)
+        found, self.quick = _FOUND.setdefault(self.net, {}), fused(self.net) # in today's mode
+        if key not in found:
+            with torch.enable_grad():
+                check_function(self.net, x.detach()[:8], self.params(theta.detach()))
+                found[key] = x.device.type != 'cpu' or self.agrees(theta.detach(), x.detach()[:8])
+        if not found[key]: self.quick = self.net
+    def agrees(self, theta, x):
+        "Does `fast` give the gradient that the network gives?"
+        theta = theta.requires_grad_()
+        a, b = (torch.autograd.grad(f(theta, x).square().sum(), theta)[0]
+                for f in (self, self.fast))
+        return bool((a - b).norm() <= 1e-3*a.norm())
     def __call__(self, theta, x):
         return torch.func.functional_call(self.net, self.params(theta), (x,))
     def fast(self, theta, x):
@@ -135,14 +142,7 @@ def graph_bytes(
     ts # a batch (x, y)
 )->int:
     "Bytes that the graph of one step holds."
-    seen = {}
-    def note(t):
-        seen[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t.detach()
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        lifted = _lift(f.fast, theta, *(t.detach().requires_grad_(t.requires_grad) for t in ts))
-    del lifted
-    return sum(seen.values()) + theta.nbytes
+    return saved_bytes(lambda: _lift(f.fast, theta, *map(_leaf, ts))) + theta.nbytes
 
 def graphs_that_fit(
     f, theta, ts, # as in `graph_bytes`
@@ -191,24 +191,6 @@ class _Path:
                                  'is drawn again on the way back; give it a generator of its '
                                  'own (rng_for)')
             check_function(self.f.net, ts[0].detach(), self.f.params(theta))
-    def ready(self, theta, ts):
-        "Before the first step: is the network a function, and how many graphs may stay?"
-        self.f.check(theta, ts[0])
-        self.lift = partial(_lift, self.f.fast if self.eager else self.f)
-        if self.keep == 'auto':
-            self.keep = graphs_that_fit(self.f, theta, ts, len(self.batches)) if self.eager else 0
-    def forward(self, i, ts):
-        stays = i >= len(self.batches) - self.keep
-        if not (self.eager or stays):
-            return self.step(self.points[-1], *(t.detach() for t in ts), self.lr)[0]
-        lifted = self.lift(self.points[-1], *ts)
-        if stays: self.kept[i] = ts, *lifted
-        return self.points[-1] - self.lr*lifted[-1].detach()
-    def back(self, i, ts, lam):
-        "One step of the way back, by the graph that stayed, or by one made now."
-        if i in self.kept: return _pull(*self.kept.pop(i)[1:], lam)
-        theta, ts = self.points[i], list(map(_leaf, ts))
-        return _pull(*self.lift(theta, *ts), lam) if self.eager else self.pull_back(theta, *ts, lam)
     def draw(self, batch):
         if not callable(batch): return batch
         with torch.enable_grad(): return batch()
@@ -216,6 +198,32 @@ class _Path:
         if t.requires_grad and id(t) not in self.where:
             self.where[id(t)] = len(self.leaves)
             self.leaves.append(t)
+
+# %% ../nbs/08_unroll.ipynb #4ceed12e
+@patch
+def ready(self:_Path, theta, ts):
+    "Before the first step: is the network a function, and how many graphs may stay?"
+    self.f.check(theta, ts[0])
+    self.lift = partial(_lift, self.f.fast if self.eager else self.f)
+    if self.keep == 'auto':
+        self.keep = graphs_that_fit(self.f, theta, ts, len(self.batches)) if self.eager else 0
+
+@patch
+def forward(self:_Path, i, ts):
+    "One step forwards; on a CPU the same operations, whether its graph stays or not."
+    stays = i >= len(self.batches) - self.keep
+    if not (self.eager or stays):
+        return self.step(self.points[-1], *(t.detach() for t in ts), self.lr)[0]
+    lifted = self.lift(self.points[-1], *ts)
+    if stays: self.kept[i] = ts, *lifted
+    return self.points[-1] - self.lr*lifted[-1].detach()
+
+@patch
+def back(self:_Path, i, ts, lam):
+    "One step of the way back, by the graph that stayed, or by one made now."
+    if i in self.kept: return _pull(*self.kept.pop(i)[1:], lam)
+    theta, ts = self.points[i], list(map(_leaf, ts))
+    return _pull(*self.lift(theta, *ts), lam) if self.eager else self.pull_back(theta, *ts, lam)
 
 # %% ../nbs/08_unroll.ipynb #885342ce
 @patch
