@@ -57,7 +57,7 @@ def _side(size, depth):
 
 # %% ../nbs/03_convnet.ipynb #df16f344
 class ConvNet(nn.Module):
-    "The distillation field's ConvNet (FACTS 2.1.4): `depth` blocks and a linear layer."
+    "The distillation field's ConvNet: `depth` blocks and a linear layer."
     def __init__(self,
         n_in=3, # channels of the images
         n_out=10, # classes

@@ -1,10 +1,12 @@
 """The site builder on small projects: formulas stay, directives are obeyed, a broken link is named."""
-import json, subprocess, sys
+import json, re, subprocess, sys
 from pathlib import Path
 
 import pytest
+from dd_repro.papers import conflicts
 
-BUILD = Path(__file__).resolve().parent.parent/'docs'/'build.py'
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT/'docs'/'build.py'
 sys.path.insert(0, str(BUILD.parent))
 
 CORE = '''#| export
@@ -107,3 +109,16 @@ def test_cells_on_real_data_run_where_the_data_is(project, monkeypatch):
     assert Site(project).flags == {'slow', 'data'}
     monkeypatch.setenv('DD_DATA', str(project))
     assert Site(project).flags == {'slow'}
+
+def test_the_list_of_contradictions_is_that_of_the_facts():
+    "docs/facts.md shows what contradictions.csv holds, by the same ids in the same order."
+    text = (ROOT/'docs'/'facts.md').read_text(encoding='utf-8').partition('## Contradictions')[2]
+    shown = re.findall(r'^\| <span id="(\w+)"></span>(\w+) \| (\w+) \|', text, re.M)
+    assert shown == [(c['id'].lower(), c['id'], c['paper']) for c in conflicts().to_dict('records')]
+
+def test_no_page_leans_on_what_readers_do_not_have():
+    "Every notebook's facts are links into docs/facts.md."
+    pages = [*(ROOT/'nbs').glob('*.ipynb'), *(ROOT/'docs').glob('*.md')]
+    for p in pages:
+        text = '\n'.join(''.join(c['source']) for c in json.loads(p.read_text(encoding='utf-8'))['cells']) if p.suffix == '.ipynb' else p.read_text(encoding='utf-8')
+        assert 'FACTS' not in text, p.name
