@@ -287,6 +287,9 @@ def _train_pixels(got, o, real):
     "Experts of pixels, and what they cost."
     e, net = made_of(ExpertOptions, got), made_of(NetOptions, got)
     path, aug = e.path or buffer_path(o, net), default_aug(real) if e.aug is None else e.aug
+    if (steps := -(-len(real)//e.batch)) < 5:
+        say(f'an epoch of {len(real)} images has {steps} step{"s"*(steps > 1)} at --batch '
+            f'{e.batch}: experts will hardly move; a smaller batch or a higher --lr helps')
     with _keeps('expert', path, e.n), Cost(real.device) as c:
         how = dict(seed=e.seed, on_expert=_told(e.epochs))
         p = expert_protocol(e.epochs, e.lr, e.batch, aug)
@@ -390,6 +393,13 @@ _SIDES = ('', 8, 16, 32, 64, 128, 224, 256, 512) # at which the table states som
 
 def _budget(own): return next((own[k] for k in ('ipc', 'ppc') if k in own), 1)
 
+def _to_begin_with(cls, left):
+    "What settings that nobody states may be for a first try: those of the digits."
+    found = settings_of(cls.name, dataset='digits', budget=1, resolution=16)
+    if not left or any(n not in found or found[n].value == '' for n in left): return ''
+    words = ' '.join(f'--{n} {found[n].value}' for n in left)
+    return f'; a first try (what the digits have at 16 px): {words}'
+
 def check_stated(
     cls, # a method
     own:dict, # settings that were given
@@ -406,7 +416,8 @@ def check_stated(
     if left:
         at = '' if 'ipc' in left else f' at {_budget(own)} per class' + ', zca'*('zca' in words)
         at += f', {sides[0]} px' if at and len(sides) == 1 else ''
-        raise ValueError(f'{cls.name} needs --{" --".join(left)}: not stated for {name}{at}')
+        raise ValueError(f'{cls.name} needs --{" --".join(left)}: not stated for {name}{at}'
+                         + _to_begin_with(cls, left))
 
 # %% ../nbs/22_cli.ipynb #be53c93a
 def looked_up(
@@ -443,11 +454,17 @@ def _experts_kind(cls):
     other = ('d3s' if 'teachers' in cls.needs else 'latent-mtt' if 'codes' in cls.needs else 'mtt')
     return cls.name if cls.name in EXPERTS else other
 
+def _epochs_read(cls, got):
+    "How many epochs of an expert a run reads, where that is said: T+ and M."
+    return sum(got.get(k, 0) for k in ('max_start_epoch', 'expert_epochs')
+               ) if 'max_start_epoch' in got else 0
+
 def _experts_line(cls, got):
     "The command that makes the experts or teachers of a run."
     kept = ('data', 'zca', 'size', 'width', 'depth', 'root', 'ae', 'f')
     words = {k: got[k] for k in kept if k in got} | {'path': got.get('buffer')
                                                      or got.get('teachers')}
+    if reads := _epochs_read(cls, got): words |= dict(n=10, epochs=reads)
     said = (f'--{k}' if v is True else f'--{k} {shlex.quote(str(v))}'
             for k, v in words.items() if v)
     return ' '.join(['dd_experts', _experts_kind(cls), *said])
@@ -508,7 +525,7 @@ def _looked(run):
     elif look and run.stopped == 'done':
         say('the run is complete and was not looked at on the way; dd_eval does that')
 
-def how_it_went(d, run, out):
+def how_it_went(d, run, out, method=None):
     "Lines at the end of a run; status 130 after a signal, a refusal where it went further already."
     if getattr(run, 'it', 0) > getattr(run, 'steps', math.inf):
         raise ValueError(f'--iterations: the run in {out} is at iteration {run.it} already, and '
@@ -520,6 +537,8 @@ def how_it_went(d, run, out):
         loss, lr = run.history[-1]['loss'], d.student_lr.item()
         say(f'{run.stopped} at iteration {run.it} of {run.steps}: loss {loss:.4f}, learned lr '
             f'{lr:.4g}, {run.seconds:.0f} s')
+        if word := method and method.remark(loss):
+            say(word)
     _looked(run)
     file = Path(out)/'distilled.safetensors'
     stopped = str(getattr(run, 'stopped', 'done'))
@@ -548,8 +567,10 @@ def dd_distill(
     with _made_by(cls, got):
         task, stem = open_task(cls, got)
     chosen = cls(**(looked_up(cls, own, task.real, words) | own))
+    if 'batch_syn' in own:
+        _check_batch(chosen, task.real)
     out = Path(got.get('out') or dd_home()/'runs'/f'{_named(chosen, own, task, stem)}-s{task.seed}')
-    how_it_went(*learn(task, chosen, out, made_of(RunOptions, got)), out)
+    how_it_went(*learn(task, chosen, out, made_of(RunOptions, got)), out, chosen)
 
 def _check_run(subject, cls, own, got, words):
     "What makes no sense is said before anything is opened."
@@ -562,6 +583,22 @@ def _check_run(subject, cls, own, got, words):
     if o.size:
         method.suits(o.size)
     check_stated(cls, own, o.data, words)
+    _check_out(got.get('out'))
+
+def _check_out(path):
+    "A run has a folder of its own."
+    path = Path(path) if path else None
+    if path and path.exists() and not path.is_dir():
+        raise ValueError(f'{path}: --out is a folder, and this is a file')
+    if path and ((path/'buffer.json').is_file() or any(path.glob('teacher_*.safetensors'))):
+        raise ValueError(f'{path}: a folder of experts or teachers; give another --out')
+
+def _check_batch(method, real):
+    "A batch of a student is not larger than the set."
+    n, b = _budget(method.settings())*real.n_classes, getattr(method, 'batch_syn', None)
+    if b and b > n:
+        raise ValueError(f'--batch_syn {b} is more than the {n} items of the set; leave it out to '
+                         'take all')
 
 def _named(method, own, task, stem):
     "The name of a run: method, experts or data, budget."
@@ -642,7 +679,7 @@ class EvalOptions(Checked):
     def check(self):
         for n in _listed(self.nets):
             if n not in NETS:
-                raise ValueError(f'network {n!r} is not known; known are {", ".join(NETS)}')
+                raise ValueError(unknown_word('network', n, NETS))
         if self.protocol:
             as_protocol(self.protocol)
         if self.record_to:

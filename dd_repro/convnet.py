@@ -100,6 +100,7 @@ def random_state(
     return tuple(out + [repr(g.bit_generator.state) for g in mine if hasattr(g, 'bit_generator')])
 
 _OWN = frozenset(vars(nn.Module())) - {'training'}
+_HOOKS = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
 
 def _plain(v):
     "A value as something that can be compared and hashed: objects by identity, tensors not at all."
@@ -115,7 +116,8 @@ def described(
 )->tuple: # of (name, kind, plain attributes) for every module inside
     "What a network is, apart from its tensors: kinds of layers, modes, rates, counters."
     def own(m): return tuple((k, _plain(v)) for k, v in vars(m).items() if k not in _OWN)
-    return tuple((n, type(m), own(m)) for n, m in net.named_modules())
+    def hooks(m): return tuple(i for k in _HOOKS for i in getattr(m, k))
+    return tuple((n, type(m), hooks(m), own(m)) for n, m in net.named_modules())
 
 def _tensors_of(net):
     "Buffers, and tensors that are kept as attributes: name -> (identity, version)."
@@ -145,7 +147,7 @@ def _trace_left(was, now):
     moved = next((k for k, v in now[3].items() if k in was[3] and not _same(v, was[3][k])), None)
     moved = moved or _changed(was[2], now[2])
     if moved: return f'changes {moved.rpartition(".")[2]!r} in a forward pass'
-    for (_, _, a), (_, _, b) in zip(was[1], now[1]):
+    for (*_, a), (*_, b) in zip(was[1], now[1]):
         for (k, v), (_, w) in zip(a, b):
             if v != w: return f'changes its attribute {k!r} in a forward pass'
     return ''

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from PIL import Image, features
 from .core import *
+from .fields import *
 from .norm import *
 from .sets import *
 
@@ -84,9 +85,13 @@ def _hidden(name): return name.startswith('.') or name.lower() in _LITTER
 
 def _files_in(folder, endings):
     "(images, files that are neither images nor text) in a folder and below, without hidden ones."
-    found = []
-    for d, below, names in os.walk(folder):
+    found, seen = [], set()
+    for d, below, names in os.walk(folder, followlinks=True):
         below[:] = [b for b in below if not (_hidden(b) or b.lower() in _THUMBS)]
+        if (place := os.path.realpath(d)) in seen: # a link into a folder above
+            below.clear()
+            continue
+        seen.add(place)
         found += [Path(d)/f for f in names if not _hidden(f)]
     images = sorted(f for f in found if f.suffix.lower() in endings)
     return images, sorted(f for f in found if f.suffix.lower() not in endings | _TEXT)
@@ -439,8 +444,8 @@ def check_name(
     if _made_by(name) or _own_folder(name, root): return
     is_path = '/' in key or os.sep in key or key.startswith('~') or isinstance(name, os.PathLike)
     if is_path: raise ValueError(f'{key}: no such folder')
-    raise ValueError(f'data set {key!r} is not known; known: {", ".join(DATASETS)}, '
-                     'imagenet:<class indices>, or a folder with train/ and val/')
+    raise ValueError(f'{unknown_word("data set", key, DATASETS)}; imagenet:<class indices>, or a '
+                     'folder with train/ and val/, here or where the data are')
 
 def find_source(
     name, # as in `check_name`

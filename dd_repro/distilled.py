@@ -45,7 +45,7 @@ class Distilled(Named, nn.Module):
         super().__init__()
         if not lr > 0: raise ValueError(f'the student learning rate is {lr}; it must be above 0')
         self.n_classes, self.shape, self.norm = n_classes, tuple(shape), norm or NoNorm()
-        self.classes, self.info = list(classes or map(str, range(n_classes))), dict(info or {})
+        self.classes, self.info = class_names(classes, n_classes), dict(info or {})
         self.source = dict(source or {})
         store_attr('arch,aug,protocol,name')
         self.lr = nn.Parameter(torch.tensor(float(lr), dtype=torch.float32, device='cpu'))
@@ -95,7 +95,7 @@ class Pixels(Distilled):
         self.to(images.device) # the rate and the labels too
     def __len__(self): return len(self.images)
     def __repr__(self):
-        return (f'Pixels({self.title or "?"}: {len(self)} images {list(self.shape)}, '
+        return (f'{type(self).__name__}({self.title or "?"}: {len(self)} images {list(self.shape)}, '
                 f'{self.n_classes} classes, lr {self.student_lr.item():.4g})')
     def groups(self): return {'images': [self.images], 'lr': [self.lr]}
     def init_args(self): return {}
@@ -139,7 +139,11 @@ def from_real(cls:Pixels,
     **kw # as in `Distilled`
 ):
     "ipc random real images a class, as pixels to be learned."
-    if ipc < 1: raise ValueError(f'ipc is {ipc}; it must be at least 1')
+    if ipc != int(ipc) or ipc < 1:
+        raise ValueError(f'ipc is {ipc}; it must be a whole number, at least 1')
+    if not hasattr(real, 'of_class'):
+        raise ValueError(f'real is a {type(real).__name__}; it must be a set of images '
+                         '(load returns two, for training and for testing)')
     x = torch.cat([real.of_class(c, ipc, rng_for(seed, 'from_real', c))
                    for c in range(real.n_classes)])
     y = torch.arange(real.n_classes, device=x.device).repeat_interleave(ipc)

@@ -237,7 +237,7 @@ def _open_folder(path, card, n):
     if have != card:
         k = next(k for k in {**card, **have} if have.get(k) != card.get(k))
         raise ValueError(f'{path}: holds experts with other settings ({k}: {have.get(k)!r}, not '
-                         f'{card.get(k)!r}); give another folder')
+                         f'{card.get(k)!r}); give another folder (dd_experts --path)')
     return path
 
 def _only_read(path, card, n):

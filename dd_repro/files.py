@@ -7,7 +7,7 @@ __all__ = ['replacing', 'write_atomic', 'what_file', 'save_tensors', 'load_tenso
            'file_sha256']
 
 # %% ../nbs/00_files.ipynb #bd1ffa07
-import hashlib, json, math, os, threading, zipfile
+import errno, hashlib, json, math, os, threading, zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,9 @@ def replacing(
     kept='an older file, if any, is intact', # said where the disk refuses
 ): # a file open for writing
     "A file beside its final name, which it takes when the block ends well."
-    path = Path(path)
+    path = Path(os.path.realpath(path)) # what a link points to is replaced, not the link
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EEXIST, f'could not write {path}: it is no file')
     tmp = path.with_name(f'.{path.name}.{os.getpid()}.{threading.get_ident()}.tmp')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -169,23 +169,32 @@ def conv(
     return y.view(len(x), out, *side)
 
 # %% ../nbs/08_fused.ipynb #09d1faab
-class _FusedBlock(nn.Module):
-    def __init__(self, norm):
-        super().__init__()
-        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+class _FusedBlock(nn.GroupNorm):
     def forward(self, x): return norm_relu_pool(x, self.weight, self.bias, self.eps)
 
-class _FusedConv(nn.Module):
-    def __init__(self, c):
-        super().__init__()
-        self.weight, self.bias = c.weight, c.bias
-        self.how = c.stride, c.padding, c.dilation, c.groups
-    def forward(self, x): return conv(x, self.weight, self.bias, self.how)
+class _FusedConv(nn.Conv2d):
+    def forward(self, x):
+        how = self.stride, self.padding, self.dilation, self.groups
+        return conv(x, self.weight, self.bias, how)
+
+class _Done(nn.ReLU): # by the block before it
+    def forward(self, x): return x
+
+class _DonePool(nn.AvgPool2d):
+    def forward(self, x): return x
+
+def _as(kind, m):
+    "The same layer with another forward pass: attributes and the dict of parameters are shared."
+    new = object.__new__(kind)
+    vars(new).update(vars(m))
+    return new
 
 def _is(m, kind):
-    "Exactly a layer of this kind, without hooks."
-    return type(m) is kind and not (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks
-                                    or m._backward_pre_hooks)
+    "Exactly a layer of this kind, without hooks and with its own forward pass."
+    hooks = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
+    on_all = (f'_global{h}' for h in hooks)
+    return (type(m) is kind and 'forward' not in vars(m) and not any(getattr(m, h) for h in hooks)
+            and not any(getattr(nn.modules.module, h, None) for h in on_all))
 
 def _is_conv(m):
     return (_is(m, nn.Conv2d) and m.bias is not None and m.padding_mode == 'zeros'
@@ -207,9 +216,10 @@ def fused(
              for k, m in net._modules.items()}
     new = object.__new__(type(net)) # `copy` would ask the network, which may refuse
     vars(new).update(vars(net) | dict(_modules=inner))
-    inner |= {k: _FusedConv(m) for k, m in inner.items() if _is_conv(m)}
+    inner |= {k: _as(_FusedConv, m) for k, m in inner.items() if _is_conv(m)}
     names = list(inner) if isinstance(net, nn.Sequential) else []
     for three in zip(names, names[1:], names[2:]):
         if _is_block(*(inner[k] for k in three)):
-            inner |= dict(zip(three, (_FusedBlock(inner[three[0]]), nn.Identity(), nn.Identity())))
+            kinds = _FusedBlock, _Done, _DonePool
+            inner |= {k: _as(kind, inner[k]) for k, kind in zip(three, kinds)}
     return new

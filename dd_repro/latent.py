@@ -309,7 +309,7 @@ class LatentMethod(CodesMethod, Iterative):
     "What LatentDC, LatentDM and LatentMTT share."
     lr_base: float = setting(.05, 'step of the codes, multiplied by the codes per class', above=0)
     batch: int = setting(64, 'codes a step', least=1, smoke=4)
-    momentum: float = setting(.5, 'of the optimisers', least=0)
+    momentum: float = setting(.5, 'of the optimisers', least=0, most=1)
     def opts(self, d):
         rate = self.lr_base*(len(d)//d.n_classes)
         return {'latents': partial(SGD, lr=rate, momentum=self.momentum)}
@@ -360,6 +360,7 @@ class LatentMTTMethod(LatentMethod, name='latent-mtt'):
     def phases(self, d, task, run): return self.follow(task, task.codes)
     def opts(self, d):
         return super().opts(d) | {'lr': partial(SGD, lr=self.lr_lr, momentum=self.momentum)}
+    def remark(self, loss): return lost_way(loss)
 
 # %% ../nbs/20_latent.ipynb #133c0051
 FULL_CODES = dataclasses.replace(PROTOCOLS['full'], name='full-codes', aug='crop_cutout')

@@ -21,6 +21,14 @@ from .students import *
 from .distilled import *
 
 # %% ../nbs/09_loop.ipynb #8d76afc9
+def _check_loss(loss, objective):
+    "ValueError unless a gradient of the set can be taken."
+    if torch.is_tensor(loss) and loss.numel() == 1 and loss.requires_grad: return
+    what = (f'of shape {list(loss.shape)}' if torch.is_tensor(loss) and loss.numel() != 1
+            else 'that does not depend on the set' if torch.is_tensor(loss) else repr(loss))
+    raise ValueError(f'{type(objective).__name__} returned a loss {what}; it must be one number '
+                     'that depends on the parameters of the set')
+
 class Objective:
     "A differentiable measure of a distilled set, with its own generator."
     def __init__(self, seed=0): self.rng = rng_for(seed, type(self).__name__)
@@ -28,6 +36,7 @@ class Objective:
     def backward(self, d):
         "Add the gradient to the parameters of d; returns the value."
         loss = self(d)
+        _check_loss(loss, self)
         loss.backward()
         return loss.detach()
     def after(self, d): pass
@@ -212,6 +221,7 @@ def phase(self:Run, objective, groups):
     if hasattr(objective, 'backward'): loss = float(objective.backward(self.d))
     else:
         out = objective(self.d)
+        _check_loss(out, objective)
         out.backward()
         loss = out.item()
     self.check(loss)
@@ -310,7 +320,7 @@ def resume(self:Run, path=None):
     if meta['settings'] != settings_hash(now):
         raise ValueError(f'{path}: a checkpoint of a run with other settings '
                          f'({_other(meta, now)}); '
-                         'give another path, or remove it to start again')
+                         'give another path (dd_distill --out), or remove it to start again')
     s = unpack_state(meta['run'], tensors)
     if s['it'] > self.steps:
         raise ValueError(f'{path}: this run is complete at iteration {s["it"]}, and {self.steps} '

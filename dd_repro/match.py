@@ -309,7 +309,7 @@ class MatchingMethod(Iterative):
     "What DC, DSA and DM share."
     ipc: int = setting(1, 'images per class', least=1, smoke=1)
     lr_img: float = setting(.1, 'step of the images', above=0)
-    momentum: float = setting(.5, 'of the images', least=0)
+    momentum: float = setting(.5, 'of the images', least=0, most=1)
     init: str = setting('real', 'what the images begin as', among=('real', 'noise'))
     aug: str = setting(None, "DSA strategy; '' for none (default: all of it that suits the set)")
     batch_real: int = setting(256, 'real images of a class a match, at most', least=1, smoke=4)

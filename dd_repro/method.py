@@ -211,6 +211,8 @@ class Method(Checked):
         "Settings that were left to the method, as they turned out."
         return dict(aug=d.aug) if 'aug' in settings_fields(self) else {}
     def finish(self, d): return d
+    def remark(self, loss):
+        "A word on the last loss of a run, where it says something."
     def begun(self, task):
         "What `start` gives; ValueError where that is no set."
         d = self.start(task)

@@ -125,6 +125,8 @@ def read_rows(
     path, # a file that `record` wrote
 )->list: # of Row
     "Read results back; ValueError naming the line when one was edited by hand."
+    if Path(path).exists() and not Path(path).is_file():
+        raise ValueError(f'{path}: not a file of results, but a folder or a device')
     if not Path(path).is_file() or not Path(path).stat().st_size: return []
     try:
         head, *lines = csv.reader(io.StringIO(Path(path).read_bytes().decode('utf-8-sig'),

@@ -40,7 +40,7 @@ class Protocol:
     batch: int = setting(256, 'images a step', least=1)
     lr: float = setting(None, 'rate (default: the one that was learned with the set)', above=0)
     opt: str = setting('sgd', 'optimiser', among=OPTS)
-    momentum: float = setting(.9, 'of sgd', least=0)
+    momentum: float = setting(.9, 'of sgd', least=0, most=1)
     wd: float = setting(5e-4, 'weight decay, on all parameters', least=0)
     schedule: str = setting('step', 'how the rate falls, see `lr_factor`', among=SCHEDULES)
     drop_every: int = setting(0, "of 'step': a tenth after every so many epochs; 0: once, "
@@ -77,13 +77,22 @@ def _check_protocol(p):
                               labels=LABELS).items():
         _one_of(what, getattr(p, what), allowed)
     for what in ('epochs', 'batch', 'test_batch'):
-        if getattr(p, what) < 1:
-            raise ValueError(f'{what} is {getattr(p, what)}; it must be 1 or more')
+        n = getattr(p, what)
+        if n != int(n) or n < 1:
+            raise ValueError(f'{what} is {n}; it must be a whole number, 1 or more')
     if p.drop_every < 0 or not 0 <= p.warmup < p.epochs + (p.warmup == 0):
         raise ValueError(f'warmup {p.warmup} and drop_every {p.drop_every} must be 0 or more, and '
                          f'the warmup shorter than the {p.epochs} epochs')
-    if not p.temperature > 0:
-        raise ValueError(f'temperature is {p.temperature}; it must be above 0')
+    if not 0 < p.temperature < math.inf:
+        raise ValueError(f'temperature is {p.temperature}; it must be finite and above 0')
+    if not 0 <= p.momentum < 1:
+        raise ValueError(f'momentum is {p.momentum}; it must lie from 0 up to (not including) 1')
+    if not 0 <= p.wd < math.inf:
+        raise ValueError(f'wd is {p.wd}; it must be finite and at least 0')
+    if not isinstance(p.aug, str):
+        raise ValueError(f'aug is {p.aug!r}; it must be the names of transforms, joined by _ '
+                         "(one of your own: OPS['mine'] = a function of (x, u, p))")
+    if p.aug: DSA(p.aug)
     if p.lr is not None: check_lr(p.lr)
 
 # %% ../nbs/05_students.ipynb #135d2f14
@@ -95,6 +104,9 @@ def scaled(self:Protocol,
     **changes # fields of Protocol
 )->Protocol:
     "A copy with some values changed, that is no longer the paper's and says so."
+    known = [f.name for f in dataclasses.fields(self)]
+    if unknown := next((k for k in changes if k not in known), None):
+        raise ValueError(unknown_setting(unknown, known, 'a protocol'))
     return dataclasses.replace(self, kind=kind, base=self.base or self, **changes)
 
 @patch(as_prop=True)
@@ -504,8 +516,8 @@ def accuracy(
 def _arch(net, d, test):
     if isinstance(net, nn.Module) or not isinstance(net, (str, dict)):
         raise ValueError('evaluate makes fresh networks from a name or an arch '
-                         f'dictionary, not from {type(net).__name__}; train and accuracy '
-                         'take a network of your own')
+                         f'dictionary, not from {type(net).__name__}; give yours a name: '
+                         "NETS['mine'] = a function of (n_in, n_out, size), then nets='mine'")
     if isinstance(net, dict): return net
     if net == 'convnet' and getattr(d, 'arch', None): return d.arch
     return make_net(net, test.shape[0], test.n_classes, test.shape[1]).arch
@@ -524,7 +536,9 @@ def _check_norms(d, test):
                          'test.renorm(d.norm)')
 
 def _check_eval(d, test, archs, n_eval):
-    if n_eval < 1: raise ValueError(f'n_eval is {n_eval}; it must be 1 or more')
+    if n_eval != int(n_eval) or n_eval < 1:
+        raise ValueError(f'n_eval is {n_eval}; it must be a whole number, 1 or more')
+    if not archs: raise ValueError('nets is empty; name at least one network')
     if d.n_classes != test.n_classes:
         raise ValueError(f'the set has {d.n_classes} classes and the test set {test.n_classes}')
     if hasattr(test, '__len__') and not len(test): raise ValueError('the test set is empty')
@@ -599,6 +613,9 @@ def evaluate(
     together='auto', # see `train`
 )->list: # a Row for each architecture; its accuracies are in `.accs`
     "Train fresh students on a set and test them."
+    if isinstance(d, (ImageTensors, ImageStream)) and not hasattr(test, 'batches'):
+        raise ValueError(f'evaluate(set, test, ...): {test!r} stands where real images to test on '
+                         'should be')
     p, test = as_protocol(protocol), fit_classes(test, d)
     archs = [_arch(n, d, test) for n in ([nets] if isinstance(nets, (str, dict, nn.Module))
                                          or callable(nets) else nets)]

@@ -16,6 +16,7 @@ import torch
 from torch import nn, Tensor
 
 from .core import *
+from .fields import *
 from .norm import *
 from .convnet import *
 
@@ -209,10 +210,10 @@ def make_net(
     "A network by name; ValueError naming the known ones."
     if isinstance(name, dict): return make_net(**name)
     if name not in NETS:
-        raise ValueError(f'network {name!r} is not known; known are {", ".join(NETS)}')
+        raise ValueError(unknown_word('network', name, NETS))
     if size < 32 and name != 'convnet':
-        raise ValueError(f'{name} needs images of at least 32 px, not {size}; enlarge '
-                         'them, or use convnet')
+        raise ValueError(f'{name} needs images of at least 32 px, not {size}; load and distil '
+                         'them at size 32, or use convnet')
     net = NETS[name](n_in, n_out, size, **kw)
     if name != 'convnet': net.arch = dict(name=name, n_in=n_in, n_out=n_out, size=size, **kw)
     return net

@@ -66,12 +66,12 @@ def row(*layers): return nn.Sequential(*layers)
 C = partial(nn.Conv2d, 3, 4, 3, padding=1)
 
 @pytest.mark.parametrize('net, left', [
-    (row(C(), nn.GroupNorm(4, 4), nn.ReLU(), nn.AvgPool2d(2)), ['_FusedConv', '_FusedBlock', 'Identity', 'Identity']),
+    (row(C(), nn.GroupNorm(4, 4), nn.ReLU(), nn.AvgPool2d(2)), ['_FusedConv', '_FusedBlock', '_Done', '_DonePool']),
     (row(C(), nn.GroupNorm(2, 4), nn.ReLU(), nn.AvgPool2d(2)), ['_FusedConv', 'GroupNorm', 'ReLU', 'AvgPool2d']),
     (row(C(), nn.GroupNorm(4, 4, affine=False), nn.ReLU(), nn.AvgPool2d(2)), ['_FusedConv', 'GroupNorm', 'ReLU', 'AvgPool2d']),
     (row(C(), nn.GroupNorm(4, 4), nn.ReLU(), nn.AvgPool2d(3)), ['_FusedConv', 'GroupNorm', 'ReLU', 'AvgPool2d']),
     (row(C(), nn.GroupNorm(4, 4), nn.GELU(), nn.AvgPool2d(2)), ['_FusedConv', 'GroupNorm', 'GELU', 'AvgPool2d']),
-    (row(C(bias=False), nn.GroupNorm(4, 4), nn.ReLU(), nn.AvgPool2d(2)), ['Conv2d', '_FusedBlock', 'Identity', 'Identity']),
+    (row(C(bias=False), nn.GroupNorm(4, 4), nn.ReLU(), nn.AvgPool2d(2)), ['Conv2d', '_FusedBlock', '_Done', '_DonePool']),
     (row(C(padding_mode='circular')), ['Conv2d']), (row(nn.Conv2d(3, 4, 3, padding='same')), ['Conv2d']),
     (row(Scaled(3, 4, 3)), ['Scaled']), (row(nn.ConvTranspose2d(3, 4, 3)), ['ConvTranspose2d'])])
 def test_what_is_fused_and_what_stays(net, left):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from dd_repro import cli, counts, entry, rows, shell, stages, tables
+from dd_repro.method import METHODS
 from dd_repro.bench import BENCH_OWN, dd_bench
 from dd_repro.cli import dd_distill, dd_eval, dd_experts, dd_relabel
 from dd_repro.core import asset, dd_data, dd_home
@@ -374,3 +375,30 @@ record(Row("x", mean=1.), sys.argv[1] + "/r.csv"); assert len(read_rows(sys.argv
 '''
     r = python(code, str(tmp_path))
     assert r.returncode == 0, r.stderr
+
+@pytest.mark.parametrize('place', ['file', 'experts', 'teachers'])
+def test_a_run_has_a_folder_of_its_own(tmp_path, capsys, place):
+    out = tmp_path/'out'
+    if place == 'file': out.write_text('mine')
+    else:
+        out.mkdir()
+        (out/dict(experts='buffer.json', teachers='teacher_000.safetensors')[place]).write_text('{}')
+    before = sorted(tmp_path.rglob('*'))
+    with pytest.raises(SystemExit): cli.dd_distill('dm', size=8, out=str(out))
+    assert '--out' in capsys.readouterr().err
+    assert sorted(tmp_path.rglob('*')) == before
+
+def test_settings_for_a_first_try_are_named():
+    with pytest.raises(ValueError, match=r'not stated for digits at 3 per class; a first try .*--syn_steps 60 --expert_epochs 2'):
+        cli.check_stated(METHODS['mtt'], dict(ipc=3), 'digits')
+
+@pytest.mark.parametrize('own, more', [({}, ''), (dict(max_start_epoch=4, expert_epochs=2), ' --n 10 --epochs 6')])
+def test_the_line_that_makes_experts_trains_what_is_read(own, more):
+    assert cli._experts_line(METHODS['mtt'], dict(data='shapes', size=16, **own)) == f'dd_experts mtt --data shapes --size 16{more}'
+
+@pytest.mark.parametrize('loss, word', [(.5, None), (47., 'loss is above 1')])
+@pytest.mark.parametrize('name', ['mtt', 'latent-mtt'])
+def test_a_loss_above_1_is_named(name, loss, word):
+    said = METHODS[name]().remark(loss)
+    assert said is None if word is None else word in said
+    assert METHODS['dm']().remark(loss) is None

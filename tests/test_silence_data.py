@@ -1,5 +1,5 @@
 "Nothing wrong in silence, in data: labels, pictures, folders, names. Each kind in several variations, right or refused in one line."
-import io, json, struct
+import io, json, os, struct
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from dd_repro import data as D
 from dd_repro.cli import dd_eval
 from dd_repro.core import dd_data, rng_for
 from dd_repro.files import load_tensors
-from dd_repro.records import read_rows
+from dd_repro.records import Row, read_rows, record
 from dd_repro.coreset import coreset
 from dd_repro.data import *
 from dd_repro.distilled import Distilled, Pixels, real_for
@@ -474,3 +474,36 @@ def test_each_side_of_a_split_has_something_of_each_class(tmp_path):
     one = ImageTensors(torch.rand(3, 3, 4, 4), torch.arange(3), 3)
     refused('no class has two images', one.split, .2)
     for kw in (dict(), dict(stream=True, workers=0)): refused('nothing can be held out', load, folder(tmp_path, n=1), val=.2, **kw)
+
+def _white(path, n):
+    path.mkdir(parents=True, exist_ok=True)
+    for i in range(n): Image.new('L', (8, 8), 40*i).save(path/f'{i}.png')
+
+def test_folders_behind_links_are_read(tmp_path):
+    for half in ('train', 'val'):
+        for c in 'ab': _white(tmp_path/'set'/half/c, 2)
+    _white(tmp_path/'elsewhere', 3)
+    (tmp_path/'set'/'train'/'a'/'more').symlink_to(tmp_path/'elsewhere')
+    (tmp_path/'set'/'train'/'b'/'round').symlink_to(tmp_path/'set'/'train'/'b') # once is enough
+    real, _ = load(tmp_path/'set')
+    assert real.y.bincount().tolist() == [5, 2]
+
+@pytest.mark.parametrize('names', [['a', 'b'], list('abcdefghijkl')])
+def test_each_class_has_one_name(names):
+    x, y = torch.rand(10, 1, 8, 8), torch.arange(10)
+    for make in (lambda: ImageTensors(x, y, 10, classes=names), lambda: Pixels(x, y, 10, classes=names)):
+        with pytest.raises(ValueError, match=f'{len(names)} class names for 10 classes'): make()
+
+@pytest.mark.parametrize('link', ['file', 'folder', 'device'])
+def test_results_grow_where_a_link_points(tmp_path, link):
+    row = Row('mine/digits/ipc1', mean=1.)
+    if link == 'file':
+        record([row], tmp_path/'real.csv')
+        (tmp_path/'link.csv').symlink_to(tmp_path/'real.csv')
+        record([row], tmp_path/'link.csv')
+        assert (tmp_path/'link.csv').is_symlink() and len(read_rows(tmp_path/'real.csv')) == 2
+        return
+    place = tmp_path if link == 'folder' else tmp_path/'pipe'
+    if link == 'device': os.mkfifo(place)
+    with pytest.raises((ValueError, OSError), match='folder or a device|no file'): record([row], place)
+    assert place.is_dir() or not place.is_file()

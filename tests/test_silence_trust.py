@@ -557,3 +557,33 @@ def test_matching_is_refused_for_classes_in_another_order(make, names):
     o = make(of(list('abcd')), convnet, Matching(batch_real=3) if make is DC else 3)
     o.backward(Pixels.from_real(of(list('abcd')), 1))
     with pytest.raises(ValueError, match='in another order'): o.backward(Pixels.from_real(of(names), 1))
+
+@pytest.mark.parametrize('change, word', [
+    (dict(aug='flipp'), "augmentation 'flipp'"), (dict(aug=str.upper), "OPS"), (dict(epoch=3), 'did you mean epochs'), (dict(epochs=2.5), 'whole number'),
+    (dict(batch=.5), 'whole number'), (dict(momentum=-1.), 'momentum is -1'), (dict(momentum=7.), 'momentum is 7'), (dict(momentum=float('nan')), 'momentum is nan'),
+    (dict(wd=float('nan')), 'wd is nan'), (dict(wd=-1.), 'wd is -1'), (dict(temperature=float('inf')), 'temperature is inf')])
+def test_a_wrong_protocol_is_refused_when_it_is_made(change, word):
+    from dd_repro.students import as_protocol
+    with pytest.raises(ValueError, match=word): as_protocol('mtt').scaled(**change)
+
+@pytest.mark.parametrize('kw, word', [(dict(n_eval=1.5), 'whole number'), (dict(nets=[]), 'nets is empty'), (dict(nets=nn.Linear), 'NETS'), (dict(nets='resnet'), 'did you mean')])
+def test_what_is_evaluated_is_said_rightly(kw, word):
+    real, test = load('digits', size=8)
+    with pytest.raises(ValueError, match=word): evaluate(Pixels.from_real(real, 1, lr=.01), test, **kw)
+
+def test_sets_in_the_wrong_place_are_named():
+    real, test = load('digits', size=8)
+    with pytest.raises(ValueError, match='load returns two'): Pixels.from_real((real, test), 1)
+    with pytest.raises(ValueError, match='real images to test on'): evaluate(test, Pixels.from_real(real, 1, lr=.01))
+    with pytest.raises(ValueError, match='whole number'): Pixels.from_real(real, 1.5)
+
+def test_a_network_and_an_augmentation_of_ones_own_by_name(monkeypatch):
+    from dd_repro.augment import OPS
+    from dd_repro.students import as_protocol
+    from dd_repro.zoo import NETS
+    monkeypatch.setitem(NETS, 'mine', lambda n_in, n_out, size: ConvNet(n_in, n_out, size, 8, 1))
+    monkeypatch.setitem(OPS, 'darker', lambda x, u, p: x*u[:, :1, None, None])
+    real, test = load('digits', size=32)
+    p = as_protocol('mtt').scaled(epochs=2, aug='darker')
+    a, b = (evaluate(Pixels.from_real(real, 1, lr=.01), test, 'mine', p, 1)[0] for _ in range(2))
+    assert a.net == 'mine' and a.mean == b.mean
