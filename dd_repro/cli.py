@@ -464,7 +464,7 @@ def _experts_line(cls, got):
     kept = ('data', 'zca', 'size', 'width', 'depth', 'root', 'ae', 'f')
     words = {k: got[k] for k in kept if k in got} | {'path': got.get('buffer')
                                                      or got.get('teachers')}
-    if reads := _epochs_read(cls, got): words |= dict(n=10, epochs=reads)
+    if reads := _epochs_read(cls, got): words['epochs'] = reads
     said = (f'--{k}' if v is True else f'--{k} {shlex.quote(str(v))}'
             for k, v in words.items() if v)
     return ' '.join(['dd_experts', _experts_kind(cls), *said])

@@ -116,7 +116,7 @@ def described(
 )->tuple: # of (name, kind, plain attributes) for every module inside
     "What a network is, apart from its tensors: kinds of layers, modes, rates, counters."
     def own(m): return tuple((k, _plain(v)) for k, v in vars(m).items() if k not in _OWN)
-    def hooks(m): return tuple(i for k in _HOOKS for i in getattr(m, k))
+    def hooks(m): return tuple(len(getattr(m, k)) for k in _HOOKS)
     return tuple((n, type(m), hooks(m), own(m)) for n, m in net.named_modules())
 
 def _tensors_of(net):

@@ -45,7 +45,7 @@ def seeded(
 def plain_torch(
     grad=True, # gradients on; False leaves them as the caller has them
 ):
-    "Run a block with float32, the CPU, gradients and no autocast, whatever the caller has switched."
+    "Run a block with float32, CPU, gradients and no autocast, whatever the caller has switched."
     import torch
     dtype = torch.get_default_dtype()
     device = torch.empty(0).device # 2.6's get_default_device knows of no `with torch.device(...)`
@@ -54,8 +54,9 @@ def plain_torch(
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(on))
         if device.type != 'cpu': stack.enter_context(torch.device('cpu'))
-        for kind in {'cpu', device.type, *(['cuda'] if torch.cuda.is_available() else [])}:
-            if torch.is_autocast_enabled(kind): stack.enter_context(torch.autocast(kind, enabled=False))
+        for kind in ('cpu', 'cuda'):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
         if dtype != torch.float32:
             torch.set_default_dtype(torch.float32)
             stack.callback(torch.set_default_dtype, dtype)
@@ -194,7 +195,7 @@ def progress(
     initial=0, # where a resumed run starts
 ):
     "A progress bar with ETA; silent in notebooks' tests, pipes and CI."
-    from tqdm.auto import tqdm
+    from tqdm import tqdm # tqdm.auto warns where Jupyter has no widgets
     return tqdm(it, total=total, desc=desc, initial=initial, leave=False, dynamic_ncols=True,
                 disable=(not sys.stderr.isatty()) if quiet is None else quiet)
 

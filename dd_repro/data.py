@@ -7,7 +7,7 @@ __all__ = ['FULL', 'SUBSETS', 'DATASETS', 'Files', 'left_out', 'scan', 'scan_hal
            'noted', 'check_name', 'find_source', 'load']
 
 # %% ../nbs/01_data.ipynb #1769c5b0
-import dataclasses, os, re
+import dataclasses, difflib, os, re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from PIL import Image, features
 from .core import *
-from .fields import *
 from .norm import *
 from .sets import *
 
@@ -444,8 +443,10 @@ def check_name(
     if _made_by(name) or _own_folder(name, root): return
     is_path = '/' in key or os.sep in key or key.startswith('~') or isinstance(name, os.PathLike)
     if is_path: raise ValueError(f'{key}: no such folder')
-    raise ValueError(f'{unknown_word("data set", key, DATASETS)}; imagenet:<class indices>, or a '
-                     'folder with train/ and val/, here or where the data are')
+    near = difflib.get_close_matches(key.lower(), DATASETS, 1)
+    hint = f'; did you mean {near[0]}?' if near else ''
+    raise ValueError(f'data set {key!r} is not known{hint}; known: {", ".join(DATASETS)}, '
+                     'imagenet:<class indices>, or a folder with train/ and val/')
 
 def find_source(
     name, # as in `check_name`

@@ -95,7 +95,8 @@ class Pixels(Distilled):
         self.to(images.device) # the rate and the labels too
     def __len__(self): return len(self.images)
     def __repr__(self):
-        return (f'{type(self).__name__}({self.title or "?"}: {len(self)} images {list(self.shape)}, '
+        kind = type(self).__name__
+        return (f'{kind}({self.title or "?"}: {len(self)} images {list(self.shape)}, '
                 f'{self.n_classes} classes, lr {self.student_lr.item():.4g})')
     def groups(self): return {'images': [self.images], 'lr': [self.lr]}
     def init_args(self): return {}

@@ -191,8 +191,8 @@ class _Path:
         "ValueError where network or batches are not those of the way there."
         net, versions = self.state
         if described(self.f.net) != net:
-            raise ValueError('the network (its mode, hooks or layers) was changed between an unroll '
-                             'and the way back through it')
+            raise ValueError('the network (its mode, hooks or layers) was changed between an '
+                             'unroll and the way back through it')
         if self.versions() != versions:
             raise ValueError('a tensor of the batches was changed in place between an unroll and '
                              'the way back through it')

@@ -85,7 +85,7 @@ def test_parameter_counts_at_224_px(name, n):
     assert sum(p.numel() for p in make_net(name, n_out=1000, size=224).parameters()) == n
 
 @pytest.mark.parametrize('call, what', [
-    (lambda: make_net('convnext'), "network 'convnext' is not known; known are convnet, alexnet"),
+    (lambda: make_net('convnext'), "network 'convnext' is not known; did you mean convnet"),
     (lambda: make_net('alexnet', size=16), 'alexnet needs images of at least 32 px'),
     (lambda: make_net('vit', size=33), '33-px images cannot be cut into patches'),
     (lambda: make_net('resnet18', pool='max'), "pool 'max' is not one of"),

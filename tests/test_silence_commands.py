@@ -165,7 +165,7 @@ def everything(x, depth=0):
     for i in items: yield from everything(i, depth + 1)
 
 ODD = dict(str='odd', int=1237, float=.1237)
-WHOLE = {'init': 'noise', 'grad': 'detached', 'losses': 'MTT', 'snapshot': 'expert', 'decode': 'passes', 'kind': 'kl-diag', 'layers': 'conv', 'crop': 'cosine', 'ens': 'iter', 'aug': 'rotate', 'inner_aug': 'rotate', 'net': 'vgg11', 'depth': 2, 'size': 16, 'loss': 'mse', 'device': 'meta'}
+WHOLE = {'init': 'noise', 'grad': 'detached', 'losses': 'MTT', 'snapshot': 'expert', 'decode': 'passes', 'kind': 'kl-diag', 'layers': 'conv', 'crop': 'cosine', 'ens': 'iter', 'aug': 'rotate', 'inner_aug': 'rotate', 'net': 'vgg11', 'depth': 2, 'size': 16, 'loss': 'mse', 'device': 'meta', 'batch_syn': 7}
 _CONV = ['--layers', 'conv']
 BESIDE = dict(eval_epochs=['--eval_every', '1'], n_eval=['--eval_every', '1'], gamma3=['--ppc', '2'], jitter_back=['--jitter', '3']) | {(m, f): _CONV for m in ('sre2l', 'cda') for f in ('kind', 'isu')} | {(m, 'ipc'): ['--outer', '1', '--inner', '1'] for m in ('dc', 'dsa')} | {(m, 'level'): ['--isu', *_CONV] for m in ('sre2l', 'cda')}
 NEEDED = dict(mtt='--syn_steps 2 --expert_epochs 1 --max_start_epoch 1 --lr_img 1 --lr_lr 1 --lr_teacher 1', d3s='--ipc 1 --batch 10', sre2l='--ipc 1', cda='--ipc 1', initial='--ae tiny --f 2')
@@ -257,7 +257,7 @@ def test_a_complete_run_that_is_asked_to_look_says_that_it_did_not(capsys, tmp_p
 @pytest.mark.parametrize('command, words, full', [(dd_demo, ['--iter', '7'], '--iterations'), (dd_distill, ['mtt', '--lr-im', '1'], '--lr_img'), (dd_eval, ['x', '--rec=y'], '--record_to'), (dd_bench, ['unroll', '--qui'], '--quick'), (dd_experts, ['mtt', '--dep', '2'], '--depth')])
 def test_an_abbreviated_option_is_answered_with_the_full_one(capsys, command, words, full): assert f'is no option; write {full}' in refused(capsys, command, *words)
 
-@pytest.mark.parametrize('method, words, line', [('mtt', NEEDED['mtt'] + ' --width 4 --size 8', 'dd_experts mtt --size 8 --width 4'), ('mtt', NEEDED['mtt'] + ' --width 4 --depth 2 --zca --buffer x', 'dd_experts mtt --zca --width 4 --depth 2 --path x'),
+@pytest.mark.parametrize('method, words, line', [('mtt', NEEDED['mtt'] + ' --width 4 --size 8', 'dd_experts mtt --size 8 --width 4 --epochs 2'), ('mtt', NEEDED['mtt'] + ' --width 4 --depth 2 --zca --buffer x', 'dd_experts mtt --zca --width 4 --depth 2 --path x --epochs 2'),
     ('d3', '--width 8 --size 16', 'dd_experts d3 --size 16 --width 8'), ('d3s', '--ipc 1', 'dd_experts d3s'), ('d3s', '--ipc 1 --teachers x', 'dd_experts d3s --path x'),
     ('cda', '--ipc 1 --data digits --size 16', 'dd_experts cda --data digits --size 16')])
 def test_experts_that_are_not_there_are_answered_with_the_command_that_makes_them(capsys, monkeypatch, tmp_path, method, words, line):
@@ -392,7 +392,7 @@ def test_settings_for_a_first_try_are_named():
     with pytest.raises(ValueError, match=r'not stated for digits at 3 per class; a first try .*--syn_steps 60 --expert_epochs 2'):
         cli.check_stated(METHODS['mtt'], dict(ipc=3), 'digits')
 
-@pytest.mark.parametrize('own, more', [({}, ''), (dict(max_start_epoch=4, expert_epochs=2), ' --n 10 --epochs 6')])
+@pytest.mark.parametrize('own, more', [({}, ''), (dict(max_start_epoch=4, expert_epochs=2), ' --epochs 6')])
 def test_the_line_that_makes_experts_trains_what_is_read(own, more):
     assert cli._experts_line(METHODS['mtt'], dict(data='shapes', size=16, **own)) == f'dd_experts mtt --data shapes --size 16{more}'
 
