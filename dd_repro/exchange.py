@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMS', 'read_pt', 'read_npz', 'Found', 'unpacked', 'Raw', 'Form', 'form', 'writes', 'ImportOptions', 'cut_apart',
-           'class_order', 'recognise', 'check_form', 'read_form', 'import_set', 'Sheet', 'export_set', 'load_set',
-           'forms']
+           'class_order', 'recognise', 'check_form', 'read_form', 'import_set', 'Sheet', 'in_place', 'export_set',
+           'load_set', 'forms']
 
 # %% ../nbs/20_exchange.ipynb #3ce0a44d
 import dataclasses, io, json, os, re, shutil, tarfile, tempfile, zipfile
@@ -34,7 +34,8 @@ def _numbers_of_numpy():
     "The names by which NumPy's numbers stand in a file."
     scalar = (getattr(np, '_core', None) or np.core).multiarray.scalar
     names = [f'numpy.{core}.multiarray.scalar' for core in ('core', '_core')] # NumPy 1 and 2
-    return [*((scalar, n) for n in names), np.dtype, np.dtypes.Float64DType]
+    return [*((scalar, n) for n in names), np.dtype, np.dtypes.Float64DType,
+            np.dtypes.Int64DType]
 
 def read_pt(
     path # a file that `torch.save` wrote
@@ -498,6 +499,7 @@ def _kip(found, o):
     got, said = _arrays(found), []
     x = _images(_front(got['images']), found.path, said)
     y = _soft(got['labels'], found.path, x, o.labels or 'largest')
+    said.append("the norm: KIP's own whitening is in no file, and another one was taken")
     if not o.labels:
         said.append('labels are targets of a regression; the largest of each row is its class')
     return Raw(x, y, said=said)
@@ -796,20 +798,43 @@ _BY_SHAPE = {((3, 32, 32), 10): 'cifar10', ((3, 32, 32), 100): 'cifar100',
 _ZCA_NEEDED = ('images under ZCA, whose matrix is in no file; give the real set: real=load(..., '
                'zca=True) (--data NAME --zca)')
 
+def _pictures_fit(c):
+    "ValueError where the norm does not turn the images into the pictures beside them."
+    seen = c.raw.info.pop('pictures', None)
+    if seen is None or seen.shape != c.raw.x.shape: return
+    off = (c.real.norm.inverse(c.raw.x) - seen).square().mean().sqrt()/seen.std()
+    if off < .05: return
+    says = (f'the norm of the real set does not turn the images into the pictures beside them '
+            f'(off by {100*float(off):.0f} %)')
+    if not c.known: c.ask(f'{says}: a matrix of another set? (take the pictures away if not)')
+    c.assume(f'{says}; the list knows the file, and the pictures were left aside')
+
+def _same_matrix(a, b):
+    "Do two norms whiten alike, to the precision in which a card keeps a matrix?"
+    if tuple(a.shape) != tuple(b.shape): return False
+    x = torch.randn(4, *a.shape, generator=rng_for('a look at two matrices'))
+    return bool((a(x) - b(x)).square().mean() < 1e-3*b(x).square().mean())
+
+def _same_norm(a, b):
+    "Are two norms one?"
+    if isinstance(a, ZCA) and isinstance(b, ZCA): return _same_matrix(a, b)
+    return type(a) is type(b) and norm_words(a)[1:] == norm_words(b)[1:]
+
 def _norm_fits(c):
     "ValueError where the norm of the real set cannot be that of the images."
     white, known = isinstance(c.real.norm, ZCA), c.known and c.known.norm
+    if c.known and known_name(c.real) not in ('', c.known.data):
+        c.ask(f'made from {c.known.data}; the real set that was given is {c.real.name}')
     if tuple(c.raw.x.shape[1:]) != tuple(c.real.shape):
         c.ask(f'images {list(c.raw.x.shape[1:])} beside real ones {list(c.real.shape)}')
     if known == 'zca' and not white: c.ask(_ZCA_NEEDED)
     if white and (c.f.stats == 'dc' or known in ('mtt', 'dc')):
         c.ask('images under mean and deviation; the real set that was given is under ZCA')
-    seen = c.raw.info.pop('pictures', None)
-    if seen is None or seen.shape != c.raw.x.shape: return
-    off = (c.real.norm.inverse(c.raw.x) - seen).square().mean().sqrt()/seen.std()
-    if not off < .05:
-        c.ask('the norm of the real set does not turn the images into the pictures beside them '
-              f'(off by {100*float(off):.0f} %): {"another matrix" if white else "no matrix"}')
+    own = c.card.get('norm')
+    if own is not None and not _same_norm(own, c.real.norm):
+        c.ask(f'its card has another norm ({own}) than the real set ({c.real.norm}): a set of '
+              'other images?')
+    _pictures_fit(c)
 
 def _name_of(c, n_classes):
     "The name of the data set, as far as it is known."
@@ -1038,8 +1063,11 @@ def _write_card(s, f, place):
     write_atomic(card, (json.dumps(said, indent=1, ensure_ascii=False) + '\n').encode())
 
 @contextmanager
-def _in_place(path, single):
-    "A place to write to, beside the final one, to which all of it moves when the block ends well."
+def in_place(
+    path, # of a file or folder that is not there yet
+    single=False, # a file?
+): # where to write meanwhile
+    "A place beside the final one, to which all of it moves when the block ends well."
     if path.exists(): raise ValueError(f'{path}: is there already; give another place')
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
@@ -1063,7 +1091,7 @@ def export_set(
         can = ', '.join(n for n, g in FORMS.items() if g.write)
         raise ValueError(f'{form} can be read and not written; written are {can}')
     s = Sheet(d if isinstance(d, Distilled) else Distilled.load(d))
-    with _in_place(path, f.single) as place:
+    with in_place(path, f.single) as place:
         f.write(s, place)
         _write_card(s, f, place)
     for text in [] if quiet else s.lost: print(f'{path.name}: {form} cannot hold {text}')
