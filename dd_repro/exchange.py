@@ -107,13 +107,15 @@ def _members(archive):
 def _opened(path):
     "A zip or tar archive, opened; None for what is neither, or holds tensors."
     if not path.is_file(): return None
+    if tarfile.is_tarfile(path): # first: it may hold zips
+        t = tarfile.open(path)
+        return t if t.getmembers() else t.close() # zeros are an empty one
     if zipfile.is_zipfile(path):
         z = zipfile.ZipFile(path)
         names = z.namelist()
         if all(n.endswith('.npy') for n in names) or any(n.endswith('data.pkl') for n in names):
             return z.close()
         return z
-    return tarfile.open(path) if tarfile.is_tarfile(path) else None
 
 @contextmanager
 def unpacked(
@@ -921,6 +923,17 @@ def _options(how, real):
                                          'and name are taken; leave them out')
     return dataclasses.replace(o, n_classes=real.n_classes)
 
+def _ours(path):
+    "Does a file begin like those of safetensors?"
+    if not Path(path).is_file(): return False
+    with open(path, 'rb') as f: return f.read(9)[3:] == b'\0\0\0\0\0{'
+
+@contextmanager
+def _called(there, path):
+    "An error names what was given, and not the folder that an archive was unpacked into."
+    try: yield
+    except ValueError as e: raise ValueError(str(e).replace(str(there), str(path))) from None
+
 @steady
 def import_set(
     path, # a file, a folder or an archive
@@ -933,8 +946,8 @@ def import_set(
     "A distilled set of another program; ValueError in one line for what is wrong or not said."
     if form != 'auto': check_form(form)
     o = _options(how, real)
-    if Path(path).is_file() and not what_file(path): return Distilled.load(path)
-    with unpacked(path) as there:
+    if _ours(path): return Distilled.load(path)
+    with unpacked(path) as there, _called(there, path):
         raw, f, why, found = read_form(there, form, o, getattr(real, 'classes', None))
         card = _card_of(there, raw.said)
         c = _Case(raw, f, o, path, real, card, known or _known(found))
