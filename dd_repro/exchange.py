@@ -51,6 +51,7 @@ def read_pt(
         raise ValueError(f'{path}: truncated, damaged or not a PyTorch file of plain tensors '
                          f'({why})') from None
 
+# %% ../nbs/20_exchange.ipynb #1ae5a03c
 def read_npz(
     path # a file of NumPy arrays, .npy or .npz
 )->dict: # name -> tensor; 'images' where the file has no names
@@ -117,6 +118,7 @@ def _opened(path):
             return z.close()
         return z
 
+# %% ../nbs/20_exchange.ipynb #ad5b3ca5
 @contextmanager
 def unpacked(
     path # a file, a folder or an archive
@@ -161,6 +163,7 @@ def _turned(v):
     "Are the channels last?"
     return v.ndim == 4 and v.shape[1] not in (1, 3) and v.shape[3] in (1, 3)
 
+# %% ../nbs/20_exchange.ipynb #18b15608
 def _images(v, where, said, bytes_too=False):
     "Images [n, c, h, w] as floats (or bytes); ValueError for anything else."
     ok = isinstance(v, Tensor) and v.ndim == 4 and len(v)
@@ -190,12 +193,20 @@ def _labels(v, where, images, soft=False):
         raise ValueError(f'{where}: labels hold values that are not finite (NaN or infinite)')
     return v.detach()
 
+def _chances(v):
+    "Are these probabilities [n, C]?"
+    return v.ndim == 2 and bool((v >= -1e-6).all() and (v.sum(1) - 1).abs().max() < .01)
+
 def _soft(v, where, images, how):
     "Floats [n, classes] as probabilities: of logits, of probabilities, or of the largest alone."
     v = _labels(v, where, images, True).float()
+    if not how and _chances(v):
+        raise ValueError(f'{where}: labels look like probabilities where logits are written; say '
+                         'which they are: labels= (--labels chances, or logits)')
     if how == 'largest': return v.argmax(1)
     return v if how == 'chances' else v.softmax(1)
 
+# %% ../nbs/20_exchange.ipynb #56541a28
 def _rate(v, where):
     "A rate as a number; ValueError for anything else."
     if not isinstance(v, Tensor) or v.numel() != 1 or v.is_complex():
@@ -218,6 +229,7 @@ class Form:
     loses: str = '' # what it cannot hold
     single: bool = False # one file, and not a folder
 
+# %% ../nbs/20_exchange.ipynb #be5326f3
 FORMS = {}
 
 def form(
@@ -284,6 +296,7 @@ def _pair_of(name, what):
     "The name of the file of labels or rate that belongs to a file of images."
     return re.sub(r'images', what, name)
 
+# %% ../nbs/20_exchange.ipynb #950e1f27
 def _joined(found, names, said):
     "Images of one or several files."
     xs = [_images(found.pt(n), found.folder/n, said) for n in names]
@@ -310,6 +323,7 @@ def _mtt_labels(found, names, x, o):
     if o.labels: return _soft(y, file, x, o.labels)
     return _labels(y, file, x)
 
+# %% ../nbs/20_exchange.ipynb #7f124009
 def _is_mtt(found):
     names = found.like(_MTT)
     if not names or found.has('weights_best.pt') or any(found.like(r'images\.pt')): return ''
@@ -351,6 +365,7 @@ def _datm(found, o):
     y = _soft(found.pt(labels), found.folder/labels, x, o.labels)
     return Raw(x, y, lr, said=said)
 
+# %% ../nbs/20_exchange.ipynb #9cc094fb
 def _is_haba(found):
     return 'weights_best.pt (styles) beside images_best.pt' * (
         found.has('weights_best.pt') and bool(found.like(_MTT)))
@@ -378,6 +393,7 @@ def _dc_file(found):
         raise ValueError(f'{found.folder}: one file res_*.pt is asked for; there are {len(names)}')
     return names[0]
 
+# %% ../nbs/20_exchange.ipynb #79623e6c
 def _accuracies(got):
     "Mean, deviation and number of the accuracies in a file, in per cent."
     accs = got.get('accs_all_exps')
@@ -392,6 +408,7 @@ def _is_dc(found):
             return f"{n} is a dictionary with {len(g['data'])} runs under 'data'"
     return ''
 
+# %% ../nbs/20_exchange.ipynb #5de4ef2e
 @form('dc', 'DC, DSA, DM, FreD: res_METHOD_DATA_NET_IPCipc.pt', sees=_is_dc, stats='dc',
       protocol='dsa', lr=.01)
 def _dc(found, o):
@@ -430,6 +447,7 @@ def _two(found, kind):
             return n, g
     return None, None
 
+# %% ../nbs/20_exchange.ipynb #b0ccfeaa
 def _factored(found, o, kind, factor, space):
     name, got = _two(found, kind)
     if name is None:
@@ -476,14 +494,11 @@ def _arrays(found):
                          f'{", ".join(got) or "none"}')
     return got
 
+# %% ../nbs/20_exchange.ipynb #0da7d2ca
 def _has_arrays(found):
     if not any(n.endswith(('.npz', '.npy')) for n in found.names): return None
     try: return _arrays(found)
     except ValueError: return None
-
-def _chances(v):
-    "Are these probabilities [n, C]?"
-    return v.ndim == 2 and bool((v >= -1e-6).all() and (v.sum(1) - 1).abs().max() < .01)
 
 def _is_kip(found):
     got = _has_arrays(found)
@@ -506,6 +521,7 @@ def _kip(found, o):
         said.append('labels are targets of a regression; the largest of each row is its class')
     return Raw(x, y, said=said)
 
+# %% ../nbs/20_exchange.ipynb #ef9d34fc
 @form('npz', 'a plain .npz: images [n, h, w, c], labels', sees=_is_npz)
 def _npz(found, o):
     got, said = _arrays(found), []
@@ -517,6 +533,7 @@ def _npz(found, o):
     lr = _rate(got['lr'], found.path) if 'lr' in got else None
     return Raw(x, y, lr, 'pixels' if x.dtype == torch.uint8 else 'normalised', said=said)
 
+# %% ../nbs/20_exchange.ipynb #a098ee57
 def _is_torch(found):
     for n in found.names:
         if n.endswith('.pt') and isinstance(g := found.pt(n), dict) and {
@@ -582,6 +599,7 @@ def class_order(
         return [d for _, d in sorted(zip(numbers, dirs))], 'the numbers in their names'
     return sorted(dirs), 'their names as text'
 
+# %% ../nbs/20_exchange.ipynb #59bdb5c6
 def _sub(found):
     "The folder that has the class folders: the one given, or its only one (train/)."
     if found.dirs == ['train'] or 'train' in found.dirs and set(found.dirs) <= {'train', 'val'}:
@@ -618,6 +636,7 @@ def _pictures(found, o):
     return Raw(x, y, space='pixels', classes=kept, said=[f'classes in the order of {why}'],
                info=dict(folders=names[:3]))
 
+# %% ../nbs/20_exchange.ipynb #bc8d0abe
 _FOLDERS = dict(
     sre2l=('SRe2L, CDA: new000/class000_id000.jpg', _looks(r'class\d+_id\d+\..+', r'new\d+')),
     rded=('RDED, CIM: 00000/class00000_id00000.jpg', _looks(r'class\d+_id\d+\..+', r'\d+')),
@@ -646,6 +665,7 @@ def _arrow():
                          'dd_repro[parquet]') from None
     return pyarrow
 
+# %% ../nbs/20_exchange.ipynb #b76f6067
 def _is_parquet(found):
     return f'{n[0]} is a parquet file' if (n := list(found.like(r'.+\.parquet'))) else ''
 
@@ -693,6 +713,7 @@ def recognise(
     raise ValueError(f'{found.path}: no form is recognised (there is {there}); name it: '
                      f'{", ".join(n for n, f in FORMS.items() if f.read)}')
 
+# %% ../nbs/20_exchange.ipynb #e97bcddb
 def check_form(
     name:str # somebody's word
 )->Form:
@@ -730,6 +751,7 @@ def _content(place):
     return key_of([[f.name if f == place else f.relative_to(place).as_posix(), file_sha256(f)]
                    for f in files])
 
+# %% ../nbs/20_exchange.ipynb #5462af26
 def _card_of(place, said):
     "The card of an export, with its norm; {} where there is none that fits."
     card, matrix = _beside(place)
@@ -757,6 +779,7 @@ class _Case:
     def assume(self, text): self.raw.said.append(text)
     def ask(self, what): raise ValueError(f'{self.where}: {what}')
 
+# %% ../nbs/20_exchange.ipynb #444de128
 def _rate_of(c):
     "The student's rate."
     if c.o.lr: return c.o.lr
@@ -782,6 +805,7 @@ def _classes_of(c):
         if y.ndim == 1: c.assume(f'{n} classes, from the largest label')
     return n, list(map(str, names or range(n)))
 
+# %% ../nbs/20_exchange.ipynb #1a5b97dc
 def _labels_for(c, n_classes):
     "Labels that a set takes."
     x, y = c.raw.x, c.raw.y
@@ -811,6 +835,7 @@ def _pictures_fit(c):
     if not c.known: c.ask(f'{says}: a matrix of another set? (take the pictures away if not)')
     c.assume(f'{says}; the list knows the file, and the pictures were left aside')
 
+# %% ../nbs/20_exchange.ipynb #754fd1e1
 def _same_matrix(a, b):
     "Do two norms whiten alike, to the precision in which a card keeps a matrix?"
     if tuple(a.shape) != tuple(b.shape): return False
@@ -822,6 +847,7 @@ def _same_norm(a, b):
     if isinstance(a, ZCA) and isinstance(b, ZCA): return _same_matrix(a, b)
     return type(a) is type(b) and norm_words(a)[1:] == norm_words(b)[1:]
 
+# %% ../nbs/20_exchange.ipynb #5085eea6
 def _norm_fits(c):
     "ValueError where the norm of the real set cannot be that of the images."
     white, known = isinstance(c.real.norm, ZCA), c.known and c.known.norm
@@ -862,6 +888,7 @@ def _constants(c, name):
     if not c.o.stats: c.assume(f"norm: mean and deviation of {name} in {kind}'s code")
     return Normalize(*stats[kind], source=kind)
 
+# %% ../nbs/20_exchange.ipynb #d6d06e59
 def _norm_for(c, name):
     "The norm of a set."
     if c.real is not None:
@@ -885,6 +912,7 @@ def _kw_of(c, lr, norm, n_classes, classes, name):
                 protocol=protocol, name=name, source=source,
                 arch=c.card.get('init', {}).get('arch'))
 
+# %% ../nbs/20_exchange.ipynb #2afbc2d5
 def _made(c, why, found):
     "The artefact of an import."
     n_classes, classes = _classes_of(c)
@@ -901,6 +929,7 @@ def _made(c, why, found):
     if x.dtype == torch.uint8: x = x.float()/255
     return Pixels(norm(x) if c.raw.space == 'pixels' else x, y, **kw)
 
+# %% ../nbs/20_exchange.ipynb #79327911
 def _known(found):
     "The line of the list that one of the files belongs to."
     return next((p for n in found.got if (p := known_file(found.folder/n))), None)
@@ -928,6 +957,7 @@ def _ours(path):
     if not Path(path).is_file(): return False
     with open(path, 'rb') as f: return f.read(9)[3:] == b'\0\0\0\0\0{'
 
+# %% ../nbs/20_exchange.ipynb #b9bd39ad
 @contextmanager
 def _called(there, path):
     "An error names what was given, and not the folder that an archive was unpacked into."
@@ -1005,6 +1035,7 @@ def _to_dc(s, out):
     name = f'res_DD_{word(s.d.name, "data").upper()}_{net}_{max(s.counts())}ipc.pt'
     torch.save(dict(data=[[s.x, s.numbers()]], accs_all_exps={}), out/name)
 
+# %% ../nbs/20_exchange.ipynb #b5b788c8
 @writes('npz', loses='norm, class names', single=True)
 def _to_npz(s, out):
     arrays = dict(images=s.x.permute(0, 2, 3, 1), labels=s.y, lr=s.lr)
@@ -1032,6 +1063,7 @@ def _to_folder(s, out):
         seen[c] = seen.get(c, -1) + 1
         (out/f'{c:05d}'/f'{seen[c]:05d}.png').write_bytes(_png(x[i]))
 
+# %% ../nbs/20_exchange.ipynb #40f264fd
 @writes('parquet', loses='precision (8 bits), rate, soft labels', single=True)
 def _to_parquet(s, out):
     arrow, y, x = _arrow(), s.numbers().tolist(), s.bytes()
@@ -1075,6 +1107,7 @@ def _write_card(s, f, place):
     if tensors: save_tensors(matrix, tensors)
     write_atomic(card, (json.dumps(said, indent=1, ensure_ascii=False) + '\n').encode())
 
+# %% ../nbs/20_exchange.ipynb #44b12e20
 @contextmanager
 def in_place(
     path, # of a file or folder that is not there yet
@@ -1092,6 +1125,7 @@ def in_place(
         for p in [*parts, tmp/path.name]: os.replace(p, path.with_name(p.name))
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
+# %% ../nbs/20_exchange.ipynb #d03bb883
 def export_set(
     d, # a `Distilled`, or the path of an artefact
     path, # the folder to make, or the file for npz, torch and parquet

@@ -45,6 +45,7 @@ def _expert_path(expert, shapes, where):
                          'CPU without a copy); its epochs are all alike, train it again')
     return theta
 
+# %% ../nbs/20_foreign.ipynb #b2f6e26c
 def _replays(path):
     "The files of a buffer, in the order of their numbers."
     path = Path(path).expanduser()
@@ -66,6 +67,7 @@ def _buffer_card(net, real, epochs, files):
                 assumed=['data and norm: those that were given', 'settings: those of official MTT'],
                 **_NOT_SAID)
 
+# %% ../nbs/20_foreign.ipynb #5dca5883
 def import_experts(
     path, # a replay_buffer_*.pt, or a folder of them
     out, # the folder of our buffer, which is not there yet
@@ -137,6 +139,7 @@ def _numbered(folder, what):
     if gone: raise ValueError(f'{folder}: {what}_{gone[0]} is missing')
     return [found[i] for i in sorted(found)]
 
+# %% ../nbs/20_foreign.ipynb #59a8b37f
 def _kept_order(folder, e):
     "The order that LPLD kept beside its labels; None where there is none."
     file = Path(folder)/'sampler_indices_epoch.json'
@@ -164,6 +167,7 @@ def _logits_of(v, n_classes, where):
         raise ValueError(f'{where}: logits that half precision does not hold')
     return v.half()
 
+# %% ../nbs/20_foreign.ipynb #3ed5fc6f
 @dataclasses.dataclass
 class _Batch:
     "One batch of FKD in our words."
@@ -209,6 +213,7 @@ def _views(batches, order):
     if any(b.lam != 1 for b in batches): v.lam = torch.tensor([b.lam for b in batches])
     return v
 
+# %% ../nbs/20_foreign.ipynb #7930198d
 def _order_of(batches, kept, drawn, n, where):
     "Which images an epoch goes through: as the batches say, the file beside them, or the rule."
     stored = [b.index for b in batches]
@@ -219,6 +224,7 @@ def _order_of(batches, kept, drawn, n, where):
         raise ValueError(f'{where}: the labels do not go through {n} images once')
     return order
 
+# %% ../nbs/20_foreign.ipynb #9c49c71b
 def import_labels(
     path, # a folder with epoch_0/batch_0.tar, ...
     out, # the folder of our store, which is not there yet

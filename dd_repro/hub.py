@@ -55,6 +55,7 @@ def _facts(d):
                 bytes=f'{d.nbytes:,}', norm=str(d.norm), protocol=d.protocol,
                 rate=f'{d.student_lr.item():.6g}')
 
+# %% ../nbs/20_hub.ipynb #0c597187
 def hub_text(
     d, # a `Distilled`
     results=(), # rows of `evaluate`
@@ -76,6 +77,7 @@ def hub_text(
     return '\n'.join([*lines, '', '```python', 'from dd_repro.all import *',
                       f"d = pull('{repo}')", '```', ''])
 
+# %% ../nbs/20_hub.ipynb #ca5bd1f8
 def hub_card(
     d, # a `Distilled`
     licence:str, # as the hub spells it
@@ -122,6 +124,7 @@ def hub_folder(
     write_atomic(folder/'README.md', text.encode())
     return folder
 
+# %% ../nbs/20_hub.ipynb #0a6dfe6b
 def push(
     d, # a `Distilled`, or the path of an artefact
     repo:str, # OWNER/NAME
@@ -141,6 +144,7 @@ def push(
                               commit_message=f'{type(d).__name__}: {len(d)} images')
     return repo
 
+# %% ../nbs/20_hub.ipynb #e45e5cc1
 def pull(
     repo:str, # OWNER/NAME
     revision=None, # a commit, branch or tag; the newest when None

@@ -16,6 +16,9 @@ from .core import *
 from .files import *
 from .fields import *
 
+# %% ../nbs/19_public.ipynb #f6fca61c
+#| export
+
 # %% ../nbs/19_public.ipynb #b44f61e8
 @dataclass(frozen=True)
 class PublicSet:
@@ -87,6 +90,7 @@ def _checked(p, folder):
                              f'listed {sha[:12]}...); it is left there and not used')
     return folder
 
+# %% ../nbs/19_public.ipynb #97c03d6d
 def _download(url, path, sha):
     "One file; with another hash it is kept aside, and a ValueError says where."
     try:
@@ -105,6 +109,7 @@ def _by_name(name, table):
     if name not in known: raise ValueError(unknown_word('public set', name, list(known)))
     return known[name]
 
+# %% ../nbs/19_public.ipynb #a3fb6086
 def fetch_set(
     name:str, # of the list, as in mtt/cifar10/ipc1
     root=None, # where data are; DD_DATA when None

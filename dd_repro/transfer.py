@@ -44,6 +44,7 @@ class OutOptions(Checked):
     form: str = setting('', 'form of the files')
     out: str = setting('', 'the folder to make, or the file for npz, torch and parquet')
 
+# %% ../nbs/23_transfer.ipynb #69302eca
 IMPORT = Subject('dd_import', '', 'Read distilled sets, experts or stored labels of others.',
                  dict(reading=InOptions, files=ImportOptions, data=RealOptions,
                       network=NetOptions))

@@ -134,6 +134,9 @@ def test_datm(tmp_path, x, real, names):
     d = import_set(tmp_path, real=real)
     assert d.info['imported']['form'] == 'datm' and torch.allclose(d.y, z.softmax(1)) and d.student_lr.item() == pytest.approx(.03)
     refused('may be whitened', import_set, tmp_path)
+    save(tmp_path, **{names[1]: z.softmax(1)}) # chances under the names of logits
+    refused('labels look like probabilities', import_set, tmp_path, real=real)
+    assert torch.equal(import_set(tmp_path, real=real, labels='chances').y, z.softmax(1))
 
 def test_haba_is_bases_without_styles(tmp_path, x, y, real):
     save(tmp_path, images_best=x, weights_best={'style': torch.ones(3)})
@@ -546,7 +549,7 @@ def test_every_published_file(folder, tmp_path):
     p, path = FORM_OF[folder], need(folder)
     assert recognise(Found(path))[0] == p.form
     n = int(p.data[5:])
-    norm = ZCA(torch.zeros(3072), torch.eye(3072), torch.eye(3072), (3, 32, 32)) if p.norm == 'zca' else Normalize(*STATS[p.data]['mtt' if p.norm == 'kip' else p.norm])
+    norm = ZCA(torch.zeros(3072), torch.eye(3072), torch.eye(3072), (3, 32, 32), small=(torch.zeros(3072, 0).half(), torch.zeros(0), 1.)) if p.norm == 'zca' else Normalize(*STATS[p.data]['mtt' if p.norm == 'kip' else p.norm])
     real = ImageTensors(torch.zeros(n, 3, 32, 32), torch.arange(n), n, norm=norm, name=p.data)
     lr = {} if p.lr or p.lr_from == 'learned' else dict(lr=.01)
     d = import_set(path, 'auto', real, **lr)
