@@ -228,6 +228,7 @@ class Form:
     write: object = None # (sheet, place) -> None
     loses: str = '' # what it cannot hold
     single: bool = False # one file, and not a folder
+    takes: str = '' # options that act for it alone
 
 # %% ../nbs/20_exchange.ipynb #be5326f3
 FORMS = {}
@@ -334,7 +335,8 @@ def _is_mtt(found):
     hard = isinstance(y, Tensor) and y.ndim == 1
     return f'{first} with {pair}, which holds class numbers' if hard else ''
 
-@form('mtt', 'MTT, TESLA, GLaD, SelMatch: images_best.pt, labels_best.pt', sees=_is_mtt)
+@form('mtt', 'MTT, TESLA, GLaD, SelMatch: images_best.pt, labels_best.pt', sees=_is_mtt,
+      takes='labels')
 def _mtt(found, o):
     said = []
     tag, names = _newest(found, _MTT)
@@ -355,7 +357,8 @@ def _is_datm(found):
     soft = pairs and isinstance(y := found.pt(pairs[0]), Tensor) and y.ndim == 2
     return f'{pairs[0]} holds {_what(y)}: learned labels' if soft else ''
 
-@form('datm', 'DATM, PAD, DD-Ranking: images.pt, labels.pt, lr.pt', sees=_is_datm, stats='ask')
+@form('datm', 'DATM, PAD, DD-Ranking: images.pt, labels.pt, lr.pt', sees=_is_datm, stats='ask',
+      takes='labels')
 def _datm(found, o):
     said = []
     name = _newest(found, _DATM)[1][0]
@@ -410,7 +413,7 @@ def _is_dc(found):
 
 # %% ../nbs/20_exchange.ipynb #5de4ef2e
 @form('dc', 'DC, DSA, DM, FreD: res_METHOD_DATA_NET_IPCipc.pt', sees=_is_dc, stats='dc',
-      protocol='dsa', lr=.01)
+      protocol='dsa', lr=.01, takes='run')
 def _dc(found, o):
     name, said = _dc_file(found), []
     file, got = found.folder/name, found.pt(name)
@@ -457,6 +460,9 @@ def _factored(found, o, kind, factor, space):
                          'image holds; give factor= (--factor): 2 in most papers, 1 for none')
     said = []
     x = _images(got[0], found.folder/name, said)
+    if factor > x.shape[-1]//2 + 1:
+        raise ValueError(f'{found.folder/name}: factor {factor} cuts images of {x.shape[-1]} px '
+                         'into nothing')
     y = _labels(got[1], found.folder/name, x)
     return Raw(cut_apart(x, factor), y.repeat_interleave(factor**2), space=space, said=said,
                info=dict(factor=factor, stored=list(x.shape)))
@@ -469,11 +475,11 @@ def _is_idm(found):
     return f'{n} is a tuple of two tensors' if (n := _two(found, tuple)[0]) else ''
 
 @form('idc', 'IDC, DREAM, NCFM: a list [data, targets], not normalised', sees=_is_idc, stats='dc',
-      protocol='dsa', lr=.01)
+      protocol='dsa', lr=.01, takes='factor')
 def _idc(found, o): return _factored(found, o, list, o.factor, 'pixels')
 
 @form('idm', 'IDM: a tuple (images, labels), 2 x 2', sees=_is_idm, stats='dc', protocol='dsa',
-      lr=.01)
+      lr=.01, takes='factor')
 def _idm(found, o):
     raw = _factored(found, o, tuple, o.factor or 2, 'normalised')
     if o.factor is None: raw.said.append('factor 2, which is that of IDM')
@@ -511,7 +517,8 @@ def _is_npz(found):
 def _front(x): return x.permute(0, 3, 1, 2) if x.ndim == 4 and x.shape[3] in (1, 3) else x
 
 # %% ../nbs/20_exchange.ipynb #bcfd7a3b
-@form('kip', 'KIP: arrays images [n, h, w, c] and labels [n, C]', sees=_is_kip, stats='ask')
+@form('kip', 'KIP: arrays images [n, h, w, c] and labels [n, C]', sees=_is_kip, stats='ask',
+      takes='labels')
 def _kip(found, o):
     got, said = _arrays(found), []
     x = _images(_front(got['images']), found.path, said)
@@ -522,7 +529,7 @@ def _kip(found, o):
     return Raw(x, y, said=said)
 
 # %% ../nbs/20_exchange.ipynb #ef9d34fc
-@form('npz', 'a plain .npz: images [n, h, w, c], labels', sees=_is_npz)
+@form('npz', 'a plain .npz: images [n, h, w, c], labels', sees=_is_npz, takes='labels')
 def _npz(found, o):
     got, said = _arrays(found), []
     x = _images(_front(got['images']), found.path, said, bytes_too=True)
@@ -541,7 +548,8 @@ def _is_torch(found):
             return f'{n} is a dictionary with images and labels'
     return ''
 
-@form('torch', 'one dictionary: images, labels, and perhaps lr and classes', sees=_is_torch)
+@form('torch', 'one dictionary: images, labels, and perhaps lr and classes', sees=_is_torch,
+      takes='labels')
 def _torch(found, o):
     name = next((n for n in found.names if n.endswith('.pt')), '')
     got, file, said = found.pt(name), found.folder/name, []
@@ -584,6 +592,8 @@ def _numbers_of(dirs):
     found = [re.fullmatch(r'(?:new|class)?_?(\d+)', d) for d in dirs]
     return [int(m[1]) for m in found] if dirs and all(found) else None
 
+_BY_NUMBER = 'the numbers in their names'
+
 def class_order(
     dirs, # names of class folders
     how='', # number, text, or '' for the rule
@@ -596,7 +606,7 @@ def class_order(
     if how == 'number' and numbers is None:
         raise ValueError(f'order=number: folder {dirs[0]!r} has no number')
     if numbers and how != 'text' and len(set(numbers)) == len(numbers):
-        return [d for _, d in sorted(zip(numbers, dirs))], 'the numbers in their names'
+        return [d for _, d in sorted(zip(numbers, dirs))], _BY_NUMBER
     return sorted(dirs), 'their names as text'
 
 # %% ../nbs/20_exchange.ipynb #59bdb5c6
@@ -611,7 +621,8 @@ def _looks(pattern, folder=r'.+'):
     def sees(found):
         here = _sub(found)
         if len(here.dirs) < 2 or not all(re.fullmatch(folder, d) for d in here.dirs): return ''
-        first = next(iter(sorted((here.folder/here.dirs[0]).iterdir())), None)
+        inside = sorted((here.folder/here.dirs[0]).iterdir())
+        first = next((f for f in inside if f.name[0] != '.'), None)
         if first is None or not re.fullmatch(pattern, first.name): return ''
         return f'{len(here.dirs)} class folders such as {here.dirs[0]}/ with {first.name}'
     return sees
@@ -623,7 +634,7 @@ def _pictures(found, o):
     if len(here.dirs) < 2: raise ValueError(f'{here.folder}: fewer than two class folders')
     names, why = class_order(here.dirs, o.order, found.classes)
     numbers = _numbers_of(names)
-    if numbers and o.order != 'text' and numbers != list(range(len(names))):
+    if why == _BY_NUMBER and numbers != list(range(len(names))):
         raise ValueError(f'{here.folder}: class folders are {names[0]} to {names[-1]}, and there '
                          f'are {len(names)}: a class is missing')
     classes, files = scan(here.folder, names)
@@ -645,16 +656,16 @@ _FOLDERS = dict(
     folder=('any folder of class folders', _looks(r'.+\.(png|jpe?g|bmp|webp|JPEG)')))
 
 for _name, (_who, _sees) in _FOLDERS.items():
-    form(_name, _who, sees=_sees, protocol='dsa', lr=.01)(_pictures)
+    form(_name, _who, sees=_sees, protocol='dsa', lr=.01, takes='order')(_pictures)
 
-# %% ../nbs/20_exchange.ipynb #1ba78ef0
+# %% ../nbs/20_exchange.ipynb #e554972e
+@form('rded', _FOLDERS['rded'][0], sees=_FOLDERS['rded'][1], protocol='dsa', lr=.01,
+      takes='order')
 def _mosaic(found, o):
     raw = _pictures(found, o)
     raw.info['mosaic'] = 2
     raw.said.append('each picture is a mosaic of 2 x 2, and stays one: students crop it')
     return raw
-
-form('rded', FORMS['rded'].who, sees=FORMS['rded'].sees, protocol='dsa', lr=.01)(_mosaic)
 
 # %% ../nbs/20_exchange.ipynb #85cce4df
 def _arrow():
@@ -665,9 +676,23 @@ def _arrow():
                          'dd_repro[parquet]') from None
     return pyarrow
 
-# %% ../nbs/20_exchange.ipynb #b76f6067
+# %% ../nbs/20_exchange.ipynb #c1d67831
+def _parquets(found):
+    "Names of the files, at the top or below data/; those of the train split where there are more."
+    names = list(found.like(r'.+\.parquet'))
+    if not names and 'data' in found.dirs:
+        names = [f'data/{f.name}' for f in sorted((found.folder/'data').glob('*.parquet'))]
+    return [n for n in names if Path(n).name.startswith('train')] or names
+
 def _is_parquet(found):
-    return f'{n[0]} is a parquet file' if (n := list(found.like(r'.+\.parquet'))) else ''
+    return f'{n[0]} is a parquet file' if (n := _parquets(found)) else ''
+
+def _hub_names(table, label):
+    "Class names, where the hub's library has left them in a file."
+    meta = (table.schema.metadata or {}).get(b'huggingface')
+    try: names = json.loads(meta)['info']['features'][label]['names']
+    except (TypeError, KeyError, ValueError): return None
+    return list(map(str, names)) if isinstance(names, list) else None
 
 def _decoded(cell, where):
     "One picture of a cell: bytes, or a record with bytes."
@@ -678,8 +703,8 @@ def _decoded(cell, where):
 
 @form('parquet', 'the hub: columns image and class_id', sees=_is_parquet, protocol='dsa', lr=.01)
 def _parquet(found, o):
-    arrow, rows = _arrow(), []
-    for n in found.like(r'.+\.parquet'):
+    arrow, rows, classes = _arrow(), [], None
+    for n in _parquets(found):
         try: table = arrow.parquet.read_table(found.folder/n)
         except Exception as e:
             raise ValueError(f'{found.folder/n}: truncated, damaged or no parquet file '
@@ -688,14 +713,15 @@ def _parquet(found, o):
         if 'image' not in table.column_names or label is None:
             raise ValueError(f'{found.folder/n}: columns image and class_id are asked for; there '
                              f'are {", ".join(table.column_names)}')
-        found.got[n] = True
+        found.got[n], classes = True, classes or _hub_names(table, label)
         rows += zip(table['image'].to_pylist(), table[label].to_pylist())
     xs = [_decoded(v, f'{found.path}: row {i}') for i, (v, _) in enumerate(rows)]
     if len({x.shape for x in xs}) != 1:
         raise ValueError(f'{found.path}: pictures of {len({x.shape for x in xs})} sizes')
     x = torch.from_numpy(np.stack(xs))
     x = x.permute(0, 3, 1, 2) if x.ndim == 4 else x[:, None]
-    return Raw(x.contiguous(), torch.tensor([y for _, y in rows]), space='pixels')
+    y = torch.tensor([y for _, y in rows])
+    return Raw(x.contiguous(), y, space='pixels', classes=classes)
 
 # %% ../nbs/20_exchange.ipynb #88e72789
 def recognise(
@@ -721,6 +747,14 @@ def check_form(
     if name not in FORMS: raise ValueError(unknown_word('form', name, list(FORMS)))
     return FORMS[name]
 
+def _acts(f, o):
+    "ValueError for an option that does nothing for this form."
+    special = dict(run=0, factor=None, labels='', order='')
+    for k, idle in special.items():
+        if getattr(o, k) != idle and k not in f.takes.split():
+            who = ', '.join(n for n, g in FORMS.items() if k in g.takes.split())
+            raise ValueError(f'{k} has no meaning for files of {f.name}; it is for {who}')
+
 def read_form(
     path, # files of another program
     name='auto', # a key of `FORMS`
@@ -733,6 +767,7 @@ def read_form(
     name, why = recognise(found) if name == 'auto' else (name, 'named')
     f = check_form(name)
     if f.read is None: raise ValueError(f'{name} can be written and not read; see forms()')
+    _acts(f, o)
     return f.read(found, o), f, why, found
 
 # %% ../nbs/20_exchange.ipynb #cd2830be
@@ -760,7 +795,8 @@ def _card_of(place, said):
         got = json.loads(card.read_text(encoding='utf-8'))
         if got['content'] != _content(place): raise ValueError('of other files')
         tensors = load_tensors(matrix)[0] if got['norm'].get('kind') == 'zca' else {}
-        return got | dict(norm=norm_from_state(tensors, got['norm']))
+        got['init'].keys()
+        return got | dict(norm=norm_from_state(tensors, got['norm']), lr=float(got['lr']))
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         said.append(f'{card.name} was not used ({" ".join(str(e).split())[:60]})')
         return {}
@@ -813,7 +849,7 @@ def _labels_for(c, n_classes):
         if len(x) % n_classes:
             c.ask(f'{len(x)} images without labels cannot stand class by class in {n_classes} '
                   'classes')
-        c.assume(f'labels: {len(x)//n_classes} images of each class, class by class')
+        c.assume(f'labels: class by class, {len(x)//n_classes} of each')
         y = torch.arange(n_classes).repeat_interleave(len(x)//n_classes)
     try: return check_labels(y, len(x), n_classes)
     except ValueError as e: c.ask(e)
@@ -948,8 +984,9 @@ def _options(how, real):
     known_settings(ImportOptions, how, 'an import')
     o = ImportOptions(**how)
     if real is None: return o
-    if o.stats or o.of: raise ValueError('stats and of say nothing beside the real set, whose norm '
-                                         'and name are taken; leave them out')
+    if idle := [k for k in ('stats', 'of', 'n_classes') if getattr(o, k)]:
+        raise ValueError(f'{", ".join(idle)} says nothing beside the real set, whose norm, name and '
+                         'classes are taken; leave it out')
     return dataclasses.replace(o, n_classes=real.n_classes)
 
 def _ours(path):
@@ -1079,7 +1116,7 @@ def _is_ddranking(found):
     return 'images.pt without labels.pt'*(found.has('images.pt') and not found.has('labels.pt'))
 
 @form('ddranking', 'DD-Ranking: images.pt class by class, lr.pt, perhaps labels.pt',
-      sees=_is_ddranking, stats='ask')
+      sees=_is_ddranking, stats='ask', takes='labels')
 def _ddranking(found, o):
     if found.has('labels.pt'): return _datm(found, o)
     said = []

@@ -179,6 +179,7 @@ def test_factor(tmp_path, x, y, real, factor, kind, name):
 def test_idc_asks_for_its_factor_and_idm_says_it(tmp_path, x, y, real):
     torch.save([x, y], tmp_path/'a.pt'); torch.save((x, y), tmp_path/'b.pt')
     refused('give factor=', import_set, tmp_path/'a.pt', real=real)
+    refused('cuts images of 8 px into nothing', import_set, tmp_path/'a.pt', real=real, factor=9)
     d = import_set(tmp_path/'b.pt', real=real)
     assert len(d) == 4*len(x) and 'factor 2, which is that of IDM' in d.info['assumed']
 
@@ -251,6 +252,26 @@ def test_folders_that_lack_a_class_or_are_of_many_sizes(tmp_path, real):
     Image.new('RGB', (9, 9)).save(pictures(tmp_path/'b', ['0', '1'])/'1'/'odd.png')
     refused('not squares of one size', import_set, tmp_path/'b', stats='none')
     refused(r'images \[3, 9, 9\] beside real ones', import_set, pictures(tmp_path/'c', real.classes, side=9), real=real)
+
+def test_a_picture_that_is_none_and_hidden_files(tmp_path):
+    pictures(tmp_path/'a', ['0', '1']); (tmp_path/'a'/'0'/'.DS_Store').write_bytes(b'x'); (tmp_path/'a'/'.cache').mkdir()
+    assert len(import_set(tmp_path/'a', stats='none')) == 2*IPC
+    (tmp_path/'a'/'1'/'1.png').write_bytes(b'\x89PNG and no more')
+    refused('1.png: not a readable image', import_set, tmp_path/'a', stats='none')
+
+def test_numbers_as_class_names_of_a_real_set(tmp_path):
+    pictures(tmp_path, ['10', '1', '2'])
+    real = ImageTensors(torch.rand(6, 3, 8, 8, generator=gen()), torch.arange(6) % 3, 3, classes=['10', '1', '2'], name='toy')
+    assert (d := import_set(tmp_path, real=real)).images[:, 0, 0, 0].long().tolist() == d.y.tolist()
+
+def test_parquet_of_the_hub(tmp_path):
+    pa = pytest.importorskip('pyarrow'); import pyarrow.parquet
+    d = StoredPixels(torch.randint(256, (C, 3, 8, 8), generator=gen(), dtype=torch.uint8), torch.arange(C), C, classes=list('wxyz'))
+    f = export_set(d, tmp_path/'x'/'data'/'train-00000-of-00001.parquet', 'parquet')
+    for g in (tmp_path/'x'/'data').glob('*.json'): g.unlink()
+    shutil.copy(f, f.with_name('test-00000-of-00001.parquet'))
+    back = import_set(tmp_path/'x', stats='none')
+    assert torch.equal(back.images, d.images) and back.classes == list('wxyz')
 
 def test_parquet(tmp_path):
     pa = pytest.importorskip('pyarrow'); import pyarrow.parquet
@@ -381,7 +402,8 @@ def test_images_of_another_size(tmp_path, x, y, real):
 def test_words_that_are_no_options(tmp_path, x, y, real):
     path, _ = files_of('mtt', x, y, tmp_path/'a')
     refused("'rate' is no setting of an import", import_set, path, real=real, rate=.1)
-    refused('say nothing beside the real set', import_set, path, real=real, lr=.1, stats='dc')
+    for k, v in dict(stats='dc', of='cifar10', n_classes=9).items(): refused(f'{k} says nothing beside the real set', import_set, path, real=real, lr=.1, **{k: v})
+    for k, v, who in (('run', 1, 'dc'), ('factor', 2, 'idc, idm'), ('order', 'text', 'sre2l, rded')): refused(f'{k} has no meaning for files of mtt; it is for {who}', import_set, path, real=real, lr=.1, **{k: v})
     refused('is not one of', import_set, path, lr=.1, labels='soft')
 
 # --- archives
@@ -435,6 +457,12 @@ def test_there_and_back(tmp_path, x, y, real, k, norm):
     assert (torch.equal(a[1], b[1]) if k != 'datm' else torch.allclose(a[1], b[1], atol=1e-6)) and back.classes == d.classes and back.protocol == 'dsa' and back.name == 'toy'
     assert back.student_lr.item() == d.student_lr.item() and type(back.norm) is type(d.norm)
 
+@pytest.mark.parametrize('k', ['npz', 'torch', 'ddranking', 'datm'])
+def test_soft_labels_there_and_back(tmp_path, x, y, real, k):
+    q = (torch.randn(len(y), C, generator=gen(4)) + 9*torch.eye(C)[y]).softmax(1)
+    back = import_set(export_set(pixels(real, x, q), tmp_path/f'a{ending(k)}', k))
+    assert torch.equal(back.y, q) if k in ('npz', 'torch') else torch.allclose(back.y, q, atol=1e-6)
+
 @pytest.mark.parametrize('k', WRITTEN)
 def test_bytes_survive_every_form(tmp_path, y, real, k):
     if k == 'datm': return
@@ -464,6 +492,10 @@ def test_a_card_of_other_files_is_left_aside(tmp_path, x, y, real):
     refused('its card has another norm', import_set, tmp_path/'b', real=real.renorm(Normalize([.1]*3, [.2]*3)))
     (tmp_path/'b'/'dd_card.json').write_text('{', encoding='utf-8')
     assert any('card.json was not used' in a for a in import_set(tmp_path/'b', real=real).info['assumed'])
+    card = json.loads((export_set(pixels(real, x, y), tmp_path/'c', 'mtt')/'dd_card.json').read_text(encoding='utf-8'))
+    for bad in (dict(lr='fast'), dict(init=3), dict(norm=dict(kind='magic')), dict(norm=None)):
+        (tmp_path/'c'/'dd_card.json').write_text(json.dumps(card | bad), encoding='utf-8')
+        assert any('card.json was not used' in a for a in import_set(tmp_path/'c', real=real).info['assumed'])
 
 def test_the_matrix_of_an_export_is_compared(tmp_path, x, y, real):
     w = white(real)
