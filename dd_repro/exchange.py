@@ -985,8 +985,8 @@ def _options(how, real):
     o = ImportOptions(**how)
     if real is None: return o
     if idle := [k for k in ('stats', 'of', 'n_classes') if getattr(o, k)]:
-        raise ValueError(f'{", ".join(idle)} says nothing beside the real set, whose norm, name and '
-                         'classes are taken; leave it out')
+        raise ValueError(f'{", ".join(idle)} says nothing beside the real set, whose norm, name '
+                         'and classes are taken; leave it out')
     return dataclasses.replace(o, n_classes=real.n_classes)
 
 def _ours(path):
