@@ -40,6 +40,10 @@ from .labels import *
 from .autoenc import *
 from .latent import *
 from .papers import *
+from .public import *
+from .exchange import *
+from .foreign import *
+from .hub import *
 from .published import *
 from .recipes import *
 from .counts import *

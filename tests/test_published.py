@@ -8,7 +8,8 @@ import pytest, torch
 
 from dd_repro.norm import STATS, ZCA, Normalize
 from dd_repro.papers import printed_by_name
-from dd_repro.published import LAYOUTS, PUBLISHED, Published, published_set, read_layout, read_pt
+from dd_repro.exchange import read_pt
+from dd_repro.published import LAYOUTS, PUBLISHED, Published, published_set, read_layout
 from dd_repro.sets import ImageTensors
 from dd_repro.students import Protocol, evaluate
 
@@ -155,7 +156,9 @@ def test_a_missing_half_is_named(sets):
     assert 'labels_best.pt' in refused('no such file', read_layout, sets/'mtt', 'mtt')
     (sets/'datm'/'lr.pt').unlink()
     assert 'lr.pt' in refused('no such file', read_layout, sets/'datm', 'datm')
-    refused('no file here has a name like', read_layout, sets/'nowhere', 'mtt')
+    refused('no such file or folder', read_layout, sets/'nowhere', 'mtt')
+    (sets/'empty').mkdir()
+    refused('no file here has a name like', read_layout, sets/'empty', 'mtt')
 
 class Trap:
     "Runs when it is unpickled."

@@ -14,6 +14,7 @@ from dd_repro.plans import dd_plan
 from dd_repro.rows import dd_row, dd_smoke
 from dd_repro.tables import dd_table
 from dd_repro.ten_images import dd_demo
+from dd_repro.transfer import IMPORT_OWN, dd_import
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ('torch', 'torchvision', 'pandas', 'matplotlib', 'sklearn', 'kornia', 'numpy')
@@ -85,16 +86,16 @@ def test_the_installed_commands_are_those_of_the_entry():
     assert scripts == {n: f'dd_repro.entry:{n}' for n in entry.COMMANDS}
     for name, module in entry.COMMANDS.items():
         fn = getattr(importlib.import_module(f'dd_repro.{module}'), name)
-        assert callable(fn) and hasattr(fn, 'main') == (module not in ('cli', 'bench', 'many') and name != 'dd_row'), 'those of cli have their words from classes'
+        assert callable(fn) and hasattr(fn, 'main') == (module not in ('cli', 'bench', 'many', 'transfer') and name != 'dd_row'), 'those of cli have their words from classes'
 
 # --- flags: each acts, or is refused in a line that names it
 WORDS = json.loads(asset('commands.json').read_text(encoding='utf-8'))
 def names_of(words): return [o['name'] for o in words['options']]
-ALWAYS = dict(dd_experts='', dd_distill='', dd_bench='subject threads quick record_to', dd_table='what todo coverage',
+ALWAYS = dict(dd_experts='', dd_distill='', dd_bench='subject threads quick record_to', dd_table='what todo coverage', dd_import='path as out',
     dd_eval='path nets n_eval protocol epochs batch lr opt momentum wd schedule drop_every warmup aug full random data seed root device row kind deviations record_to skip_bad')
-SUBJECTS = {n: {k: names_of(v) for k, v in WORDS[n].items()} for n in ('dd_experts', 'dd_distill')} | dict(dd_eval=cli._EVAL_OWN, dd_bench=BENCH_OWN, dd_table=tables._TAKES)
-COMMAND = dict(dd_experts=dd_experts, dd_distill=dd_distill, dd_eval=dd_eval, dd_bench=dd_bench, dd_table=dd_table)
-VALUES = dict(init='noise', grad='bptt', losses='all', snapshot='last', kind='kl-diag', crop='full', ens='iter', aug='flip', net='convnet', form='bptt', alloc='default', batch='4', N='2', format='md', layers='conv', loss='mse')
+SUBJECTS = {n: {k: names_of(v) for k, v in WORDS[n].items()} for n in ('dd_experts', 'dd_distill')} | dict(dd_eval=cli._EVAL_OWN, dd_bench=BENCH_OWN, dd_table=tables._TAKES, dd_import=IMPORT_OWN)
+COMMAND = dict(dd_experts=dd_experts, dd_distill=dd_distill, dd_eval=dd_eval, dd_bench=dd_bench, dd_table=dd_table, dd_import=dd_import)
+VALUES = dict(init='noise', grad='bptt', losses='all', snapshot='last', kind='kl-diag', crop='full', ens='iter', aug='flip', net='convnet', form='bptt', alloc='default', batch='4', N='2', format='md', layers='conv', loss='mse', stats='mtt', of='cifar10')
 
 def options(name, subject=None):
     "The options of a command, of a subject or of all."
@@ -108,7 +109,8 @@ def written(o, value):
 def words_of(name, subject, flag):
     "A command line about a subject, with one flag."
     start = dict(dd_experts=[subject], dd_distill=[subject], dd_bench=[subject],
-                 dd_eval=[subject] if subject[0] == '-' else ['none.safetensors'], dd_table=[subject, 'mtt'] if subject[0] == '-' else ['mtt/table1'])[name]
+                 dd_eval=[subject] if subject[0] == '-' else ['none.safetensors'], dd_table=[subject, 'mtt'] if subject[0] == '-' else ['mtt/table1'],
+                 dd_import=['x', *([] if subject == 'a set' else ['--as', subject]), *(['--data', 'digits'] if flag in ('zca', 'size', 'device', 'skip_bad') and subject != 'fkd' else [])])[name]
     return [*start, *written(options(name)[flag], VALUES.get(flag, '2'))]
 
 def pairs(acts):

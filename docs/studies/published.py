@@ -90,7 +90,7 @@ def toys(o):
     for name, p in PUBLISHED.items():
         PUBLISHED[name] = p = dataclasses.replace(p, zca=False)
         x, y = Pixels.from_real(real, p.ipc).dataset().tensors
-        files = dict(mtt={'images_best': x, 'labels_best': y}, datm=dict(images=x, labels=torch.eye(10)[y], lr=torch.tensor(.01)),
+        files = dict(mtt={'images_best': x, 'labels_best': y}, datm=dict(images=x, labels=5*torch.eye(10)[y], lr=torch.tensor(.01)),
                      dc={f'res_{p.method}': dict(data=[[x, y]]*p.runs)})[p.layout]
         (o.folder/name).mkdir(parents=True)
         for k, v in files.items(): torch.save(v, o.folder/name/f'{k}.pt')

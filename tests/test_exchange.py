@@ -1,0 +1,865 @@
+"Sets, experts and labels of other programs: each form as its authors write it, what is assumed, what is refused, and nothing half-written."
+import csv, io, json, os, pickle, re, shutil, tarfile, zipfile
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest, torch
+from PIL import Image
+
+from dd_repro import exchange
+from dd_repro.convnet import ConvNet
+from dd_repro.core import asset
+from dd_repro.d3s import StoredPixels
+from dd_repro.data import load
+from dd_repro.distilled import Distilled, Pixels
+from dd_repro.exchange import FORMS, Found, cut_apart, export_set, form, import_set, load_set, recognise
+from dd_repro.experts import Buffer
+from dd_repro.files import file_sha256
+from dd_repro.foreign import export_experts, export_labels, fkd_order, import_experts, import_labels
+from dd_repro.hub import hub_card, pull, push
+from dd_repro.labels import LabelStore, Relabelled, ViewSettings, Views, relabel
+from dd_repro.norm import STATS, ZCA, NoNorm, Normalize, fit_zca
+from dd_repro.priors import LatentPriors
+from dd_repro.public import PublicSet, fetch_set, known_file, public_sets
+from dd_repro.records import Row
+from dd_repro.sets import ImageTensors
+from dd_repro.students import as_protocol, evaluate
+from dd_repro.transfer import dd_export, dd_import
+
+HERE = Path(os.environ.get('DD_PUBLISHED') or Path(__file__).resolve().parents[2]/'shared'/'data'/'published')
+C, IPC, SHAPE = 4, 3, (3, 8, 8)
+WRITTEN = [n for n, f in FORMS.items() if f.write]
+
+def gen(seed=0): return torch.Generator().manual_seed(seed)
+
+@pytest.fixture
+def x(): return torch.randn(C*IPC, *SHAPE, generator=gen())
+
+@pytest.fixture
+def y(): return torch.arange(C).repeat_interleave(IPC)
+
+@pytest.fixture
+def real():
+    return ImageTensors(torch.randn(24, *SHAPE, generator=gen(1)), torch.arange(24) % C, C, classes=['cat', 'ant', 'dog', 'bee'], norm=Normalize([.5, .4, .3], [.2, .25, .3]), name='toy')
+
+def save(folder, **tensors):
+    folder.mkdir(parents=True, exist_ok=True)
+    for k, v in tensors.items(): torch.save(v, folder/f'{k}.pt')
+    return folder
+
+def refused(says, f, *a, **kw):
+    with pytest.raises(ValueError, match=says) as e: f(*a, **kw)
+    assert '\n' not in str(e.value)
+    return str(e.value)
+
+def same(d, x, y): return torch.equal(d.images.detach(), x) and torch.equal(d.y, y)
+
+def whole(d, path): return refused('.', import_set, path, real=d) and True
+
+def pictures(folder, names, sizes=(IPC,)*C, name='{i}.png', side=8):
+    "A folder of class folders; the red of a picture is the place of its folder in `names`."
+    for c, d in enumerate(names):
+        (folder/d).mkdir(parents=True)
+        for i in range(sizes[c % len(sizes)]): Image.new('RGB', (side, side), (c, i, 100)).save(folder/d/name.format(c=c, i=i, d=d))
+    return folder
+
+# --- MTT and its kin
+@pytest.mark.parametrize('tag', ['best', '300', '5000'])
+def test_mtt(tmp_path, x, y, real, tag):
+    save(tmp_path, **{f'images_{tag}': x, f'labels_{tag}': y})
+    d = import_set(tmp_path, real=real, lr=.02)
+    assert same(d, x, y) and d.norm is real.norm and d.classes == real.classes and d.student_lr.item() == pytest.approx(.02)
+    assert d.info['imported']['form'] == 'mtt' and d.info['assumed'] == [] and d.source['key'] == real.key
+
+def test_the_best_or_the_latest(tmp_path, x, y, real):
+    save(tmp_path, images_900=x - 1, labels_900=y, images_5000=x, labels_5000=y)
+    assert same(import_set(tmp_path, real=real, lr=.1), x, y)
+    assert same(import_set(tmp_path/'images_900.pt', real=real, lr=.1), x - 1, y) # the file that was named
+    save(tmp_path, images_best=x + 1, labels_best=y)
+    assert same(import_set(tmp_path, real=real, lr=.1), x + 1, y)
+
+def test_a_rate_in_a_file(tmp_path, x, y, real):
+    save(tmp_path, images_best=x, labels_best=y, lr_best=torch.tensor(.03))
+    assert import_set(tmp_path, real=real).student_lr.item() == pytest.approx(.03)
+    assert import_set(tmp_path, real=real, lr=.5).student_lr.item() == .5 # what you say comes first
+
+def test_without_labels_images_stand_class_by_class(tmp_path, x, y, real):
+    save(tmp_path, images_best=x)
+    d = import_set(tmp_path, real=real, lr=.1)
+    assert same(d, x, y) and any('class by class' in a for a in d.info['assumed'])
+    assert same(import_set(tmp_path, n_classes=C, stats='none', lr=.1), x, y)
+    refused(r'cannot stand class by class in 5 classes', import_set, tmp_path, n_classes=5, stats='none', lr=.1)
+    refused('labels are missing', import_set, tmp_path, stats='none', lr=.1)
+
+def test_unsorted_labels_stay(tmp_path, x, y, real):
+    at = torch.randperm(len(y), generator=gen())
+    save(tmp_path, images_best=x[at], labels_best=y[at])
+    assert same(import_set(tmp_path, real=real, lr=.1), x[at], y[at])
+
+def test_labels_as_whole_floats_and_other_names(tmp_path, x, y, real):
+    save(tmp_path, CIFAR10_IPC1_images=x, CIFAR10_IPC1_labels=y.float())
+    assert same(import_set(tmp_path, real=real, lr=.1), x, y)
+
+@pytest.mark.parametrize('labels', ['each', 'one', 'none'])
+@pytest.mark.parametrize('sep', ['_', '-'])
+def test_a_set_in_five_parts(tmp_path, x, y, real, labels, sep):
+    xs, ys = torch.cat([x]*5).split(12), torch.cat([y]*5).split(12)
+    save(tmp_path, **{f'images_best{sep}{i}': v + i for i, v in enumerate(xs)})
+    if labels == 'each': save(tmp_path, **{f'labels_best{sep}{i}': v for i, v in enumerate(ys)})
+    if labels == 'one': save(tmp_path, labels_best=torch.cat(ys))
+    if labels == 'none': refused('labels are missing', import_set, tmp_path, 'mtt', real, lr=.1); return
+    d = import_set(tmp_path, real=real, lr=.1)
+    assert len(d) == 60 and torch.equal(d.images[48:].detach(), x + 4) and any('5 files were joined' in a for a in d.info['assumed'])
+    (tmp_path/f'images_best{sep}2.pt').unlink()
+    refused('there is a gap between them', import_set, tmp_path, 'mtt', real, lr=.1)
+
+def test_parts_of_unlike_size(tmp_path, x, y, real):
+    save(tmp_path, images_best_0=x, images_best_1=x[..., :4], labels_best_0=y, labels_best_1=y)
+    refused('parts of unlike size', import_set, tmp_path, 'mtt', real, lr=.1)
+
+def test_soft_labels_in_mtt_are_named(tmp_path, x, y, real):
+    z = 3*torch.randn(len(x), C, generator=gen(2))
+    save(tmp_path, images_best=x, labels_best=z)
+    refused('labels are class numbers', import_set, tmp_path, 'mtt', real, lr=.1)
+    assert torch.allclose(import_set(tmp_path, 'mtt', real, lr=.1, labels='logits').y, z.softmax(1))
+    assert torch.equal(import_set(tmp_path, 'mtt', real, lr=.1, labels='largest').y, z.argmax(1))
+    save(tmp_path, labels_best=z.softmax(1))
+    assert torch.equal(import_set(tmp_path, 'mtt', real, lr=.1, labels='chances').y, z.softmax(1))
+
+@pytest.mark.parametrize('names', [('images', 'labels', 'lr'), ('images_best', 'labels_best', 'lr_best')])
+def test_datm(tmp_path, x, real, names):
+    z = 3*torch.randn(len(x), C, generator=gen(2))
+    save(tmp_path, **dict(zip(names, (x, z, torch.tensor(.03)))))
+    d = import_set(tmp_path, real=real)
+    assert d.info['imported']['form'] == 'datm' and torch.allclose(d.y, z.softmax(1)) and d.student_lr.item() == pytest.approx(.03)
+    refused('may be whitened', import_set, tmp_path)
+    save(tmp_path, **{names[1]: z.softmax(1)}) # chances under the names of logits
+    refused('labels look like probabilities', import_set, tmp_path, real=real)
+    assert torch.equal(import_set(tmp_path, real=real, labels='chances').y, z.softmax(1))
+
+def test_haba_is_bases_without_styles(tmp_path, x, y, real):
+    save(tmp_path, images_best=x, weights_best={'style': torch.ones(3)})
+    d = import_set(tmp_path, real=real, lr=.1)
+    assert d.info['imported']['form'] == 'haba' and same(d, x, y) and any('styles' in a for a in d.info['assumed'])
+
+# --- the DC family
+def dc(x, y, runs=2): return dict(data=[[x + r, y] for r in range(runs)], accs_all_exps={'ConvNet': [np.float64(.25), np.float64(.5)]})
+
+@pytest.mark.parametrize('method, protocol', [('DC', 'dc'), ('DSA', 'dsa'), ('DM', 'dsa')])
+def test_dc_and_its_runs(tmp_path, x, y, real, method, protocol):
+    save(tmp_path, **{f'res_{method}_TOY_ConvNet_3ipc': dc(x, y)})
+    for run in range(2):
+        d = import_set(tmp_path, real=real, run=run)
+        assert same(d, x + run, y) and d.protocol == protocol and d.student_lr.item() == pytest.approx(.01)
+    about = d.info['imported']
+    assert about['accuracy']['ConvNet'] == dict(mean=37.5, std=12.5, n=2) and about['runs'] == 2
+    refused('run 2 was asked for; it has 2', import_set, tmp_path, real=real, run=2)
+
+@pytest.mark.parametrize('pair', [lambda x, y: [(x, y)], lambda x, y: [[x, y], 'more']])
+def test_fred_nests_once_more(tmp_path, x, y, real, pair):
+    save(tmp_path, res_FreD_TOY=dict(data=[pair(x, y)], accs_all_exps={}))
+    assert same(import_set(tmp_path, real=real), x, y)
+
+def test_dc_is_never_whitened(tmp_path, x, y, real):
+    save(tmp_path, res_DC_x=dc(x, y))
+    white = real.renorm(ZCA(torch.zeros(192), torch.eye(192), torch.eye(192), SHAPE))
+    refused('images under mean and deviation', import_set, tmp_path, real=white)
+
+# --- several pictures in one
+@pytest.mark.parametrize('factor', [1, 2, 3])
+@pytest.mark.parametrize('kind, name', [(list, 'idc'), (tuple, 'idm')])
+def test_factor(tmp_path, x, y, real, factor, kind, name):
+    torch.save(kind((x, y)), tmp_path/'data_best.pt')
+    d = import_set(tmp_path, real=real, factor=factor)
+    assert d.info['imported']['form'] == name and len(d) == len(x)*factor**2 and torch.equal(d.y, y.repeat_interleave(factor**2))
+    want = cut_apart(x, factor)
+    assert torch.equal(d.images.detach(), real.norm(want) if name == 'idc' else want)
+
+def test_idc_asks_for_its_factor_and_idm_says_it(tmp_path, x, y, real):
+    torch.save([x, y], tmp_path/'a.pt'); torch.save((x, y), tmp_path/'b.pt')
+    refused('give factor=', import_set, tmp_path/'a.pt', real=real)
+    refused('cuts images of 8 px into nothing', import_set, tmp_path/'a.pt', real=real, factor=9)
+    d = import_set(tmp_path/'b.pt', real=real)
+    assert len(d) == 4*len(x) and 'factor 2, which is that of IDM' in d.info['assumed']
+
+def test_cut_apart_against_a_loop():
+    x = torch.rand(2, 3, 7, 7, generator=gen())
+    padded, out = torch.full((2, 3, 8, 8), .5), []
+    padded[..., :7, :7] = x
+    for n in range(2):
+        for i in (0, 4):
+            for j in (0, 4): out.append(torch.nn.functional.interpolate(padded[n:n+1, :, i:i+4, j:j+4], size=7, mode='bilinear'))
+    assert torch.allclose(cut_apart(x, 2), torch.cat(out))
+
+def test_a_pickle_of_idm_is_refused(tmp_path, x, y, real):
+    (tmp_path/'data.pt').write_bytes(pickle.dumps((x, y)))
+    refused('not a PyTorch file of plain tensors', import_set, tmp_path, 'idm', real)
+
+# --- arrays, dictionaries, decoders
+@pytest.mark.parametrize('single', [True, False])
+def test_kip(tmp_path, x, y, real, single):
+    z = 40*torch.eye(C)[y] - 3
+    arrays = dict(images=x.permute(0, 2, 3, 1).numpy(), labels=z.numpy())
+    if single: np.savez(tmp_path/'kip.npz', **arrays)
+    else:
+        for k, v in arrays.items(): np.save(tmp_path/f'{k}.npy', v)
+    d = import_set(tmp_path/'kip.npz' if single else tmp_path, real=real, lr=.1)
+    assert d.info['imported']['form'] == 'kip' and same(d, x, y) and any('own whitening' in a for a in d.info['assumed'])
+    assert torch.allclose(import_set(tmp_path, 'kip', real, lr=.1, labels='logits').y, z.softmax(1))
+
+def test_an_array_file_with_numbers(tmp_path, x, y, real):
+    np.savez(tmp_path/'a.npz', images=x.numpy(), labels=y.numpy(), lr=np.float32(.25))
+    d = import_set(tmp_path/'a.npz', real=real)
+    assert same(d, x, y) and d.student_lr.item() == .25
+
+def test_bytes_in_a_dictionary(tmp_path, y, real):
+    u = torch.randint(256, (len(y), *SHAPE), generator=gen(), dtype=torch.uint8)
+    torch.save(dict(images=u, labels=y, lr=.1, classes=list('abcd')), tmp_path/'a.pt')
+    d = import_set(tmp_path/'a.pt', stats='none')
+    assert isinstance(d, StoredPixels) and torch.equal(d.images, u) and d.classes == list('abcd')
+
+@pytest.mark.parametrize('good', [True, False])
+def test_the_successor_of_d3(tmp_path, x, y, real, good):
+    torch.save(dict(syn_img=x if good else x.flatten(1), vae_state_dict={}, z_dim=8, kernel_num=2, im_size=8, channel=3), tmp_path/'a.pt')
+    if not good: refused('decode it with its own code first', import_set, tmp_path/'a.pt', real=real, lr=.1); return
+    d = import_set(tmp_path/'a.pt', real=real, lr=.1)
+    assert same(d, x, y) and any('decoder' in a for a in d.info['assumed'])
+
+# --- folders
+TWELVE = [str(i) for i in range(12)]
+@pytest.mark.parametrize('kind, names, name', [('sre2l', [f'new{i:03d}' for i in range(12)], 'class{c:03d}_id{i:03d}.jpg'), ('rded', [f'{i:05d}' for i in range(12)], 'class{c:05d}_id{i:05d}.jpg'),
+    ('d4m', TWELVE, '{c}-image{i}1.png'), ('minimax', [f'n{i:08d}' for i in range(12)], '{i}.png'), ('folder', [f'kind of {c}' for c in 'abcdefghijkl'], 'x{i}.png')])
+def test_folders_of_pictures(tmp_path, kind, names, name):
+    pictures(tmp_path/'set', names, (2,), name)
+    d = import_set(tmp_path/'set', stats='none', quiet=True)
+    assert isinstance(d, StoredPixels) and d.info['imported']['form'] == kind and (len(d), d.n_classes) == (24, 12)
+    if 'jpg' not in name: assert torch.equal(d.images[:, 0, 0, 0].long(), d.y) # each picture has the label of its folder
+    assert (d.info['imported'].get('mosaic') == 2) == (kind == 'rded')
+
+def test_classes_of_d4m_do_not_change_places(tmp_path):
+    pictures(tmp_path, TWELVE, (1,), '{c}-image00.png')
+    assert import_set(tmp_path, stats='none').images[:, 0, 0, 0].tolist() == list(range(12))
+    assert import_set(tmp_path, stats='none', order='text').images[:, 0, 0, 0].tolist() == [0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9]
+
+def test_folders_in_the_order_of_the_real_set(tmp_path, real):
+    pictures(tmp_path, sorted(real.classes))
+    d = import_set(tmp_path, real=real)
+    assert [real.classes[i] for i in range(C)] == d.classes and d.images[:, 0, 0, 0].tolist() == [sorted(real.classes).index(d.classes[c]) for c in d.y.tolist()]
+
+def test_folders_that_lack_a_class_or_are_of_many_sizes(tmp_path, real):
+    refused('a class is missing', import_set, pictures(tmp_path/'a', ['0', '1', '3']), stats='none')
+    Image.new('RGB', (9, 9)).save(pictures(tmp_path/'b', ['0', '1'])/'1'/'odd.png')
+    refused('not squares of one size', import_set, tmp_path/'b', stats='none')
+    refused(r'images \[3, 9, 9\] beside real ones', import_set, pictures(tmp_path/'c', real.classes, side=9), real=real)
+
+def test_a_picture_that_is_none_and_hidden_files(tmp_path):
+    pictures(tmp_path/'a', ['0', '1']); (tmp_path/'a'/'0'/'.DS_Store').write_bytes(b'x'); (tmp_path/'a'/'.cache').mkdir()
+    assert len(import_set(tmp_path/'a', stats='none')) == 2*IPC
+    (tmp_path/'a'/'1'/'1.png').write_bytes(b'\x89PNG and no more')
+    refused('1.png: not a readable image', import_set, tmp_path/'a', stats='none')
+
+def test_numbers_as_class_names_of_a_real_set(tmp_path):
+    pictures(tmp_path, ['10', '1', '2'])
+    real = ImageTensors(torch.rand(6, 3, 8, 8, generator=gen()), torch.arange(6) % 3, 3, classes=['10', '1', '2'], name='toy')
+    assert (d := import_set(tmp_path, real=real)).images[:, 0, 0, 0].long().tolist() == d.y.tolist()
+
+def test_parquet_of_the_hub(tmp_path):
+    pa = pytest.importorskip('pyarrow'); import pyarrow.parquet
+    d = StoredPixels(torch.randint(256, (C, 3, 8, 8), generator=gen(), dtype=torch.uint8), torch.arange(C), C, classes=list('wxyz'))
+    f = export_set(d, tmp_path/'x'/'data'/'train-00000-of-00001.parquet', 'parquet')
+    for g in (tmp_path/'x'/'data').glob('*.json'): g.unlink()
+    shutil.copy(f, f.with_name('test-00000-of-00001.parquet'))
+    back = import_set(tmp_path/'x', stats='none')
+    assert torch.equal(back.images, d.images) and back.classes == list('wxyz')
+
+def test_parquet(tmp_path):
+    pa = pytest.importorskip('pyarrow'); import pyarrow.parquet
+    def png(c): out = io.BytesIO(); Image.new('RGB', (8, 8), (c, 1, 2)).save(out, 'PNG'); return out.getvalue()
+    for name, cells in dict(records=[dict(bytes=png(c), path='') for c in range(C)], plain=[png(c) for c in range(C)]).items():
+        pa.parquet.write_table(pa.table(dict(image=cells, class_id=list(range(C)))), tmp_path/f'{name}.parquet')
+        d = import_set(tmp_path/f'{name}.parquet', stats='none')
+        assert d.images[:, 0, 0, 0].tolist() == d.y.tolist() == list(range(C))
+    pa.parquet.write_table(pa.table(dict(picture=[1])), tmp_path/'other.parquet')
+    refused('columns image and class_id are asked for; there are picture', import_set, tmp_path/'other.parquet', stats='none')
+    (tmp_path/'cut.parquet').write_bytes((tmp_path/'plain.parquet').read_bytes()[:100])
+    refused('truncated, damaged or no parquet', import_set, tmp_path/'cut.parquet', stats='none')
+
+# --- what files do not say
+def test_norms_by_rule(tmp_path, y):
+    x = torch.randn(20, 3, 32, 32, generator=gen())
+    save(tmp_path/'a', images_best=x, labels_best=torch.arange(10).repeat_interleave(2)); save(tmp_path/'b', res_DC_x=dc(torch.randn(100, 3, 32, 32, generator=gen()), torch.arange(100)))
+    d = import_set(tmp_path/'a', lr=.1)
+    assert d.norm.mean == list(STATS['cifar10']['mtt'][0]) and d.name == 'cifar10' and sum('cifar10' in a for a in d.info['assumed']) == 2
+    assert import_set(tmp_path/'b').norm.mean == list(STATS['cifar100']['dc'][0]) # DC has constants of its own
+    assert import_set(tmp_path/'b', stats='mtt').norm.mean == list(STATS['cifar100']['mtt'][0])
+    assert isinstance(import_set(tmp_path/'a', lr=.1, stats='none').norm, NoNorm)
+
+def test_a_norm_that_nobody_says_is_asked_for(tmp_path, x, y):
+    save(tmp_path, images_best=x, labels_best=y)
+    refused('no file says the norm', import_set, tmp_path, lr=.1)
+    assert import_set(tmp_path, lr=.1, stats='dc', of='cifar10').norm.source == 'dc'
+
+def white(real, seed=3):
+    pixels = torch.rand(400, *SHAPE, generator=gen(seed))
+    return real.renorm(fit_zca(pixels))
+
+def test_a_matrix_is_tested_by_the_pictures(tmp_path, x, y, real):
+    w = white(real)
+    save(tmp_path, images_5000=x, labels_5000=y, images_zca_5000=w.norm.inverse(x))
+    assert same(import_set(tmp_path, real=w, lr=.1), x, y)
+    refused('a matrix of another set', import_set, tmp_path, real=real, lr=.1)
+    refused('a matrix of another set', import_set, tmp_path, real=real.renorm(fit_zca(torch.rand(400, *SHAPE, generator=gen(4)).square())), lr=.1)
+    refused('whose matrix is in no file', import_set, tmp_path, lr=.1)
+
+def test_everything_assumed_is_printed_and_kept(tmp_path, x, y, real, capsys):
+    save(tmp_path, res_DC_x=dc(x, y))
+    d = import_set(tmp_path, stats='dc', of='cifar10')
+    out = capsys.readouterr().out
+    assert all(f'assumed: {a}' in out for a in d.info['assumed']) and 'rate 0.01' in out and '4 classes' in out
+    d.save(tmp_path/'a.safetensors')
+    assert Distilled.load(tmp_path/'a.safetensors').info == json.loads(json.dumps(d.info)) and str(tmp_path) not in json.dumps(d.info)
+
+# --- bad input: a line each, and nothing written
+def files_of(k, x, y, folder):
+    "Files of a form: (path, what to say beside them)."
+    z = lambda: torch.eye(C)[y]*5
+    makes = dict(mtt=lambda: save(folder, images_best=x, labels_best=y), datm=lambda: save(folder, images=x, labels=z(), lr=torch.tensor(.1)), dc=lambda: save(folder, res_DC_x=dict(data=[[x, y]])),
+                 idc=lambda: save(folder, data=[x, y]), idm=lambda: save(folder, data=(x, y)), torch=lambda: save(folder, a=dict(images=x, labels=y)), d3=lambda: save(folder, a=dict(syn_img=x, vae_state_dict={})),
+                 haba=lambda: save(folder, images_best=x, weights_best={}), ddranking=lambda: save(folder, images=x, lr=torch.tensor(.1)))
+    return makes[k](), dict(factor=1) if k in ('idc', 'idm') else {}
+TENSORS = 'mtt datm dc idc idm torch d3 haba ddranking'.split()
+
+@pytest.mark.parametrize('k', TENSORS)
+@pytest.mark.parametrize('bad, says', [('nan', 'not finite'), ('flat', r'floats \[n, c, h, w\]|own code first'), ('empty', r'floats \[n, c, h, w\]'), ('five', '1 or 3 channels')])
+def test_images_that_are_none(tmp_path, x, y, real, k, bad, says):
+    if bad == 'nan': x[1, 0, 2, 3] = float('nan')
+    x, y = dict(nan=x, flat=x.flatten(1), empty=x[:0], five=torch.cat([x, x[:, :2]], 1))[bad], y[:0] if bad == 'empty' else y
+    path, kw = files_of(k, x, y, tmp_path/k)
+    assert str(path) in refused(says, import_set, path, k, real, lr=.1, **kw)
+
+@pytest.mark.parametrize('k', TENSORS)
+@pytest.mark.parametrize('turn', ['half', 'last', 'double'])
+def test_half_precision_and_channels_that_come_last_are_said(tmp_path, x, y, real, k, turn):
+    v = dict(half=x.half(), double=x.double(), last=x.permute(0, 2, 3, 1))[turn]
+    path, kw = files_of(k, v, y, tmp_path/k)
+    d = import_set(path, k, real, lr=.1, **kw)
+    assert any({'last': 'channels came last', 'half': 'float16', 'double': 'float64'}[turn] in a for a in d.info['assumed']) and d.images.dtype == torch.float32 and d.shape == SHAPE
+
+@pytest.mark.parametrize('k', TENSORS)
+@pytest.mark.parametrize('part', [0, .1, .5, .99])
+def test_files_that_were_cut_off(tmp_path, x, y, real, k, part):
+    path, kw = files_of(k, x, y, tmp_path/k)
+    file = max(path.glob('*.pt'), key=lambda f: f.stat().st_size)
+    file.write_bytes(file.read_bytes()[:int(part*file.stat().st_size)])
+    assert str(file) in refused('truncated, damaged', import_set, path, k, real, lr=.1, **kw)
+    assert str(file) in refused('truncated, damaged', import_set, path, 'auto', real, lr=.1, **kw) or k in ('datm', 'mtt')
+
+@pytest.mark.parametrize('k', ['mtt', 'dc', 'idc', 'torch'])
+@pytest.mark.parametrize('bad, says', [('beyond', 'labels run from 1 to 4'), ('minus', 'labels run from -1'), ('few', '12 images but 11 labels'), ('parts', 'no class numbers'), ('text', 'labels are|two tensors|dictionary|list of pairs')])
+def test_labels_that_do_not_fit(tmp_path, x, y, real, k, bad, says):
+    y = dict(beyond=y + 1, minus=y - 1, few=y[:-1], parts=y + .5, text='abc')[bad]
+    path, kw = files_of(k, x, y, tmp_path/k)
+    refused(says, import_set, path, k, real, lr=.1, **kw)
+
+@pytest.mark.parametrize('rate', [0, -1, float('nan'), float('inf')])
+@pytest.mark.parametrize('where', ['said', 'file'])
+def test_a_rate_is_finite_and_positive(tmp_path, x, y, real, rate, where):
+    save(tmp_path, images_best=x, labels_best=y, lr_best=torch.tensor(float(rate)))
+    refused('rate is|lr is', import_set, tmp_path, real=real, **(dict(lr=rate) if where == 'said' else {}))
+
+@pytest.mark.parametrize('name, near', [('mtts', 'mtt'), ('dat', 'datm'), ('SRE2L', 'sre2l'), ('parket', 'parquet')])
+def test_an_unknown_form(tmp_path, x, y, real, name, near):
+    save(tmp_path, images_best=x, labels_best=y)
+    refused(f'did you mean {near}', import_set, tmp_path, name, real)
+    refused(f'did you mean {near}', export_set, Distilled.example(), tmp_path/'out', name)
+
+@pytest.mark.parametrize('data, says', [(b'', 'no form is recognised|damaged'), (b'<!DOCTYPE html><title>404</title>', 'damaged'), (b'version https://git-lfs', 'damaged'), (bytes(1000), 'damaged')])
+def test_foreign_files(tmp_path, real, data, says):
+    (tmp_path/'images_best.pt').write_bytes(data)
+    refused(says, import_set, tmp_path/'images_best.pt', 'mtt', real, lr=.1)
+    (tmp_path/'x').mkdir(); (tmp_path/'x'/'notes.txt').write_bytes(data)
+    refused('no form is recognised .there is notes.txt', import_set, tmp_path/'x', real=real)
+    refused('no such file or folder', import_set, tmp_path/'nowhere', real=real)
+
+class Trap:
+    "Runs when it is unpickled."
+    def __reduce__(self): return (os.mkdir, (os.environ['TRAP'],))
+
+@pytest.mark.parametrize('k', [n for n, f in FORMS.items() if f.read] + ['auto'])
+def test_no_code_is_run(tmp_path, monkeypatch, real, k):
+    monkeypatch.setenv('TRAP', str(tmp_path/'sprung'))
+    folder = save(tmp_path/'a', images_best=Trap(), labels_best=Trap(), images=Trap(), res_x=Trap(), weights_best=Trap())
+    np.save(folder/'images.npy', np.array([Trap()], dtype=object), allow_pickle=True); np.save(folder/'labels.npy', np.array([Trap()], dtype=object), allow_pickle=True)
+    refused('.', import_set, folder, k, real, lr=.1, factor=1)
+    assert not (tmp_path/'sprung').exists()
+
+def test_images_of_another_size(tmp_path, x, y, real):
+    for k in TENSORS:
+        path, kw = files_of(k, x[..., :4, :4], y, tmp_path/k)
+        refused(r'images \[3, 4, 4\] beside real ones \[3, 8, 8\]', import_set, path, k, real, lr=.1, **kw)
+
+def test_words_that_are_no_options(tmp_path, x, y, real):
+    path, _ = files_of('mtt', x, y, tmp_path/'a')
+    refused("'rate' is no setting of an import", import_set, path, real=real, rate=.1)
+    for k, v in dict(stats='dc', of='cifar10', n_classes=9).items(): refused(f'{k} says nothing beside the real set', import_set, path, real=real, lr=.1, **{k: v})
+    for k, v, who in (('run', 1, 'dc'), ('factor', 2, 'idc, idm'), ('order', 'text', 'sre2l, rded')): refused(f'{k} has no meaning for files of mtt; it is for {who}', import_set, path, real=real, lr=.1, **{k: v})
+    refused('is not one of', import_set, path, lr=.1, labels='soft')
+
+# --- archives
+def archive(path, names):
+    "An archive whose members have these names."
+    if path.suffix == '.zip':
+        with zipfile.ZipFile(path, 'w') as z:
+            for n, data in names.items(): z.writestr(n, data)
+    else:
+        with tarfile.open(path, 'w:gz' if path.suffix == '.gz' else 'w') as t:
+            for n, data in names.items():
+                info = tarfile.TarInfo(n); info.size = len(data); t.addfile(info, io.BytesIO(data))
+    return path
+
+@pytest.mark.parametrize('end', ['.zip', '.tar', '.tar.gz'])
+@pytest.mark.parametrize('top', ['', 'set/'])
+def test_archives(tmp_path, x, y, real, end, top):
+    folder, _ = files_of('mtt', x, y, tmp_path/'a')
+    path = archive(tmp_path/f'set{end}', {f'{top}{f.name}': f.read_bytes() for f in folder.iterdir()})
+    assert same(import_set(path, real=real, lr=.1), x, y)
+    assert str(path) in refused('says the student', import_set, path, real=real)
+
+@pytest.mark.parametrize('end', ['.zip', '.tar'])
+@pytest.mark.parametrize('name', ['../out.pt', '/out.pt', 'a/../../out.pt', '..\\out.pt', 'C:/out.pt'])
+def test_an_archive_that_leaves_its_folder(tmp_path, real, end, name):
+    path = archive(tmp_path/f'a{end}', {'ok.pt': b'1', name: b'2'})
+    refused('leaves the folder; nothing was unpacked', import_set, path, real=real)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name]
+
+def test_a_link_in_an_archive(tmp_path, real):
+    with tarfile.open(tmp_path/'a.tar', 'w') as t:
+        info = tarfile.TarInfo('images_best.pt'); info.type, info.linkname = tarfile.SYMTYPE, '/etc/passwd'; t.addfile(info)
+    refused('is a link or leaves', import_set, tmp_path/'a.tar', real=real)
+
+# --- out and in again
+def pixels(real, x, y, **kw): return Pixels(x, y, C, classes=real.classes, norm=real.norm, lr=.02, name='toy', arch=dict(name='convnet', n_in=3, n_out=C, size=8, width=4, depth=1), **kw)
+
+def ending(k): return dict(npz='.npz', torch='.pt', parquet='.parquet').get(k, '')
+
+@pytest.mark.parametrize('k', WRITTEN)
+@pytest.mark.parametrize('norm', ['mean', 'zca', 'none'])
+def test_there_and_back(tmp_path, x, y, real, k, norm):
+    if k == 'parquet': pytest.importorskip('pyarrow')
+    at = dict(mean=real.norm, zca=white(real).norm, none=NoNorm())[norm]
+    d = Pixels(at(torch.rand(len(y), *SHAPE, generator=gen())), torch.eye(C)[y]*.8 + .05 if k == 'datm' else y, C, classes=real.classes, norm=at, lr=.02, name='toy', protocol='dsa')
+    path = export_set(d, tmp_path/f'a{ending(k)}', k)
+    back = import_set(path)
+    a, b = d.dataset().tensors, back.dataset().tensors
+    off = (d.norm.inverse(a[0]) - back.norm.inverse(b[0])).abs().max()
+    assert off < (.51/255 if k in ('folder', 'parquet') else 3e-3 if norm == 'zca' else 1e-6) and (torch.equal(a[0], b[0]) or k in ('folder', 'parquet'))
+    assert (torch.equal(a[1], b[1]) if k != 'datm' else torch.allclose(a[1], b[1], atol=1e-6)) and back.classes == d.classes and back.protocol == 'dsa' and back.name == 'toy'
+    assert back.student_lr.item() == d.student_lr.item() and type(back.norm) is type(d.norm)
+
+@pytest.mark.parametrize('k', ['npz', 'torch', 'ddranking', 'datm'])
+def test_soft_labels_there_and_back(tmp_path, x, y, real, k):
+    q = (torch.randn(len(y), C, generator=gen(4)) + 9*torch.eye(C)[y]).softmax(1)
+    back = import_set(export_set(pixels(real, x, q), tmp_path/f'a{ending(k)}', k))
+    assert torch.equal(back.y, q) if k in ('npz', 'torch') else torch.allclose(back.y, q, atol=1e-6)
+
+@pytest.mark.parametrize('k', WRITTEN)
+def test_bytes_survive_every_form(tmp_path, y, real, k):
+    if k == 'datm': return
+    if k == 'parquet': pytest.importorskip('pyarrow')
+    u = torch.randint(256, (len(y), *SHAPE), generator=gen(), dtype=torch.uint8)
+    d = StoredPixels(u, y, C, classes=real.classes, norm=real.norm, lr=.02)
+    back = import_set(export_set(d, tmp_path/f'a{ending(k)}', k))
+    assert torch.equal((back.norm.inverse(back.dataset().tensors[0])*255).round().byte(), u)
+
+@pytest.mark.parametrize('k', WRITTEN)
+def test_without_the_card_only_the_files_speak(tmp_path, x, y, real, k):
+    if k == 'parquet': pytest.importorskip('pyarrow')
+    d = pixels(real, x.clamp(-.5, .5), torch.eye(C)[y] if k == 'datm' else y)
+    path = export_set(d, tmp_path/f'a{ending(k)}', k)
+    for f in [*tmp_path.rglob('*card.json')]: f.unlink()
+    kw = {} if k in ('mtt', 'datm', 'ddranking', 'npz', 'torch') else dict(lr=.02)
+    back = import_set(path, real=real, **kw)
+    assert torch.equal(back.dataset().tensors[1].argmax(1) if k == 'datm' else back.y, y) and back.student_lr.item() == d.student_lr.item()
+    if k not in ('folder', 'parquet'): assert torch.equal(back.images, d.images)
+
+def test_a_card_of_other_files_is_left_aside(tmp_path, x, y, real):
+    path = export_set(pixels(real, x, y), tmp_path/'a', 'mtt')
+    save(path, images_best=x + 1)
+    d = import_set(path, real=real)
+    assert any('card.json was not used' in a for a in d.info['assumed'])
+    export_set(pixels(real, x, y), tmp_path/'b', 'mtt')
+    refused('its card has another norm', import_set, tmp_path/'b', real=real.renorm(Normalize([.1]*3, [.2]*3)))
+    (tmp_path/'b'/'dd_card.json').write_text('{', encoding='utf-8')
+    assert any('card.json was not used' in a for a in import_set(tmp_path/'b', real=real).info['assumed'])
+    card = json.loads((export_set(pixels(real, x, y), tmp_path/'c', 'mtt')/'dd_card.json').read_text(encoding='utf-8'))
+    for bad in (dict(lr='fast'), dict(init=3), dict(norm=dict(kind='magic')), dict(norm=None)):
+        (tmp_path/'c'/'dd_card.json').write_text(json.dumps(card | bad), encoding='utf-8')
+        assert any('card.json was not used' in a for a in import_set(tmp_path/'c', real=real).info['assumed'])
+
+def test_the_matrix_of_an_export_is_compared(tmp_path, x, y, real):
+    w = white(real)
+    path = export_set(pixels(w, x, y), tmp_path/'a', 'mtt')
+    assert same(import_set(path, real=w), x, y) and same(import_set(path), x, y)
+    refused('its card has another norm', import_set, path, real=real.renorm(fit_zca(torch.rand(400, *SHAPE, generator=gen(9)).square())))
+
+@pytest.mark.parametrize('k, says', [('mtt', 'soft labels'), ('dc', 'the rate'), ('folder', '8 bits'), ('parquet', '8 bits')])
+def test_what_a_form_cannot_hold_is_said(tmp_path, x, y, real, capsys, k, says):
+    if k == 'parquet': pytest.importorskip('pyarrow')
+    path = export_set(pixels(real, x, torch.eye(C)[y]), tmp_path/f'a{ending(k)}', k)
+    card = next(tmp_path.rglob('*card.json'))
+    lost = json.loads(card.read_text())['lost']
+    assert any(says in l for l in lost) and says in capsys.readouterr().out and FORMS[k].loses
+
+def test_unsorted_sets_are_written_class_by_class(tmp_path, x, y, real):
+    at = torch.randperm(len(y), generator=gen())
+    back = import_set(export_set(pixels(real, x[at], y[at]), tmp_path/'a', 'mtt'))
+    assert torch.equal(back.y, y) and torch.equal(back.images[0], x[at][y[at] == 0][0])
+
+def test_priors_are_written_as_one_epoch(tmp_path, real):
+    d = LatentPriors(C, 2, z_dim=8, size=16, norm=real.norm, lr=.02)
+    path = export_set(d, tmp_path/'a', 'mtt')
+    assert any('one epoch' in l for l in json.loads((path/'dd_card.json').read_text())['lost'])
+
+@pytest.mark.parametrize('k', WRITTEN)
+def test_an_export_is_whole_or_not_there(tmp_path, x, y, real, k, monkeypatch):
+    if k == 'parquet': pytest.importorskip('pyarrow')
+    d = pixels(real, x, torch.eye(C)[y] if k == 'datm' else y)
+    monkeypatch.setattr(exchange, '_write_card', lambda *a: (_ for _ in ()).throw(OSError(28, 'No space left')))
+    with pytest.raises(OSError): export_set(d, tmp_path/'a', k)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    (tmp_path/'a').write_text('mine', encoding='utf-8')
+    refused('is there already', export_set, d, tmp_path/'a', k)
+    assert (tmp_path/'a').read_text(encoding='utf-8') == 'mine'
+
+def test_forms_that_are_only_read(tmp_path): refused('can be read and not written', export_set, Distilled.example(), tmp_path/'a', 'kip')
+
+def ddranking_checks(folder, n_classes, ipc):
+    "What DD-Ranking asks of its input, as FORMATS states it."
+    get = lambda n: torch.load(folder/f'{n}.pt', weights_only=True)
+    x, lr = get('images'), get('lr')
+    assert x.ndim == 4 and len(x) == n_classes*ipc and x.dtype == torch.float32 and lr.numel() == 1 and lr > 0
+    if (folder/'labels.pt').exists(): assert get('labels').shape == (len(x), n_classes)
+    return x
+
+@pytest.mark.parametrize('soft', [True, False])
+def test_ddranking(tmp_path, x, y, real, soft):
+    q = (torch.randn(len(y), C, generator=gen(4)) + 9*torch.eye(C)[y]).softmax(1)
+    d = pixels(real, x, q if soft else y)
+    path = export_set(d, tmp_path/'a', 'ddranking')
+    assert torch.equal(ddranking_checks(path, C, IPC), x)
+    back = import_set(path)
+    assert torch.allclose(back.y, q, atol=1e-6) if soft else torch.equal(back.y, y)
+    refused('same number of images of each class', export_set, pixels(real, x[1:], y[1:]), tmp_path/'b', 'ddranking')
+    assert not (tmp_path/'b').exists()
+
+def test_a_form_of_ones_own(tmp_path, x, y, real):
+    try:
+        @form('theirs', 'somebody', sees=lambda found: 'pics.pt'*found.has('pics.pt'))
+        def theirs(found, o): return exchange.Raw(found.pt('pics.pt'), None, .1)
+        save(tmp_path, pics=x)
+        assert same(import_set(tmp_path, real=real), x, y) and 'theirs' in exchange.forms().form.tolist()
+    finally: FORMS.pop('theirs', None)
+
+def test_our_own_artefacts_are_read_as_they_are(): assert import_set(asset('digits-mtt-ipc1.safetensors')).card()['kind'] == 'Pixels'
+
+def test_every_form_has_its_line():
+    t = exchange.forms()
+    assert t.form.tolist() == list(FORMS) and t.who.str.len().min() > 5
+    assert {'mtt', 'datm', 'dc', 'idc', 'idm', 'kip', 'haba', 'd3', 'sre2l', 'rded', 'd4m', 'minimax', 'folder', 'parquet', 'ddranking', 'npz', 'torch'} <= set(FORMS)
+    assert {'mtt', 'dc', 'folder', 'parquet', 'ddranking', 'npz', 'torch'} <= set(WRITTEN)
+
+# --- the real files
+def need(name=''):
+    if not (HERE/name).exists(): pytest.skip(f'no published sets at hand ({name or "shared/data/published"}; DD_PUBLISHED names the folder)')
+    return HERE/name
+
+FORM_OF = {n.folder: n for n in public_sets().values()}
+@pytest.mark.parametrize('folder', FORM_OF)
+def test_every_published_file(folder, tmp_path):
+    p, path = FORM_OF[folder], need(folder)
+    assert recognise(Found(path))[0] == p.form
+    n = int(p.data[5:])
+    norm = ZCA(torch.zeros(3072), torch.eye(3072), torch.eye(3072), (3, 32, 32), small=(torch.zeros(3072, 0).half(), torch.zeros(0), 1.)) if p.norm == 'zca' else Normalize(*STATS[p.data]['mtt' if p.norm == 'kip' else p.norm])
+    real = ImageTensors(torch.zeros(n, 3, 32, 32), torch.arange(n), n, norm=norm, name=p.data)
+    lr = {} if p.lr or p.lr_from == 'learned' else dict(lr=.01)
+    d = import_set(path, 'auto', real, **lr)
+    assert (len(d), d.shape, d.n_classes) == (n*p.ipc, (3, 32, 32), n) and d.info['imported']['public'] == p.name
+    d.show()
+    for k in WRITTEN:
+        if (k == 'datm') != (d.y.ndim == 2) or k == 'parquet' and not pytest.importorskip('pyarrow'): continue
+        if k == 'ddranking' and p.form == 'kip': continue # its classes are not of one size
+        back = import_set(export_set(d, tmp_path/f'{k}{ending(k)}', k, quiet=True), quiet=True)
+        s = exchange.Sheet(d)
+        if k in ('folder', 'parquet'): assert torch.equal(back.images, s.bytes()); continue
+        assert torch.equal(back.images.detach(), s.x) and torch.allclose(back.y.float(), s.y.float(), atol=1e-6)
+
+def test_the_wrong_real_set_for_a_known_file():
+    path = need('dc-cifar10-ipc1')
+    real = ImageTensors(torch.zeros(10, 3, 32, 32), torch.arange(10), 10, norm=Normalize(*STATS['cifar10']['dc']), name='svhn')
+    refused('made from cifar10; the real set that was given is svhn', import_set, path, real=real)
+
+def test_what_the_list_says_is_what_lies_beside_the_files():
+    lines = {l['name']: l for l in json.loads((need('manifest.json')).read_text())}
+    assert set(lines) == set(FORM_OF)
+    for name, p in FORM_OF.items():
+        l = lines[name]
+        assert (p.method, p.data, p.ipc, p.files, p.printed, p.licence, p.source) == (l['method'], l['dataset'], l['ipc'], l['files'], l['printed'], l['licence'], l['source'])
+        assert p.lr == (l['lr'] if isinstance(l['lr'], float) else None) and p.space == l['space']
+
+def test_a_public_set_is_evaluated_in_a_few_lines():
+    d = load_set('dc/cifar10/ipc1', need().parent)
+    test = ImageTensors(torch.randn(10, 3, 32, 32, generator=gen()), torch.arange(10), 10, norm=d.norm, name='cifar10')
+    row, = evaluate(d, test, dict(name='convnet', n_in=3, n_out=10, size=32, width=4, depth=3), as_protocol(d.protocol).scaled(kind='smoke', epochs=1), n_eval=1)
+    assert row.n == 1 and d.protocol == 'dc' and d.info['imported']['printed'] == '28.03 (0.60)'
+
+# --- the list of public sets
+def table(tmp_path, files, address=None, **kw):
+    "A list with one set, whose files lie in a shop on this disk."
+    shop = tmp_path/'shop'; shop.mkdir(exist_ok=True)
+    for n, v in files.items(): torch.save(v, shop/n)
+    row = {f.name: '' for f in fields(PublicSet)} | dict(name='toy/toy/ipc3', folder='toy', ipc='3', form='mtt', norm='mtt', data='cifar10', lr='.1', lr_from='us',
+          files=' '.join(f'{n}={file_sha256(shop/n)}' for n in files), address=shop.as_uri() if address is None else address) | kw
+    with open(tmp_path/'table.csv', 'w', newline='', encoding='utf-8') as f:
+        w = csv.DictWriter(f, row); w.writeheader(); w.writerow(row)
+    return tmp_path/'table.csv'
+
+def test_a_public_set_is_fetched_checked_and_filled_in(tmp_path, x, y, real):
+    t = table(tmp_path, {'images_best.pt': x, 'labels_best.pt': y})
+    d = load_set('toy/toy/ipc3', tmp_path/'data', table=t)
+    assert same(d, x, y) and d.student_lr.item() == pytest.approx(.1) and d.norm.mean == list(STATS['cifar10']['mtt'][0])
+    shutil.rmtree(tmp_path/'shop')
+    assert same(load_set('toy/toy/ipc3', tmp_path/'data', table=t), x, y) # at hand now
+
+@pytest.mark.parametrize('folder', ['toy', 'published/toy'])
+def test_files_at_hand_come_first(tmp_path, x, y, folder):
+    t = table(tmp_path, {'images_best.pt': x, 'labels_best.pt': y})
+    shutil.move(tmp_path/'shop', tmp_path/'data'/folder)
+    assert fetch_set('toy/toy/ipc3', tmp_path/'data', t) == tmp_path/'data'/folder
+    save(tmp_path/'data'/folder, images_best=x + 1)
+    refused('it is left there and not used', load_set, 'toy/toy/ipc3', tmp_path/'data', table=t)
+
+def test_a_hash_that_fails_keeps_the_file_aside(tmp_path, x, y):
+    t = table(tmp_path, {'images_best.pt': x, 'labels_best.pt': y})
+    torch.save(x + 1, tmp_path/'shop'/'images_best.pt')
+    refused('kept as .*images_best.pt.not-as-listed, and not used', load_set, 'toy/toy/ipc3', tmp_path/'data', table=t)
+    assert [p.name for p in (tmp_path/'data'/'published'/'toy').iterdir()] == ['images_best.pt.not-as-listed']
+
+def test_no_address_no_such_set_no_such_file(tmp_path, x, y):
+    refused('did you mean', load_set, 'mtt/cifar10/ipc2')
+    refused('no address is known; put images_best.pt, labels_best.pt into', load_set, 'mtt/cifar10/ipc1', tmp_path)
+    t = table(tmp_path, {'images_best.pt': x, 'labels_best.pt': y}, address=(tmp_path/'nowhere').as_uri())
+    refused('the download failed', load_set, 'toy/toy/ipc3', tmp_path/'data', table=t)
+    assert not any((tmp_path/'data').rglob('*.pt'))
+    t.write_text('name\nx\n', encoding='utf-8')
+    refused('no table of public sets', public_sets, t)
+
+# --- experts
+def new(): return ConvNet(3, C, 8, width=4, depth=1)
+def paths(n=2, epochs=3): return [[[p.detach().clone() for p in new().parameters()] for _ in range(epochs + 1)] for _ in range(n)]
+
+def test_experts_in_and_out(tmp_path, real):
+    files = [paths(), paths(1), paths()]
+    for i, v in enumerate(files): torch.save(v, tmp_path/f'replay_buffer_{i if i < 2 else 10}.pt') # 10 comes after 2
+    b = import_experts(tmp_path, tmp_path/'b', real, new())
+    assert (len(b), b.epochs) == (5, 3) and torch.equal(b.snapshot(3, 2), torch.cat([p.flatten() for p in files[2][0][2]])) and b.card['assumed']
+    b.fits(real)
+    out = export_experts(b, tmp_path/'out', each=2)
+    assert sorted(f.name for f in out.iterdir()) == [f'replay_buffer_{i}.pt' for i in range(3)]
+    got = torch.load(out/'replay_buffer_1.pt', weights_only=True)
+    assert all(torch.equal(a, c) for a, c in zip(got[0][1], files[1][0][1])) and len({p.data_ptr() for e in got[0] for p in e}) == sum(map(len, got[0]))
+    assert len(import_experts(tmp_path, tmp_path/'c', real, new(), n=2)) == 2
+
+@pytest.mark.parametrize('bad, says', [('aliased', 'one tensor under 4 names'), ('other net', 'tensors, the network has'), ('nan', 'not finite'), ('epochs', 'has 2 epochs, the first has 3'), ('dict', 'a list of experts'), ('flat', 'a list over epochs'), ('none', 'no expert in it')])
+def test_experts_that_are_none(tmp_path, real, bad, says):
+    v, net = paths(), new()
+    if bad == 'aliased': v = [[[p.data for p in net.parameters()] for _ in range(4)]]
+    if bad == 'other net': v[0][0] = v[0][0][1:]
+    if bad == 'nan': v[0][1][0].view(-1)[0] = float('nan')
+    if bad == 'epochs': v[1] = v[1][:-1]
+    v = dict(dict=dict(a=1), flat=[torch.zeros(3)], none=[]).get(bad, v)
+    torch.save(v, tmp_path/'replay_buffer_0.pt')
+    refused(says, import_experts, tmp_path, tmp_path/'b', real, new())
+    assert [p.name for p in tmp_path.iterdir()] == ['replay_buffer_0.pt']
+
+def test_a_copy_that_is_no_alias_is_still_refused(tmp_path, real):
+    ps = [p.detach() for p in new().parameters()]
+    torch.save([[[p.clone() for p in ps] for _ in range(4)]], tmp_path/'replay_buffer_0.pt')
+    refused('epochs are all alike', import_experts, tmp_path, tmp_path/'b', real, new())
+
+# --- stored labels
+@pytest.fixture
+def labelled(tmp_path, x, y, real):
+    d = pixels(real, x, y)
+    return d, relabel(d, [new().eval()], tmp_path/'store', 2, ViewSettings(batch=5, cutmix=True), quiet=True)
+
+def alike(d, a, b):
+    return all(torch.equal(a.epoch(e).views.see(d, i), b.epoch(e).views.see(d, i)) and torch.equal(a.epoch(e).soft(i), b.epoch(e).soft(i)) for e in range(2) for i in range(3))
+
+def test_labels_out_and_in(tmp_path, labelled):
+    d, store = labelled
+    out = export_labels(store, tmp_path/'fkd')
+    got = torch.load(out/'epoch_1'/'batch_2.tar', weights_only=True)
+    assert len(got) == 7 and got[0].shape == (2, 4) and got[1].dtype == torch.bool and got[5].dtype == torch.float16 and got[0].max() <= 1
+    back = import_labels(out, tmp_path/'back', d)
+    assert alike(d, store, back) and len(list(Relabelled(d, back).epoch(0, 5))) == 3
+
+def fkd(folder, d, order, lam=None, edit=lambda b: b):
+    "Labels as SRe2L's code writes them, whole images in the order that is given, for two epochs."
+    for e in range(2):
+        (folder/f'epoch_{e}').mkdir(parents=True)
+        for b, idx in enumerate(torch.tensor(order[e]).split(5)):
+            coords, flip, n = torch.tensor([[0., 0., 1., 1.]]).repeat(len(idx), 1), torch.zeros(len(idx), dtype=torch.bool), len(idx)
+            z = 10.*torch.eye(C)[d.y[idx]]
+            torch.save(edit([coords, flip, torch.arange(n).flip(0) if lam else None, lam, None, z.half()]), folder/f'epoch_{e}'/f'batch_{b}.tar')
+    return folder
+
+def test_the_order_is_that_of_the_sampler(tmp_path, x, y, real):
+    d = pixels(real, x, y)
+    rng = gen(42); three = [torch.randperm(12, generator=rng).tolist() for _ in range(3)]
+    assert fkd_order(12, 2) == [three[0], three[2]]
+    store = import_labels(fkd(tmp_path/'a', d, fkd_order(12, 2)), tmp_path/'s', d)
+    for e in range(2):
+        for v, q in Relabelled(d, store, temperature=1.).epoch(e, 5):
+            assert all(torch.allclose(x[(x - i).abs().flatten(1).sum(1).argmin()], i) for i in v)
+            assert [int(y[(x - i).abs().flatten(1).sum(1).argmin()]) for i in v] == q.argmax(1).tolist()
+
+def test_mixup_has_its_share(tmp_path, x, y, real):
+    d = pixels(real, x, y)
+    order = fkd_order(12, 2)
+    k = import_labels(fkd(tmp_path/'a', d, order, .25), tmp_path/'s', d).epoch(0)
+    own = x[torch.tensor(order[0][:5])]
+    assert torch.allclose(k.views.see(d, 0), .25*own + .75*own.flip(0), atol=1e-6)
+
+def test_an_order_that_is_stored_is_taken(tmp_path, x, y, real):
+    d, order = pixels(real, x, y), [list(range(12)), list(range(11, -1, -1))]
+    a = fkd(tmp_path/'a', d, order)
+    for e in range(2):
+        for b, idx in enumerate(torch.tensor(order[e]).split(5)):
+            f = a/f'epoch_{e}'/f'batch_{b}.tar'; torch.save([*torch.load(f, weights_only=True), idx], f) # EDC
+    assert import_labels(a, tmp_path/'s', d).epoch(1).views.order.tolist() == order[1]
+    b = fkd(tmp_path/'b', d, order)
+    for kept in (order, {str(e): o for e, o in enumerate(order)}): # LPLD
+        (b/'sampler_indices_epoch.json').write_text(json.dumps(kept), encoding='utf-8')
+        assert import_labels(b, tmp_path/f's{len(str(kept))}', d).epoch(1).views.order.tolist() == order[1]
+    (b/'sampler_indices_epoch.json').write_text('[[1]]', encoding='utf-8')
+    refused('do not go through 12 images once|without epoch', import_labels, b, tmp_path/'sx', d)
+
+@pytest.mark.parametrize('as_dict', [True, False])
+def test_the_largest_logits_alone(tmp_path, x, y, real, as_dict):
+    d = pixels(real, x, y)
+    def top(b):
+        v, i = b[5].float().topk(2); i = i.short()
+        return [*b[:5], dict(values=v.half(), indices=i) if as_dict else (v.half(), i)]
+    k = import_labels(fkd(tmp_path/'a', d, fkd_order(12, 2), edit=top), tmp_path/'s', d).epoch(0)
+    q = k.soft(0)
+    assert q.isfinite().all() and (q > 0).sum(1).max() <= 2 and q.argmax(1).tolist() == y[k.views.order[:5].long()].tolist()
+
+@pytest.mark.parametrize('bad, says', [(lambda b: b[:4], 'no batch of stored labels'), (lambda b: [b[0][:, :3], *b[1:]], 'no batch of stored labels'), (lambda b: [*b[:5], b[5][:, :3]], 'logits of 4 classes'), (lambda b: [*b[:5], b[5]*float('nan')], 'half precision'),
+    (lambda b: [b[0] - 1, *b[1:]], 'do not fit'), (lambda b: dict(a=1), 'no batch'), (lambda b: [*b[:5], (b[5], torch.full((len(b[5]), 4), 9))], 'do not belong to 4 classes')])
+def test_labels_that_are_none(tmp_path, x, y, real, bad, says):
+    d = pixels(real, x, y)
+    refused(says, import_labels, fkd(tmp_path/'a', d, fkd_order(12, 2), edit=bad), tmp_path/'s', d)
+    assert [p.name for p in tmp_path.iterdir()] == ['a']
+
+def test_a_missing_batch_and_other_images(tmp_path, x, y, real):
+    d = pixels(real, x, y)
+    a = fkd(tmp_path/'a', d, fkd_order(12, 2))
+    refused('do not go through 9 images once', import_labels, a, tmp_path/'s', pixels(real, x[:9], y[:9]))
+    (a/'epoch_1'/'batch_1.tar').unlink()
+    refused('batch_1 is missing', import_labels, a, tmp_path/'s', d)
+    assert len(import_labels(a, tmp_path/'s', d, epochs=1)) == 1
+    shutil.rmtree(a/'epoch_0'); refused('epoch_0 is missing', import_labels, a, tmp_path/'t', d)
+    refused('no such folder', import_labels, tmp_path/'nowhere', tmp_path/'t', d)
+
+def test_views_without_mixup_are_as_they_were(x, y, real):
+    d = pixels(real, x, y)
+    v = Views(torch.arange(12).int(), torch.tensor([[0, 0, 8, 8, 0]]).repeat(12, 1).short(), 12)
+    assert torch.allclose(v.see(d, 0), x)
+    v.partner, v.lam = torch.arange(12).flip(0).int(), torch.ones(1)
+    assert torch.allclose(v.see(d, 0), x)
+
+# --- the hub
+class FolderHub:
+    "A hub that is a folder, with the methods of `HfApi` that are used."
+    def __init__(self, root): self.root = Path(root)
+    def create_repo(self, repo_id, *, repo_type=None, private=None, exist_ok=False): (self.root/repo_type/repo_id).mkdir(parents=True, exist_ok=exist_ok)
+    def upload_folder(self, *, repo_id, folder_path, repo_type=None, commit_message=None): shutil.copytree(folder_path, self.root/repo_type/repo_id, dirs_exist_ok=True)
+    def snapshot_download(self, repo_id, *, repo_type=None, revision=None, allow_patterns=None):
+        if not (folder := self.root/repo_type/repo_id).is_dir(): raise RuntimeError('404\nnot found')
+        return str(folder)
+
+def test_the_stand_in_is_called_like_the_hub():
+    import inspect
+    hf = pytest.importorskip('huggingface_hub')
+    for n in ('create_repo', 'upload_folder', 'snapshot_download'):
+        mine, theirs = (inspect.signature(getattr(c, n)).parameters for c in (FolderHub, hf.HfApi))
+        assert set(mine) <= set(theirs), n
+
+def test_push_and_pull(tmp_path):
+    hf = pytest.importorskip('huggingface_hub')
+    d, api = Distilled.example(), FolderHub(tmp_path)
+    d.info['assumed'] = ['rate 0.01, that of the protocol']
+    rows = [Row('a/b', 'paper', method='mtt', net=n, n=5, mean=m, std=1.) for n, m in (('convnet', 81.25), ('resnet18', 70.5))]
+    assert push(d, 'me/ten', 'mit', rows, api=api) == 'me/ten'
+    folder = tmp_path/'dataset'/'me'/'ten'
+    assert sorted(f.name for f in folder.iterdir()) == ['README.md', 'distilled.safetensors', 'grid.png']
+    back = pull('me/ten', api=api)
+    assert torch.equal(back.images, d.images) and back.norm.mean == d.norm.mean
+    data = hf.DatasetCard.load(folder/'README.md').data.to_dict()
+    assert data['license'] == 'mit' and 'dataset-distillation' in data['tags']
+    metrics = [m for r in data['model-index'][0]['results'] for m in r['metrics']]
+    assert [m['value'] for m in metrics] == [81.25, 70.5] and 'rate 0.01' in (folder/'README.md').read_text(encoding='utf-8')
+    push(d, 'me/ten', 'mit', api=api) # again, over it
+
+def test_the_hub_says_no_in_one_line(tmp_path):
+    pytest.importorskip('huggingface_hub')
+    api = FolderHub(tmp_path)
+    refused('licence is missing', push, Distilled.example(), 'me/ten', api=api)
+    for repo in ('ten', '../ten', 'a/b/c', ''): refused('write OWNER/NAME', push, Distilled.example(), repo, 'mit', api=api)
+    assert list(tmp_path.iterdir()) == []
+    refused('the hub refused .RuntimeError: 404 not found', pull, 'me/none', api=api)
+    (tmp_path/'dataset'/'me'/'empty').mkdir(parents=True)
+    refused('one artefact', pull, 'me/empty', api=api)
+
+# --- the commands
+def ends(capsys, f, *a, **kw):
+    "The line with which a command is refused."
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as e: f(*a, **kw)
+    err = capsys.readouterr().err
+    assert e.value.code == 2 and err.count('\n') == 1 and err.startswith('dd_repro: ')
+    return err
+
+def test_commands_in_and_out(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv('DD_HOME', str(tmp_path/'home'))
+    source = str(asset('digits-mtt-ipc1.safetensors'))
+    dd_export(source, out=str(tmp_path/'mtt'), **{'as': 'mtt'})
+    for f in (tmp_path/'mtt').glob('dd_*'): f.unlink()
+    dd_import(str(tmp_path/'mtt'), data='digits', size=16)
+    a, b = Distilled.example(), Distilled.load(tmp_path/'home'/'imported'/'mtt.safetensors')
+    assert torch.equal(a.images, b.images) and torch.equal(a.lr, b.lr) and b.source['key'] == load('digits', 16)[0].key
+    assert 'is there already' in ends(capsys, dd_import, str(tmp_path/'mtt'), data='digits', size=16)
+
+def test_commands_for_experts_and_labels(tmp_path, capsys):
+    net = lambda: ConvNet(1, 10, 8, width=4, depth=1)
+    torch.save([[[p.detach().clone() for p in net().parameters()] for _ in range(3)]], tmp_path/'replay_buffer_0.pt')
+    dd_import(str(tmp_path), data='digits', width=4, depth=1, out=str(tmp_path/'b'), **{'as': 'experts'})
+    dd_export(str(tmp_path/'b'), out=str(tmp_path/'back'), **{'as': 'experts'})
+    assert len(Buffer(tmp_path/'b')) == len(torch.load(tmp_path/'back'/'replay_buffer_0.pt', weights_only=True)) == 1
+    d = Pixels.from_real(load('digits')[0], 1); d.save(tmp_path/'d.safetensors')
+    relabel(d, [net().eval()], tmp_path/'s', 1, ViewSettings(batch=4), quiet=True)
+    dd_export(str(tmp_path/'s'), out=str(tmp_path/'fkd'), **{'as': 'fkd'})
+    dd_import(str(tmp_path/'fkd'), artefact=str(tmp_path/'d.safetensors'), **{'as': 'fkd'})
+    assert LabelStore(tmp_path/'d.labels').n == len(d)
+
+@pytest.mark.parametrize('kw, says', [(dict(form='mttt'), 'did you mean mtt'), (dict(form='expert'), 'did you mean experts'), (dict(zca=True), 'does nothing without --data'), (dict(form='experts'), 'needs --data'), (dict(form='fkd'), 'needs --artefact'),
+    (dict(form='fkd', lr=.1), '--lr has no meaning for fkd; it is for a set'), (dict(lr=0), 'lr is 0'), (dict(lr=float('nan')), 'finite'), (dict(stats='x'), 'is not one of'), (dict(factor=0), 'factor is 0'), ({}, 'no such file or folder')])
+def test_what_dd_import_refuses(tmp_path, capsys, kw, says):
+    if 'form' in kw: kw = {k: v for k, v in kw.items() if k != 'form'} | {'as': kw['form']}
+    assert says in ends(capsys, dd_import, str(tmp_path/'nothing'), out=str(tmp_path/'a'), **kw)
+    assert list(tmp_path.iterdir()) == []
+
+@pytest.mark.parametrize('kw, says', [({}, '--as is missing'), ({'as': 'mttt'}, 'did you mean mtt'), ({'as': 'mtt'}, '--out is missing')])
+def test_what_dd_export_refuses(capsys, kw, says): assert says in ends(capsys, dd_export, str(asset('digits-mtt-ipc1.safetensors')), **kw)
