@@ -107,7 +107,7 @@ def written(o, value):
 def words_of(name, subject, flag):
     "A command line about a subject, with one flag."
     start = dict(dd_experts=[subject], dd_distill=[subject], dd_bench=[subject],
-                 dd_eval=[subject] if subject[0] == '-' else ['none.safetensors'], dd_table=[subject, 'mtt'] if subject[0] == '-' else ['mtt/table1'])[name]
+                 dd_eval=[subject] if subject[0] == '-' else ['none.safetensors'], dd_table={'a table': ['mtt/table1'], 'rows of a table': ['mtt/table1/cifar10']}.get(subject, [subject, 'mtt']))[name]
     return [*start, *written(options(name)[flag], VALUES.get(flag, '2'))]
 
 def pairs(acts):
