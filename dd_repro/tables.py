@@ -507,19 +507,18 @@ def _entry_html(e, spot):
     mean, _, std = e.text.partition(' ± ')
     std = f'<small> ± {std}</small>' if std else ''
     more = f' +{e.more}' if e.more else ''
-    return (f'<a href="#{spot}rec-{e.record}"><b>{mean}</b>{std}</a>{_MARKS[e.shade]} '
-            f'<small class="kind">{e.kind}{more}</small><br>')
+    style = f' style="background:{_COLOURS[e.shade]};color:#222"' if e.shade else ''
+    return (f'<div class="entry"{style}><a href="#{spot}rec-{e.record}"><b>{mean}</b>{std}</a> '
+            f'<small class="kind">{e.kind}{more}{_MARKS[e.shade]}</small></div>')
 
 def _cell_html(c, spot):
     "A cell: ours over theirs; faint where nobody has run it."
     if c is None: return '<td class="none"></td>'
-    best = next((e.shade for e in c.ours if e.shade), '')
-    style = f' style="background:{_COLOURS[best]};color:#222"' if best else ''
     span = f' rowspan="{c.span}"' if c.span > 1 else ''
     mean, _, std = c.theirs.partition(' ± ')
     theirs = mean + (f'<small> ± {std}</small>' if std else '')
     if not c.ours: return f'<td class="open"{span}><span style="opacity:.6">{theirs}</span></td>'
-    return (f'<td class="run"{span}{style}>{"".join(_entry_html(e, spot) for e in c.ours)}'
+    return (f'<td class="run"{span}>{"".join(_entry_html(e, spot) for e in c.ours)}'
             f'<span class="theirs">{theirs}</span></td>')
 
 def _side_html(g, i):
