@@ -30,16 +30,17 @@ def opened(stem):
     "A published set."
     return Distilled.load(HERE/'artefacts'/f'{stem}.safetensors')
 
-def decoded(d):
-    "Codes as pictures, by the weights at hand: to look at them, and not to train on them."
+def decoded(d, which):
+    "Some codes as pictures, by the weights at hand: to look at them, and not to train on them."
     ae = load_autoencoder(d.ae_card['name'], d.ae_card['f'], download=False)
-    return ae.decode(d.latents.detach(), d.norm)
+    return ae.decode(d.latents.detach()[which], d.norm)
 
 def firsts(d):
     "One picture of each class, in 0..1: of a distribution its mean."
     if isinstance(d, LatentPriors): return torch.stack([d.variations(i, 1)[0] for i in range(10)])
-    x, y = (decoded(d), d.y) if isinstance(d, LatentCodes) else next(iter(d.epoch(0, 10**6)))
-    return d.norm.inverse(x[[int((y == c).nonzero()[0]) for c in range(10)]]).clamp(0, 1).cpu()
+    which = [int((d.y == c).nonzero()[0]) for c in range(10)]
+    x = decoded(d, which) if isinstance(d, LatentCodes) else next(iter(d.epoch(0, 10**6)))[0][which]
+    return d.norm.inverse(x.detach()).clamp(0, 1).cpu()
 
 def told(stem):
     "Title of a strip: method, what it is, bytes, our accuracy and the paper's."
