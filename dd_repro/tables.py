@@ -407,6 +407,7 @@ def grid(
     "A printed table as the paper lays it out, our numbers over theirs."
     runs = _runs(runs)
     lines = [c for c in compare.lines(paper, table, runs) if not own or c.command != 'cited']
+    if not lines: raise ValueError(f'{paper}/{table} has nothing but cited rows')
     return Grid(f'{paper}/{table}', lines, _published(runs), runs.faults)
 
 # %% ../nbs/21_tables.ipynb #5e080466
