@@ -7,7 +7,7 @@ __all__ = ['OF_A_LINE', 'ABOVE', 'AFTER', 'GRACE_S', 'BASE_MB', 'ROWS', 'Wanted'
            'find_rows', 'Part', 'in_order', 'shared_names', 'counted', 'looks_of', 'Weight', 'weigh', 'tree', 'Batch',
            'batches', 'ledger', 'now', 'note_row', 'is_done', 'claim', 'run_batch', 'run_child', 'Worker', 'free_mb',
            'how_many', 'workers_for', 'Queue', 'human_clock', 'outcome', 'last_line', 'table_of', 'log_of', 'Starter',
-           'RowsOptions', 'rows_words', 'run_rows', 'dd_rows']
+           'RowsOptions', 'rows_words', 'run_rows', 'fill', 'dd_rows']
 
 # %% ../nbs/28_many.ipynb #a6878bf5
 import dataclasses, json, math, os, signal, subprocess, sys, tempfile, threading, time
@@ -756,6 +756,21 @@ def _forget(rows):
         keys = {w.key for w in rows}
         have = {k: d for k, d in read_json(ledger()).items() if k not in keys}
         write_atomic(ledger(), json.dumps(have, indent=1).encode())
+
+# %% ../nbs/28_many.ipynb #e0e8104b
+def fill(
+    what='mtt/*', # rows, patterns, queue files; a paper's tables are `paper/*`
+    minutes=60., # time box of everything
+    **options # as `RowsOptions` has them
+)->list: # a grid for each table of the rows
+    "Run the open rows in a time box, record them, and lay their tables out anew."
+    o = RowsOptions(todo=True, minutes=minutes, **options)
+    what = [what] if isinstance(what, str) else what
+    tables = dict.fromkeys(tuple(w.r.row.split('/')[:2]) for w in find_rows(what))
+    say(table_of(run_rows(what, o)))
+    folder = Path(o.record_to) if o.record_to and o.record_to != 'none' else results_dir()
+    runs = measured.lines(folder if folder.is_dir() else folder.parent)
+    return [grid(*t, runs) for t in tables]
 
 # %% ../nbs/28_many.ipynb #ee1186de
 @command(kept='what is finished is kept; the same command goes on')

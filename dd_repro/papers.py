@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAPERS', 'Line', 'framed', 'groups', 'slug', 'family', 'budget_word', 'printed_text', 'printed_lines',
-           'printed_by_name', 'table_names', 'printed', 'matching', 'find_line', 'find_row', 'contradictions',
-           'conflicts']
+           'printed_by_name', 'table_names', 'printed', 'relayed', 'matching', 'find_line', 'find_row',
+           'contradictions', 'conflicts']
 
 # %% ../nbs/20_papers.ipynb #857633ea
 import difflib, functools, re
@@ -96,6 +96,12 @@ def printed(
 )->'pd.DataFrame': # a line a printed cell; `value`, `std` as printed, `number`, `spread` read
     "Every printed number of the papers, with its notes."
     return printed_lines(paper)
+
+# %% ../nbs/20_papers.ipynb #fd6bd08c
+@cache
+def relayed()->dict: # name of a printed row -> its value, std and source
+    "Numbers that are not legible in a paper's scan, as another paper relays them."
+    return {l['row']: Line(l) for l in asset_lines('relayed.csv')}
 
 # %% ../nbs/20_papers.ipynb #260fbac4
 @cache

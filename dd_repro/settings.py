@@ -25,7 +25,7 @@ def asset_lines(
 
 @cache
 def meanings(
-    what:str # alias, method, house, metric, images or classes
+    what:str # alias, method, house, metric, title, images or classes
 )->dict: # word -> what it means
     "One of the lists of `names.csv`."
     lines = asset_lines('names.csv')

@@ -41,7 +41,7 @@ def source_key(site, path):
     h = hashlib.sha256(json.dumps([sorted(site.flags), PINNED, stored.cells_key(nb), stored.kept_cells(nb, site.flags)]).encode())
     mods = [site.root/'dd_repro'/f'{m}.py' for p, m in site.modules.items() if p.name[:2] <= num or not num.isdigit()]
     data = [p for g in ('dd_repro/assets/*', 'docs/results/*') for p in sorted(site.root.glob(g)) if num > '20' or 'assets' in g]
-    for f in [*mods, *data]:
+    for f in [*mods, *data, site.root/'nbs'/'matplotlibrc']:
         if f.is_file(): h.update(f.name.encode() + f.read_bytes())
     return h.hexdigest()[:16]
 
@@ -96,7 +96,8 @@ def run_apart(site, path, dest, **env):
     "Run one notebook in a process of its own, with an empty DD_HOME unless one is named; the error as text, or None."
     cmd = [sys.executable, __file__, '--root', site.root, '--run-one', path, dest, *['--slow']*site.slow]
     with tempfile.TemporaryDirectory() as home:
-        env = {'DD_HOME': home, **os.environ, **PINNED, **env}
+        style = dict(MATPLOTLIBRC=str(site.root/'nbs'/'matplotlibrc')) # as in Jupyter, which starts in nbs
+        env = {'DD_HOME': home, **os.environ, **PINNED, **style, **env}
         if path.name.startswith(stored.TABLES): env.pop('DD_DATA', None) # tables read results, wherever they are made
         r = subprocess.run(cmd, env=env, capture_output=True, text=True)
     return f'{path.name} does not run:\n{r.stderr[-3000:]}' if r.returncode else None

@@ -21,5 +21,7 @@ html_context = {'default_mode': 'auto'}
 html_theme_options = dict(
     navbar_persistent=[], extra_footer='', footer_content_items=['copyright.html'],
     show_toc_level=2, use_download_button=False, use_fullscreen_button=False, use_repository_button=False,
+    # notebooks of tables have no list of sections beside them: a table of twelve columns takes that room
+    secondary_sidebar_items={'[!45]*': ['page-toc.html'], '5[!0]*': ['page-toc.html']},
     show_navbar_depth=1, home_page_in_toc=True, pygments_light_style='friendly', pygments_dark_style='github-dark')
 suppress_warnings = ['mystnb.unknown_mime_type', 'mystnb.mime_priority', 'config.cache']

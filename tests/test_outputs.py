@@ -1,5 +1,5 @@
 """Outputs that are stored in the notebooks: whole, fit for every machine, small, and those of the cells above them."""
-import base64, io, json, subprocess, sys
+import base64, io, json, re, subprocess, sys
 from copy import deepcopy
 from pathlib import Path
 
@@ -241,3 +241,18 @@ def test_a_notebook_reads_as_text(tmp_path):
     def text(name): return subprocess.run([sys.executable, ROOT/'docs'/'outputs.py', tmp_path/name], capture_output=True, text=True).stdout
     assert text('a.ipynb').startswith('# %% code c\nf()\n#> one\n#> two\n#> <Figure>\n#> [image/png, ') and 'iVBOR' not in text('a.ipynb')
     assert text('b.ipynb') == '<<<<<<< not JSON\n'
+
+def test_figures_have_one_width_and_one_style():
+    "A figure that says nothing is 7 inches wide by nbs/matplotlibrc; one that wants another height says 7, or counts its images."
+    nbs = Path(__file__).resolve().parent.parent/'nbs'
+    assert 'figure.figsize: 7,' in (nbs/'matplotlibrc').read_text(encoding='utf-8')
+    for p in sorted(nbs.glob('*.ipynb')):
+        for c in json.loads(p.read_text(encoding='utf-8'))['cells']:
+            s = ''.join(c['source']) if c['cell_type'] == 'code' else ''
+            assert set(re.findall(r'figsize=\(([^,]+),', s)) <= {'7', 'size*n', 'size*ncol'} and 'tight_layout' not in s, f'{p.name}: {s[:200]}'
+
+def test_pictures_that_are_files_have_no_metadata():
+    from PIL import Image
+    for p in sorted((Path(__file__).resolve().parent.parent/'docs'/'images').glob('*.png')):
+        im = Image.open(p)
+        assert not im.info.keys() - {'transparency'} and max(im.size) <= 1400 and p.stat().st_size < 300_000, p.name

@@ -305,3 +305,25 @@ def test_kill_9_of_a_call_frees_its_claim_and_the_next_one_goes_on(tmp_path, hom
     out = call(tmp_path).communicate()[0]
     assert '0 left, 0 failed' in out or 'nothing is left to do' in out, out
     assert sorted(r.row for r in read_rows(tmp_path/'r.csv')) == ['smoke/mtt/table1/cifar10/ipc10', f'smoke/{TOY}/convnet']
+
+# --- from a notebook
+def test_fill_runs_what_is_open_records_it_and_draws_the_tables_again(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv('DD_RESULTS', str(tmp_path))
+    few = lambda r, *a: (*stages.generated('cifar10', 32, per_class=2), '')
+    monkeypatch.setattr(rows, 'row_data', few)
+    monkeypatch.setattr(many, '_planned', lambda *a: None); monkeypatch.setattr(many.weigh, '__defaults__', ('cpu', 60., lambda *a: None, time.monotonic))
+    class Here:
+        "In place of a process."
+        def __init__(self, *a): pass
+        def __call__(self, batch, worker):
+            run_batch(batch.rows, Places(home=tmp_path/'h'), str(tmp_path/'mtt.csv'))
+            return Process(0)
+    monkeypatch.setattr(many, 'Starter', Here)
+    call = lambda: many.fill('mtt/table1/cifar10/random/ipc1', minutes=5, scale=.001, device='cpu')
+    g, = call()
+    said = capsys.readouterr().out
+    ours, = [c.ours for c in g.cells.values() if c.row == 'mtt/table1/cifar10/random/ipc1']
+    row, = [r for r in read_rows(tmp_path/'mtt.csv') if r.metric == 'test_acc']
+    assert '1 done, 0 left, 0 failed' in said and [(e.kind, e.text) for e in ours] == [('reduced', f'{row.mean:.1f} ± {row.std:.1f}')]
+    call()
+    assert 'nothing is left to do' in capsys.readouterr().out, 'the same call goes on'

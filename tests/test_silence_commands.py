@@ -109,7 +109,8 @@ def written(o, value):
 def words_of(name, subject, flag):
     "A command line about a subject, with one flag."
     start = dict(dd_experts=[subject], dd_distill=[subject], dd_bench=[subject],
-                 dd_eval=[subject] if subject[0] == '-' else ['none.safetensors'], dd_table=[subject, 'mtt'] if subject[0] == '-' else ['mtt/table1'],
+                 dd_eval=[subject] if subject[0] == '-' else ['none.safetensors'],
+                 dd_table={'a table': ['mtt/table1'], 'rows of a table': ['mtt/table1/cifar10']}.get(subject, [subject, 'mtt']),
                  dd_import=['x', *([] if subject == 'a set' else ['--as', subject]), *(['--data', 'digits'] if flag in ('zca', 'size', 'device', 'skip_bad') and subject != 'fkd' else [])])[name]
     return [*start, *written(options(name)[flag], VALUES.get(flag, '2'))]
 

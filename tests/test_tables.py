@@ -228,3 +228,61 @@ def test_a_smoke_run_never_fills_a_cell(tmp_path):
     rows = run_row('mtt/table1/cifar10/random/ipc1', smoke=True, quiet=True, at=Places(tmp_path), record_to=tmp_path/'mtt.csv')
     m = R.measured(tmp_path)
     assert rows[0].protocol == 'smoke' and m.printed.tolist() == [''] and R.coverage(m).set_index('paper').loc['mtt', ['smoke', 'reduced']].tolist() == [1, 0]
+
+# Grids ---------------------------------------------------------------------------------------------------------------
+
+TABLES = [(p, t) for p in R.PAPERS for t in R.table_names(p)]
+
+@pytest.mark.parametrize('paper, name', TABLES)
+def test_a_grid_has_each_cell_of_its_table_once_and_says_the_same_in_all_faces(paper, name):
+    runs = R.measured.lines()
+    g, lines = R.grid(paper, name, runs), R.compare.lines(paper, name, runs)
+    assert sorted(c.row for c in g.cells.values()) == sorted(c.row for c in lines) and len(g.across) <= R.ACROSS_MAX
+    ours = [(e.record, e.text) for c in g.cells.values() for e in c.ours]
+    want = [(R.record_id(got[0][0]), k) for c in lines for k, got in c.shown.items()]
+    assert {r for r, _ in ours} >= {r for r, _ in want}, 'what is measured is shown'
+    text, md, page = R.grid_text(g, 90), R.grid_md(g), R.grid_html(g)
+    assert max(map(len, text.split('\n\n')[0].splitlines())) <= 90
+    for _, t in ours: assert t in text and t in md and t.split(' ± ')[0] in page
+    for c in g.cells.values(): assert c.theirs in text and c.theirs in md
+    links, ids = re.findall(r'href="#([^"]+)"', page), re.findall(r' id="([^"]+)"', page)
+    assert set(links) <= set(ids) and len(ids) == len(set(ids)), 'each number leads to its record'
+
+def test_no_row_of_a_grid_covers_a_cell_of_another():
+    for paper, name in TABLES:
+        g = R.grid(paper, name, R.measured.lines(Path('nowhere')))
+        taken = [(i + k, a) for (d, a), c in g.cells.items() for i in [g.down.index(d)] for k in range(c.span)]
+        assert len(taken) == len(set(taken)) and max(i for i, _ in taken) < len(g.down), (paper, name)
+
+def test_what_another_paper_relays_is_shown_as_that_and_not_compared(tmp_path):
+    record([Row('mtt/table1/cifar10/random/ipc1', method='random', mean=14., **KW | dict(protocol='decided'))], tmp_path/'mtt.csv')
+    g = R.grid('mtt', 'table1', R.measured.lines(tmp_path))
+    c = next(c for c in g.cells.values() if c.row == 'mtt/table1/cifar10/random/ipc1')
+    assert (c.theirs, c.ours[0].shade) == ('14.4 ± 0.2*', '') and 'relayed by AutoPalette, table 1' in R.grid_text(g)
+    assert R.printed_by_name()[c.row].value == '' and all(R.printed_by_name()[r.lower()].value == '' for r in R.relayed())
+
+@pytest.mark.skipif(not (TRANSCRIBED/'relayed_numbers.csv').is_file(), reason='no relayed numbers beside the checkout')
+def test_relayed_numbers_are_the_transcriptions():
+    import csv
+    known = R.printed_by_name()
+    ours = [dict(paper=r.paper, table=r.table, method=r.method, dataset=r.dataset, budget=r.budget, budget_kind=r.budget_kind,
+                 value=l.value, std=l.std, source=l.source) for l in R.relayed().values() for r in [known[l.row]]]
+    assert ours == list(csv.DictReader(open(TRANSCRIBED/'relayed_numbers.csv', newline='')))
+
+def test_published_images_stand_in_their_cell_pooled_over_sets(tmp_path):
+    kw = KW | dict(n=2, protocol='decided', std=0., deviations='set 1 of 2')
+    record([Row('published/cifar10/dsa/ipc1', method='dsa', mean=v, seeds=str(i), **kw) for i, v in enumerate((28., 29.))]
+           + [Row('published/cifar10/mtt/ipc10/net=alexnet', method='mtt', mean=34., **kw | dict(net='alexnet'))]
+           + [Row('published/cifar10/random/ipc1/eval=dc', method='random', mean=14., **kw)], tmp_path/'published.csv')
+    runs = R.measured.lines(tmp_path)
+    ours = {c.row: [(e.kind, e.text) for e in c.ours] for t in ('table1', 'table3') for c in R.grid('mtt', t, runs).cells.values() if c.ours}
+    assert ours == {'mtt/table1/cifar10/dsa/ipc1': [('published', '28.5 ± 0.5')], 'mtt/table3/cifar10/ipc10/alexnet': [('published', '34.0 ± 0.0')]}
+
+def test_a_table_comes_as_a_grid_and_its_rows_as_a_list(capsys):
+    said = {}
+    for words in ('mtt/table3', 'mtt/table3 --list', 'mtt/table3/cifar10/ipc10/vgg11', 'mtt/table3 --format html', 'mtt/table3 --own'):
+        dd_table(words.split()[0], **{w.strip('-'): True for w in words.split()[1:] if w in ('--list', '--own')}, **({'format': 'html'} if 'html' in words else {}))
+        said[words] = capsys.readouterr().out
+    assert 'dd_row' not in said['mtt/table3'] and 'KIP' in said['mtt/table3'] and 'KIP' not in said['mtt/table3 --own']
+    assert 'dd_row mtt/table3/cifar10/ipc10/vgg11' in said['mtt/table3 --list'] and said['mtt/table3/cifar10/ipc10/vgg11'].count('dd_row') == 1
+    assert '<details>' in said['mtt/table3 --format html']
