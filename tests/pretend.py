@@ -80,7 +80,7 @@ def _is_view(func): return any(r.alias_info is not None and not r.alias_info.is_
 
 class PretendGPU(TorchDispatchMode):
     "Runs operations, counts launches and waits, refuses what a GPU refuses, and records what a graph captures."
-    def __init__(self): super().__init__(); self.launches = self.waits = 0; self.tape = None
+    def __init__(self): super().__init__(); self.launches = self.waits = self.captures = 0; self.tape = None
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if get_proxy_mode() is not None: return func(*args, **kwargs or {}) # see `_traced`
         kwargs = kwargs or {}
