@@ -81,6 +81,7 @@ def _is_view(func): return any(r.alias_info is not None and not r.alias_info.is_
 class PretendGPU(TorchDispatchMode):
     "Runs operations, counts launches and waits, refuses what a GPU refuses, and records what a graph captures."
     def __init__(self): super().__init__(); self.launches = self.waits = self.captures = 0; self.tape = None
+    def refuse_capture(self): pass # a test may raise here
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if get_proxy_mode() is not None: return func(*args, **kwargs or {}) # see `_traced`
         kwargs = kwargs or {}
@@ -132,8 +133,9 @@ def pretend_gpu():
     "While the block runs there is a GPU of the name meta, and it is the default device; gives the `PretendGPU`."
     gpu, stream = PretendGPU(), SimpleNamespace(wait_stream=lambda other: None)
     @contextmanager
-    def capture(g, stream=None):
-        gpu.tape = g.tape
+    def capture(g, stream=None, capture_error_mode='global'):
+        assert capture_error_mode == 'thread_local', 'another thread may pin memory'
+        gpu.refuse_capture(); gpu.tape = g.tape; gpu.captures += 1
         try: yield
         finally: gpu.tape = None
     with ExitStack() as s:
