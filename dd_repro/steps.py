@@ -74,13 +74,14 @@ MODE = 'thread_local' # other threads may copy and pin memory meanwhile
 
 def captured(
     fn, # tensors -> tensors; meets neither the host nor autograd
-    ts # tensors on a GPU, read where they are at every replay
+    ts, # tensors on a GPU, read where they are at every replay
+    warm=3 # calls before
 )->tuple: # the graph, and what fn returned, which every replay fills anew
     "A function of tensors as a CUDA graph; warmed up first, since kernels are chosen then."
     graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        for _ in range(3): fn(*ts)
+        for _ in range(warm): fn(*ts)
     torch.cuda.current_stream().wait_stream(side)
     with _no_collection(), torch.cuda.graph(graph, stream=side, capture_error_mode=MODE):
         out = fn(*ts)

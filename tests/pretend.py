@@ -35,6 +35,7 @@ class Far(Tensor):
     def __repr__(self, **_): return f'Far({self.near})'
     def __getitem__(self, i): return super().__getitem__(_listed(i))
     def __setitem__(self, i, v): super().__setitem__(_listed(i), v)
+    def data_ptr(self): return self.near.data_ptr()
     def tolist(self):
         "Numbers come over, and the host waits."
         return self.detach().cpu().tolist()
@@ -121,9 +122,11 @@ def _traced(fn, ts):
 
 class Graph:
     "What `torch.cuda.CUDAGraph` does: the same operations again, from and into the same memory."
+    gpu = None # counts a replay as one launch
     def __init__(self): self.tape = []
     def replay(self):
         "Run what was captured."
+        self.gpu.launches += 1
         for func, a, k, out in self.tape:
             for o, new in zip(_tensors(out), _tensors(func(*a, **k))):
                 if o.data_ptr() != new.data_ptr(): o.copy_(new) # else done in place, or the input itself
@@ -134,11 +137,11 @@ def pretend_gpu():
     gpu, stream = PretendGPU(), SimpleNamespace(wait_stream=lambda other: None)
     @contextmanager
     def capture(g, stream=None, capture_error_mode='global'):
-        assert capture_error_mode == 'thread_local', 'another thread may pin memory'
-        gpu.refuse_capture(); gpu.tape = g.tape; gpu.captures += 1
+        gpu.refuse_capture(); gpu.tape, gpu.mode = g.tape, capture_error_mode; gpu.captures += 1
         try: yield
         finally: gpu.tape = None
     with ExitStack() as s:
+        s.enter_context(mock.patch.object(Graph, 'gpu', gpu))
         s.enter_context(mock.patch.multiple(torch.cuda, Stream=lambda: stream, current_stream=lambda: stream, stream=nullcontext, device=nullcontext, CUDAGraph=Graph, graph=capture))
         s.enter_context(mock.patch.multiple(torch, autocast=lambda *a, **k: nullcontext(), **{n: _maker(n) for n in MAKE}))
         s.enter_context(mock.patch.object(steps, 'trace_step', _traced))
