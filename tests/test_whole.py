@@ -72,7 +72,7 @@ def test_the_function_on_a_cpu_without_capture(kind):
     steps, pure, m = d.steps(5, 4, rng_for(2)), d.pure(), objective(f)
     draws = [(s, i) for i, s in enumerate(steps)]
     rows = [(*pure.numbers(*s.args), *aug.numbered(*aug.draw(len(s.args[0]), rng_for(i)))) for s, i in draws]
-    row = Iteration(f, pure, aug, len(rows[0]))(d.student_lr.detach(), start, target, *(t.detach() for t in pure.tensors), *sum(rows, ()))
+    row = Iteration(f, pure, aug, len(rows[0]))(*(t.detach() for t in pure.tensors), d.student_lr.detach(), start, target, *sum(rows, ()))
     from dd_repro.unroll import unroll
     lr = d.student_lr.detach().requires_grad_()
     end = unroll(f, start, [m.augmented(*s) for s in draws], lr)
