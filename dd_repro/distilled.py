@@ -127,20 +127,21 @@ def sample(self:Pixels,
 ):
     "Images and labels, differentiable in the pixels."
     if idx is None:
-        idx = torch.arange(len(self)) if y is None else (self.hard() == y).nonzero()[:, 0].cpu()
+        idx = (torch.arange(len(self)) if y is None
+               else class_rows(self, self.y, self.n_classes, y).cpu())
         if n is not None and n > len(idx):
             raise ValueError(f'{n} images asked for; there are {len(idx)}')
         if n is not None: idx = idx[torch.randperm(len(idx), generator=rng)[:n]]
     if len(idx) == len(self) and torch.equal(idx.cpu(), torch.arange(len(self))):
         return self.images, self.y
-    idx = idx.to(self.device)
+    idx = sent(idx, self.device)
     return self.images[idx], self.y[idx]
 
 @patch
 def epoch(self:Pixels, e:int, bs:int, rng=None):
     "One shuffled pass over the images, without gradients."
     idx = torch.arange(len(self)) if rng is None else torch.randperm(len(self), generator=rng)
-    for i in idx.to(self.device).split(bs): yield self.images.detach()[i], self.y[i]
+    for i in sent(idx, self.device).split(bs): yield self.images.detach()[i], self.y[i]
 
 # %% ../nbs/07_distilled.ipynb #f5d1ab20
 def _chosen(own, idx): return own[0].index_select(0, idx), own[1].index_select(0, idx)

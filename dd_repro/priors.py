@@ -140,9 +140,10 @@ def sample(self:LatentPriors,
 ):
     "Images and labels, differentiable in latents and decoder."
     if bn not in BN: raise ValueError(f'bn={bn!r} is not one of {", ".join(BN)}')
-    idx = (self.items(n, y, prior, rng) if idx is None else torch.as_tensor(idx)).to(self.device)
-    noise = 0 if mean else torch.randn(len(idx), self.z_dim, generator=rng,
-                                       dtype=self.latents.dtype).to(self.device)
+    idx = self.items(n, y, prior, rng) if idx is None else torch.as_tensor(idx)
+    idx = sent(idx, self.device)
+    noise = 0 if mean else sent(torch.randn(len(idx), self.z_dim, generator=rng,
+                                            dtype=self.latents.dtype), self.device)
     z = self.means[idx] + (self.logvars[idx]/2).exp()*noise
     return self.decoder(z, bn), idx//self.ppc
 
