@@ -25,7 +25,6 @@ from .students import *
 from .distilled import *
 from .unroll import *
 from .whole import *
-from .steps import *
 from .loop import *
 from .fields import *
 from .method import *
@@ -108,6 +107,8 @@ class Matching(Checked):
     batch_train: int = setting(256, 'images a step of the network', least=1)
     batch_syn: int = setting(None, 'synthetic images of a class a match (default: all)', least=1)
 
+_EAGER = 'an update is not captured; it is launched operation by operation'
+
 def flat_net(
     net # a network
 ): # a `FlatNet`, or None: on a CPU, or for what is no function of free weights
@@ -133,7 +134,7 @@ class DC(Objective):
         self.train_aug, self.counts = (aug_from_state(aug.state() | dict(siamese=False)) if aug.ops
                                        else noop, _counts(real))
         self._flat = None
-        self._graphs = Graphs('an update is not captured; it is launched operation by operation')
+        self._graphs = Graphs(_EAGER)
         self.fresh()
     def step_images(self, d):
         return max(min(self.batch_real, max(self.counts)),
@@ -301,26 +302,33 @@ class _Match:
 def _seen(aug, x, which, u): return (aug.by_number(x, which, u),)
 
 # %% ../nbs/11_match.ipynb #9ba87cb2
+def _form(o, d):
+    "The set's draws where an objective's updates can be captured; None elsewhere."
+    if not (o._flat and o._graphs.enabled and hasattr(o.real, 'x') and d.lr.is_cuda): return None
+    pure = d.pure() if type(d).sample is Pixels.sample and d.y.ndim == 1 else None
+    if pure is None or not hasattr(o.aug, 'by_number'): return None
+    if {t.dtype for t in (pure.tensors[0], o.real.x)} != {o._flat.theta.dtype}: return None
+    try: o._flat.f.check(o._flat.theta, o.real.x[:8])
+    except ValueError: return None # no function of its weights
+    return pure
+
+def _some_of(owner, y, c, n, rng, always=False):
+    "Numbers of class c's items: n of them by lot, or all."
+    rows = class_rows(owner, y, owner.n_classes, c)
+    if not always and (n is None or n >= len(rows)): return rows
+    return rows[torch.randperm(len(rows), generator=rng)][:n]
+
 @patch
 def form(self:DC, d):
-    "The set's draws where updates can be captured; None elsewhere."
-    plain = type(self).pair is _PAIR and hasattr(self.real, 'x') and hasattr(d, 'hard')
-    if not (self._flat and self._graphs.enabled and plain and hasattr(self.aug, 'by_number')):
-        return None
-    pure = d.pure()
-    if pure is None or type(d).sample is not Pixels.sample: return None
-    floats = {t.dtype for t in (pure.tensors[0], self.real.x, self._flat.theta)}
-    return pure if len(floats) == 1 and pure.tensors[0].is_cuda else None
+    "As `_form`, where nobody draws pairs in another way."
+    return _form(self, d) if type(self).pair is _PAIR else None
 
 @patch
 def numbers(self:DC, d, pure):
     "What `pair` draws for each class, as numbers: real images, synthetic ones, augmentation."
     for c in range(d.n_classes):
-        rows = class_rows(self.real, self.real.y, self.real.n_classes, c)
-        real = rows[torch.randperm(len(rows), generator=self.rng)][:self.batch_real]
-        mine, n = class_rows(d, d.y, d.n_classes, c), self.batch_syn
-        if n is not None and n < len(mine):
-            mine = mine[torch.randperm(len(mine), generator=self.rng)[:n]]
+        real = _some_of(self.real, self.real.y, c, self.batch_real, self.rng, True)
+        mine = _some_of(d, d.y, c, self.batch_syn, self.rng)
         draw = self.aug.numbered(*self.aug.draw(len(real), self.rng))
         yield real, *pure.numbers(mine, 0), *draw
 
@@ -335,7 +343,9 @@ def replayed(self:DC, d):
     flat, here = self._flat, [self._flat.theta, self.real.x, *pure.tensors]
     make = partial(_Match, flat.f, pure, self.aug, self.loss, len(rows[0]))
     row = self._graphs.run(('match', len(rows)), make, here, [t for r in rows for t in r])
-    if row is None: return self.rng.set_state(state)
+    if row is None:
+        self.rng.set_state(state) # the loop draws the same
+        return None
     row, leaves = row.clone(), [pure.tensors[i] for i in learned_in(pure)]
     for p, g in zip(leaves, row[1:].split([p.numel() for p in leaves])):
         p.grad = g.view(p.shape) if p.grad is None else p.grad + g.view(p.shape)
@@ -365,7 +375,9 @@ def replayed_training(self:DC, d):
     make = partial(Walk, self._flat.f, pure, aug, len(rows[0]), self.net_lr)
     theta = self._graphs.run(('train', len(rows)), make, [self._flat.theta, *pure.tensors],
                              [t for r in rows for t in r])
-    if theta is None: return bool(self.rng.set_state(state))
+    if theta is None:
+        self.rng.set_state(state)
+        return False
     self._flat.theta.copy_(theta)
     return True
 
@@ -412,9 +424,16 @@ class DM(Objective):
         self.real, self.net_fn, self.aug, self.batch_syn, self.piece = (
             real, net_fn, aug, batch_syn, piece)
         self.sizes = [min(batch_real, n) for n in _counts(real)]
+        self._flat, self._graphs = None, Graphs(_EAGER)
     def step_images(self, d): return max(min(self.piece, sum(self.sizes)), len(d))
 
 # %% ../nbs/11_match.ipynb #6765d46f
+def _over(draw, device):
+    "A draw of the host with its numbers on a device."
+    op, u = draw
+    if isinstance(u, tuple): return op, tuple(sent(v, device) for v in u)
+    return op, u if u is None else sent(u, device)
+
 @patch
 @torch.no_grad()
 def real_means(self:DM, net, draw):
@@ -426,11 +445,64 @@ def real_means(self:DM, net, draw):
 @patch
 def __call__(self:DM, d):
     _check_classes(d, self.real)
-    with seeded(seed_of(self.rng)): net = self.net_fn().to(self.real.device).requires_grad_(False)
-    draw = self.aug.draw(1, self.rng, self.real.device)
+    with seeded(seed_of(self.rng)): net = self.net_fn()
+    draw = self.aug.draw(1, self.rng)
+    if (loss := self.replayed(d, net, draw)) is not None: return loss
+    net, draw = net.to(self.real.device).requires_grad_(False), _over(draw, self.real.device)
     syn = [_syn_of(d, c, self.batch_syn, self.rng) for c in range(d.n_classes)]
     means = class_means(net.embed(self.aug.apply(torch.cat(syn), *draw)), list(map(len, syn)))
     return (means - self.real_means(net, draw)).square().sum()
+
+# %% ../nbs/11_match.ipynb #822d6ad4
+class _Features(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+    def forward(self, x): return self.net.embed(x)
+
+def _features(f, theta, x): return (f(theta.detach(), x.detach()),)
+
+def _mean_match(f, sizes, theta, s, real):
+    "The distance of class means, and its gradient for the synthetic images."
+    s = s.detach().requires_grad_()
+    with torch.enable_grad():
+        loss = (class_means(f(theta.detach(), s), sizes) - real).square().sum()
+    return loss.detach(), torch.autograd.grad(loss, s)[0]
+
+class _MeanMatch:
+    "Distribution matching as one function of tensors -> [value, gradients] as one row."
+    def __init__(self, dm, pure, aug, syn_sizes):
+        self.n, self.piece, self.sizes, f = len(pure.tensors), dm.piece, dm.sizes, dm._flat.f
+        fns = (partial(draw_batch, pure, aug, self.n), partial(pull_batch, pure, aug, self.n),
+               partial(_seen, aug), partial(_features, f), partial(_mean_match, f, syn_sizes))
+        self.make, self.pull, self.seen, self.embed, self.match = map(Piece, fns)
+    @torch.no_grad()
+    def __call__(self, theta, images, *ts):
+        own, which, draw = ts[:self.n], ts[self.n], ts[self.n + 1:]
+        seen = (self.seen(images.index_select(0, i), *draw[-2:])[0] for i in which.split(self.piece))
+        real = class_means(torch.cat([self.embed(theta, x)[0] for x in seen]), self.sizes)
+        loss, ds = self.match(theta, self.make(*own, *draw)[0], real)
+        return torch.cat([loss.view(1), *(g.flatten() for g in self.pull(*own, *draw, ds))])
+
+# %% ../nbs/11_match.ipynb #f0f1f972
+@patch
+def replayed(self:DM, d, net, draw):
+    "The value by a captured graph, differentiable; None where there is none."
+    if not d.lr.is_cuda: return None
+    if self._flat is None: self._flat = flat_net(_Features(net.to(d.device)))
+    if (pure := _form(self, d)) is None: return None
+    self._flat.take(net)
+    state, real = self.rng.get_state(), self.real
+    syn = [_some_of(d, d.y, c, self.batch_syn, self.rng) for c in range(d.n_classes)]
+    which = [_some_of(real, real.y, c, n, self.rng, True) for c, n in enumerate(self.sizes)]
+    make = partial(_MeanMatch, self, pure, self.aug, list(map(len, syn)))
+    given = torch.cat(which), *pure.numbers(torch.cat(syn), 0), *self.aug.numbered(*draw)
+    here = self._flat.theta, real.x, *pure.tensors
+    row = self._graphs.run(tuple(map(len, syn)), make, here, given)
+    if row is None:
+        self.rng.set_state(state) # the loop draws the same
+        return None
+    return Known.apply(row, *(pure.tensors[i] for i in learned_in(pure)))
 
 # %% ../nbs/11_match.ipynb #ecad9533
 @dataclass(frozen=True)

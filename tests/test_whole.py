@@ -1,4 +1,5 @@
 """An iteration of trajectory matching as one captured graph: the numbers of an unroll, few launches, no wait, and what happens where it cannot be."""
+import copy
 from functools import partial
 
 import pytest, torch
@@ -9,11 +10,14 @@ from dd_repro.convnet import ConvNet
 from dd_repro.core import rng_for, seeded
 from dd_repro.distilled import Pixels
 from dd_repro.experts import to_vector
-from dd_repro.latent import LatentCodes
+from dd_repro.match import DC, DM, Matching
 from dd_repro.mtt import MTT
 from dd_repro.priors import KL, LatentPriors
+from dd_repro.sets import ImageTensors
 from dd_repro.unroll import Functional
 from dd_repro.whole import Iteration, Parcel, Whole, whole_of
+
+pytestmark = pytest.mark.filterwarnings('ignore:.*which is a no-op') # what torch says of the device meta, and is not so here
 
 SIZE = 8
 def small():
@@ -165,3 +169,82 @@ def test_a_parcel_of_anything():
     with pretend_gpu() as gpu:
         p = Parcel(ts, 'meta'); gpu.launches = 0; p.send(ts)
         assert gpu.launches == 1 and gpu.waits == 0 and all(torch.equal(a.cpu(), b) for a, b in zip(p.views, ts))
+
+# gradient and distribution matching
+
+def real(n=(9, 7, 12)):
+    y = torch.cat([torch.full((k,), c) for c, k in enumerate(n)])
+    return ImageTensors(images(len(y)), y, len(n))
+
+def unequal(): return Pixels(images(5), torch.tensor([0, 0, 1, 2, 2]), 3, lr=.05).double()
+def codes(): return Pixels.begin(real(), 2, seed=1).double()
+SIAMESE = dict(all=DSA(siamese=True), none=noop)
+HOWS = dict(dc=dict(), loops=dict(outer=3, inner=4, batch_real=8, batch_train=4), real=dict(outer=3, inner=3, train_on='real', batch_train=5, loss='mse'), some=dict(outer=2, inner=1, batch_syn=1))
+
+def matched(objective, d, times=4):
+    "Values, images and what an objective keeps, over some updates."
+    out = []
+    for _ in range(times):
+        d.images.grad = None
+        out += [objective.backward(d).detach().clone(), d.images.grad.clone()]
+        with torch.no_grad(): d.images.sub_(.1*d.images.grad)
+        objective.after(d)
+    return out + [t.double() for t in objective.state_dict().values() if isinstance(t, torch.Tensor)] + [t for t in objective.state_dict().get('net', {}).values()]
+
+def dc(device='cpu', aug='all', data=real, **how): return DC(data().to(device), small, Matching(**how), SIAMESE[aug], seed=5)
+def dm(device='cpu', aug='all', data=real, **how): return DM(data().to(device), small, aug=SIAMESE[aug], seed=5, **how)
+
+@pytest.mark.parametrize('kind, aug, how', [(k, 'all', HOWS[k]) for k in HOWS] + [('dc', 'none', HOWS['loops'])])
+@pytest.mark.parametrize('of', [unequal, codes])
+def test_gradient_matching_by_graphs(kind, aug, how, of):
+    want = matched(dc(aug=aug, **how), of())
+    with pretend_gpu() as gpu:
+        far = dc('meta', aug, **how); same(matched(far, of().to('meta')), want)
+        assert gpu.captures == 1 + (how.get('outer', 1) > 1), gpu.captures
+
+@pytest.mark.parametrize('aug, how', [('all', {}), ('none', {}), ('all', dict(batch_real=8, piece=5)), ('all', dict(batch_syn=1))])
+@pytest.mark.parametrize('of', [unequal, codes])
+def test_distribution_matching_by_graphs(aug, how, of):
+    want = matched(dm(aug=aug, **how), of())
+    with pretend_gpu() as gpu:
+        same(matched(dm('meta', aug, **how), of().to('meta')), want); assert gpu.captures == 1
+
+@pytest.mark.parametrize('make, graphs', [(partial(dc, outer=3, inner=2), 2), (dm, 1)])
+def test_updates_are_few_launches_and_no_wait(make, graphs):
+    with pretend_gpu() as gpu:
+        o, d = make('meta'), codes().to('meta')
+        for _ in range(4): before = gpu.launches, gpu.waits; d.zero_grad(); o.backward(d); o.after(d)
+        assert gpu.launches - before[0] <= 30 and gpu.waits == before[1] and gpu.captures == graphs
+
+@pytest.mark.parametrize('make', [partial(dc, outer=3, inner=2), dm])
+def test_updates_that_cannot_be_captured_draw_the_same(make, capsys, monkeypatch):
+    monkeypatch.setattr('dd_repro.steps._said', set())
+    def refuse(): raise torch.OutOfMemoryError('CUDA out of memory.')
+    want = matched(make(), codes())
+    with pretend_gpu() as gpu:
+        gpu.refuse_capture = refuse; same(matched(make('meta'), codes().to('meta')), want)
+    lines = capsys.readouterr().out.splitlines(); assert len(lines) == 1 and 'operation by operation' in lines[0]
+
+def test_networks_with_batch_norm_take_the_loop():
+    def net():
+        with seeded('whole'): return ConvNet(n_in=1, n_out=3, size=SIZE, width=4, depth=1, norm='batch').double()
+    def updates(device): return matched(DC(real().to(device), net, Matching(2, 1), seed=5), codes().to(device), 2)
+    want = updates('cpu')
+    with pretend_gpu() as gpu: got = updates('meta'); assert gpu.captures == 0; same(got[:4], want[:4], 1e-8)
+
+def test_a_matching_run_goes_on_with_its_network():
+    o = dc(outer=5, inner=2); d = codes(); matched(o, d, 2); state = copy.deepcopy(o.state_dict()); at = d.images.detach().clone()
+    want = matched(o, d, 2)
+    with pretend_gpu():
+        far, e = dc('meta', outer=5, inner=2), codes().to('meta')
+        matched(far, e, 1)
+        far.load_state_dict(state); e.images.data.copy_(at)
+        same(matched(far, e, 2), want)
+
+def test_class_tables_follow_their_labels():
+    with pretend_gpu() as gpu:
+        r = real((2, 3)).to('meta'); before = gpu.waits
+        for c in (0, 1, 0): assert len(r.of_class(c)) == 2 + c
+        assert gpu.waits == before + 1
+        r.y[0] = 1; assert len(r.of_class(1)) == 4
+        r.y = torch.zeros(5).long().to('meta'); assert len(r.of_class(0)) == 5
