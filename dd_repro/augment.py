@@ -207,10 +207,14 @@ def by_number(self:DSA, x, which, u):
     return x
 
 @patch
-def numbered(self:NoAug, op=None, u=None): return torch.zeros(0).long(), torch.zeros(0, 1, 3)
+def numbered(self:NoAug, op=None, u=None):
+    "Nothing was drawn."
+    return torch.zeros(0).long(), torch.zeros(0, 1, 3)
 
 @patch
-def by_number(self:NoAug, x, which=None, u=None): return x
+def by_number(self:NoAug, x, which=None, u=None):
+    "Images as they are."
+    return x
 
 # %% ../nbs/02_augment.ipynb #edff9819
 def cutmix(

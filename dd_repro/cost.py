@@ -138,8 +138,8 @@ TF32 = dict(off=(False, False), convolutions=(True, False), all=(True, True))
 def tf32()->str: # a key of `TF32`, as this process has it now
     "Which products a GPU rounds to TF32: set as DD_TF32 says, or left as they are, and named."
     import torch
-    cudnn, products, said = torch.backends.cudnn, torch.backends.cuda.matmul, os.environ.get('DD_TF32')
-    if said:
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    if said := os.environ.get('DD_TF32'):
         if said not in TF32:
             raise ValueError(f'DD_TF32 is {said!r}; it is one of {", ".join(TF32)}')
         cudnn.allow_tf32, products.allow_tf32 = TF32[said]

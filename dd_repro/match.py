@@ -479,7 +479,8 @@ class _MeanMatch:
     @torch.no_grad()
     def __call__(self, theta, images, *ts):
         own, which, draw = ts[:self.n], ts[self.n], ts[self.n + 1:]
-        seen = (self.seen(images.index_select(0, i), *draw[-2:])[0] for i in which.split(self.piece))
+        seen = (self.seen(images.index_select(0, i), *draw[-2:])[0]
+                for i in which.split(self.piece))
         real = class_means(torch.cat([self.embed(theta, x)[0] for x in seen]), self.sizes)
         loss, ds = self.match(theta, self.make(*own, *draw)[0], real)
         return torch.cat([loss.view(1), *(g.flatten() for g in self.pull(*own, *draw, ds))])

@@ -63,7 +63,8 @@ def pull_batch(
     "Gradients of what is learned in a set, from that of a batch of it."
     ts, g = [t.detach() for t in ts[:-1]], ts[-1]
     leaves = [ts[i].requires_grad_() for i in learned_in(pure)]
-    with torch.enable_grad(): return torch.autograd.grad(draw_batch(pure, aug, n, *ts)[0], leaves, g)
+    with torch.enable_grad():
+        return torch.autograd.grad(draw_batch(pure, aug, n, *ts)[0], leaves, g)
 
 class Piece(Replay):
     "A function that is called as its flat list, on any device: part of a captured graph."
@@ -211,7 +212,7 @@ def whole_of(
 
 # %% ../nbs/08_whole.ipynb #82325913
 class FlatNet:
-    "A network whose parameters are parts of one vector; ValueError where it is no function of them."
+    "A network whose parameters are parts of one vector; ValueError where that is not all of it."
     def __init__(self, net):
         if list(net.buffers()) or not all(p.requires_grad for p in net.parameters()):
             raise ValueError(f'{type(net).__name__} has buffers or frozen parameters')
