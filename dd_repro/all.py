@@ -25,6 +25,8 @@ from .experts import *
 from .distilled import *
 from .steps import *
 from .unroll import *
+from .whole import *
+from .teams import *
 from .loop import *
 from .method import *
 from .mtt import *

@@ -141,7 +141,7 @@ class DSA:
         return drawn[0] if len(drawn) == 1 else tuple(zip(*drawn))
     def _draw(self, ops, n, rng, device):
         r = torch.rand(1 + 3*(1 if self.siamese else n), generator=rng)
-        return (ops[int(_pick(r[0], len(ops)))], r[1:].view(-1, 3).to(device, non_blocking=True))
+        return ops[int(_pick(r[0], len(ops)))], sent(r[1:].view(-1, 3), device)
     def apply(self, x, op, u):
         "The transform named op with the numbers u: a pure function of the images."
         for o, v in zip(op, u) if isinstance(op, tuple) else [(op, u)]:
@@ -187,6 +187,34 @@ def aug_from_state(
     if kind not in ('dsa', 'none'):
         raise ValueError(f'augmentation of kind {kind!r} is not known; known: dsa, none')
     return DSA.from_state(state) if kind == 'dsa' else noop
+
+# %% ../nbs/02_augment.ipynb #12478afc
+@patch
+def numbered(self:DSA, op, u)->tuple: # int64 [lists], float [lists, n or 1, 3], on the CPU
+    "A draw as numbers: which transform of each list, and its uniform numbers."
+    ops, us = (op, u) if isinstance(op, tuple) else ((op,), (u,))
+    where = [l.index(o) for l, o in zip(self.lists, ops)]
+    return torch.tensor(where), torch.stack(list(us))
+
+@patch
+def by_number(self:DSA, x, which, u):
+    "What `apply` does, for a draw from `numbered`: all transforms, of which one is taken."
+    for i, ops in enumerate(self.lists):
+        if len(ops) == 1: x = self._apply(x, ops[0], u[i])
+        else:
+            every = torch.stack([self._apply(x, o, u[i]) for o in ops])
+            x = every.index_select(0, which[i:i+1])[0]
+    return x
+
+@patch
+def numbered(self:NoAug, op=None, u=None):
+    "Nothing was drawn."
+    return torch.zeros(0).long(), torch.zeros(0, 1, 3)
+
+@patch
+def by_number(self:NoAug, x, which=None, u=None):
+    "Images as they are."
+    return x
 
 # %% ../nbs/02_augment.ipynb #edff9819
 def cutmix(

@@ -69,6 +69,7 @@ def device_named(
 )->str:
     "The device of that name; ValueError where this machine has none."
     name = name or str(default_device())
+    tf32()
     try:
         return str(torch.empty(0, device=name).device)
     except Exception:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ONE_THREAD_MAX', 'rng_for', 'seed_of', 'seeded', 'plain_torch', 'steady', 'named_path', 'dd_home', 'dd_data', 'asset',
-           'default_device', 'threads_of', 'threads_for', 'settings_hash', 'key_of', 'what_differs', 'net_hash',
+           'default_device', 'sent', 'threads_of', 'threads_for', 'settings_hash', 'key_of', 'what_differs', 'net_hash',
            'Named', 'progress', 'TimeUp', 'time_box', 'minutes_left', 'in_time', 'timely']
 
 # %% ../nbs/00_core.ipynb #21c06eea
@@ -35,10 +35,13 @@ def seeded(
 ):
     "Run a block under torch's global generator seeded by keys, and put the old state back."
     import torch
-    old = torch.get_rng_state()
+    cuda = torch.cuda if torch.cuda.is_initialized() else None
+    old, far = torch.get_rng_state(), cuda and cuda.get_rng_state_all()
     torch.manual_seed(seed_of(rng_for(*keys)))
     try: yield
-    finally: torch.set_rng_state(old)
+    finally:
+        torch.set_rng_state(old)
+        if cuda: cuda.set_rng_state_all(far)
 
 # %% ../nbs/00_core.ipynb #2a74c714
 @contextmanager
@@ -100,6 +103,16 @@ def default_device()->'torch.device': # cuda where there is one, else cpu; `DD_D
     import torch
     return torch.device(os.environ.get('DD_DEVICE')
                         or ('cuda' if torch.cuda.is_available() else 'cpu'))
+
+def sent(
+    t:'torch.Tensor', # a tensor, on the host in most cases
+    device, # where it goes
+)->'torch.Tensor':
+    "A tensor on a device; neither the host nor a GPU waits for the copy."
+    import torch
+    far = torch.device(device or 'cpu').type == 'cuda'
+    if not far or t.device.type != 'cpu': return t.to(device)
+    return t.pin_memory().to(device, non_blocking=True)
 
 # %% ../nbs/00_core.ipynb #45bb7f92
 ONE_THREAD_MAX = 1_250_000 # images x width x pixels of a step up to which it takes one thread

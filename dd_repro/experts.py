@@ -182,13 +182,13 @@ def expert_protocol(
 def train_expert(net, real, protocol, seed=0)->Tensor: # [E+1, P] on the CPU
     "One expert's path: all parameters before training and after every epoch."
     check_free(net)
-    path = [to_vector(net).cpu()]
+    path = [to_vector(net)]
     def keep(epoch, nets):
-        path.append(to_vector(nets[0]).cpu())
+        path.append(to_vector(nets[0])) # stays on the device until the path is whole
         if epoch + 1 < protocol.epochs: in_time()
     in_time()
     train([net], real, protocol, seed=seed, hook=keep)
-    return torch.stack(path)
+    return torch.stack(path).cpu()
 
 # %% ../nbs/06_experts.ipynb #060e28e1
 def _whole(path, epochs, size):

@@ -107,6 +107,7 @@ class LatentCodes(Distilled):
         self.to(latents.device)
         if isinstance(ae, AutoEncoder): self.attach(ae)
     __len__, hard, sample = (lambda self: len(self.latents)), Pixels.hard, Pixels.sample
+    pure = Pixels.pure
     @property
     def images(self):
         # what `sample` draws from: in the space of the distillation codes are the images

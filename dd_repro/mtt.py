@@ -19,6 +19,7 @@ from .settings import *
 from .augment import *
 from .convnet import *
 from .unroll import *
+from .whole import *
 from .experts import *
 from .distilled import *
 from .loop import *
@@ -61,14 +62,25 @@ class MTT(Objective):
     def step_images(self, d): return min(self.batch_syn or len(d), len(d))
     def __call__(self, d):
         _same_data(self.buffer, d)
-        start, target = self.buffer.segment(self.expert_epochs, self.max_start_epoch, self.rng,
-                                            self.inclusive, d.device)
-        batches = [self.augmented(s, seed_of(self.rng))
-                   for s in d.steps(self.syn_steps, self.batch_syn, self.rng)]
+        near = 'cpu' if d.lr.is_cuda else d.device # a graph's numbers go over in one copy
+        points = self.buffer.segment(self.expert_epochs, self.max_start_epoch, self.rng,
+                                     self.inclusive, near)
+        draws = [(s, seed_of(self.rng))
+                 for s in d.steps(self.syn_steps, self.batch_syn, self.rng)]
+        if (loss := self.at_once(d, points, draws)) is not None: return loss
+        start, target = (sent(p, d.device) for p in points)
+        batches = [self.augmented(*s) for s in draws]
         end = unroll(self.f, start, batches, d.student_lr, self.grad, self.keep)
         return (end - target).square().sum()/(start - target).square().sum()
 
 # %% ../nbs/10_mtt.ipynb #7be0412d
+@patch
+def at_once(self:MTT, d, points, draws):
+    "The loss from one captured graph; None where there is none: on a CPU, or with graphs kept."
+    if self.grad == 'bptt' or self.keep not in (0, 'auto'): return None
+    if type(self).augmented is not _augmented: return None
+    return whole_of(self.f).iterate(d, self.aug, self.grad == 'adjoint', points, draws)
+
 @patch
 def augmented(self:MTT, draw, seed):
     "A re-runnable draw with its augmentation, from a seed of its own."
@@ -76,6 +88,8 @@ def augmented(self:MTT, draw, seed):
         x, y = draw()
         return self.aug(x, rng_for(seed)), y
     return batch
+
+_augmented = MTT.augmented
 
 # %% ../nbs/10_mtt.ipynb #a49d780a
 def _same_arch(buffer, net):

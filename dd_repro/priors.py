@@ -140,11 +140,32 @@ def sample(self:LatentPriors,
 ):
     "Images and labels, differentiable in latents and decoder."
     if bn not in BN: raise ValueError(f'bn={bn!r} is not one of {", ".join(BN)}')
-    idx = (self.items(n, y, prior, rng) if idx is None else torch.as_tensor(idx)).to(self.device)
-    noise = 0 if mean else torch.randn(len(idx), self.z_dim, generator=rng,
-                                       dtype=self.latents.dtype).to(self.device)
+    idx = self.items(n, y, prior, rng) if idx is None else torch.as_tensor(idx)
+    idx = sent(idx, self.device)
+    noise = 0 if mean else sent(torch.randn(len(idx), self.z_dim, generator=rng,
+                                            dtype=self.latents.dtype), self.device)
     z = self.means[idx] + (self.logvars[idx]/2).exp()*noise
     return self.decoder(z, bn), idx//self.ppc
+
+# %% ../nbs/14_priors.ipynb #1e0f5df2
+def _decoded(decoder, ppc, own, idx, noise):
+    "Draws from priors, decoded; `own` is the latents, then the decoder's parameters."
+    latents, names = own[0].index_select(0, idx), [n for n, _ in decoder.named_parameters()]
+    z = latents[..., 0] + (latents[..., 1]/2).exp()*noise
+    x = torch.func.functional_call(decoder, dict(zip(names, own[1:])), (z,))
+    return x, idx//ppc
+
+@patch
+def pure(self:LatentPriors):
+    "The same draws as a function of latents, the decoder's parameters, and noise."
+    own = type(self)
+    if (own.sample, own.draw, own.steps) != (LatentPriors.sample, Distilled.draw, Distilled.steps):
+        return None
+    def numbers(idx, seed):
+        return idx.cpu(), torch.randn(len(idx), self.z_dim, generator=rng_for(seed),
+                                      dtype=self.latents.dtype)
+    return Pure([self.latents, *self.decoder.parameters()], numbers,
+                partial(_decoded, self.decoder, self.ppc))
 
 # %% ../nbs/14_priors.ipynb #352ac1d2
 @patch

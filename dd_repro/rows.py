@@ -180,6 +180,7 @@ def _shared_data(r, smoke, at):
     key = 'data', settings_hash(how)
     if key not in at.kept:
         for k in [k for k in at.kept if k[0] == 'data']: del at.kept[k] # memory is for one
+        tf32()
         at.kept[key] = row_data(r, smoke, at.root, at.device or str(default_device()))
     return at.kept[key]
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['WHOLE', 'BLOCK', 'SAMPLE', 'content_key', 'check_labels', 'class_names', 'as_images', 'ImageTensors', 'held_out',
-           'not_recorded', 'same_content', 'source_of', 'BadImage', 'picture_mode', 'as_picture', 'to_uint8',
-           'image_and_label', 'read_labels', 'ImageStream', 'file_sign', 'kept_key', 'files_key', 'delivered_key',
-           'known_name', 'fit_classes']
+           'class_rows', 'not_recorded', 'same_content', 'source_of', 'BadImage', 'picture_mode', 'as_picture',
+           'to_uint8', 'image_and_label', 'read_labels', 'ImageStream', 'file_sign', 'kept_key', 'files_key',
+           'delivered_key', 'known_name', 'fit_classes']
 
 # %% ../nbs/00_sets.ipynb #9c726912
 import hashlib, os, weakref
@@ -224,13 +224,28 @@ def split(self:ImageTensors, frac:float, seed=0):
     parts = held_out(self.y, self.n_classes, frac, seed)
     return tuple(self.subset(i.to(self.device)) for i in parts)
 
+# %% ../nbs/00_sets.ipynb #d9b4dd06
+def class_rows(
+    owner, # a set, which keeps the answer where its labels are on a GPU
+    y:Tensor, # its labels
+    n_classes:int, # number of classes
+    c:int, # the class
+)->Tensor: # on the host where the labels are on a GPU
+    "The numbers of a class's items, in order."
+    if not y.is_cuda: return (_hard(y) == c).nonzero()[:, 0]
+    of = id(y), y.data_ptr(), _written(y), n_classes
+    if owner.__dict__.get('_rows', (None,))[0] != of:
+        near = _hard(y).cpu()
+        owner.__dict__['_rows'] = of, [(near == c).nonzero()[:, 0] for c in range(n_classes)]
+    return owner.__dict__['_rows'][1][c]
+
 # %% ../nbs/00_sets.ipynb #9700a8c5
 @patch
 def batches(self:ImageTensors, bs:int, rng=None):
     "One pass in batches of bs, shuffled when a generator is given; the last batch may be short."
     idx = (torch.arange(len(self), device='cpu') if rng is None
            else torch.randperm(len(self), generator=rng, device='cpu'))
-    for i in idx.to(self.device).split(bs): yield self.x[i], self.y[i]
+    for i in sent(idx, self.device).split(bs): yield self.x[i], self.y[i]
 
 @patch
 def epoch(self:ImageTensors, e:int, bs:int, rng=None):
@@ -242,11 +257,11 @@ def of_class(self:ImageTensors, c:int, n:int|None=None, rng=None)->Tensor:
     "n images of class c without repetition (all of them when n is None) [n, c, h, w]."
     if not 0 <= c < self.n_classes:
         raise ValueError(f'class {c} is not one of 0 to {self.n_classes-1}')
-    i = (_hard(self.y) == c).nonzero()[:, 0]
+    i = class_rows(self, self.y, self.n_classes, c)
     if n is not None and n > len(i):
         raise ValueError(f'{n} images of class {self.classes[c]!r} asked for; it has {len(i)}')
     if rng is not None: i = i[torch.randperm(len(i), generator=rng, device='cpu').to(i.device)]
-    return self.x[i if n is None else i[:n]]
+    return self.x[sent(i if n is None else i[:n], self.device)]
 
 @patch
 def renorm(self:ImageTensors, norm):

@@ -175,10 +175,11 @@ class _Path:
         self.lr, self.points = lr.detach(), [theta.detach()]
         self.step, self.pull_back = steps_of(f)
         self.leaves, self.where, self.kept = [], {}, {}
-        before = self.traces()
+        before, wanted = self.traces(), torch.is_grad_enabled()
         for i, batch in enumerate(batches):
             ts = self.draw(batch)
             if i == 0: self.ready(theta, ts)
+            if wanted: self.pull_back.prepare(self.points[-1], *map(_leaf, ts), self.points[0])
             for t in _leaves_of(ts) if callable(batch) else ts: self.add(t)
             self.points.append(self.forward(i, ts))
         if self.traces() != before: self.look_closer()

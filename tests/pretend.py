@@ -35,6 +35,7 @@ class Far(Tensor):
     def __repr__(self, **_): return f'Far({self.near})'
     def __getitem__(self, i): return super().__getitem__(_listed(i))
     def __setitem__(self, i, v): super().__setitem__(_listed(i), v)
+    def data_ptr(self): return self.near.data_ptr()
     def tolist(self):
         "Numbers come over, and the host waits."
         return self.detach().cpu().tolist()
@@ -80,7 +81,8 @@ def _is_view(func): return any(r.alias_info is not None and not r.alias_info.is_
 
 class PretendGPU(TorchDispatchMode):
     "Runs operations, counts launches and waits, refuses what a GPU refuses, and records what a graph captures."
-    def __init__(self): super().__init__(); self.launches = self.waits = 0; self.tape = None
+    def __init__(self): super().__init__(); self.launches = self.waits = self.captures = 0; self.tape = None
+    def refuse_capture(self): pass # a test may raise here
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if get_proxy_mode() is not None: return func(*args, **kwargs or {}) # see `_traced`
         kwargs = kwargs or {}
@@ -120,9 +122,11 @@ def _traced(fn, ts):
 
 class Graph:
     "What `torch.cuda.CUDAGraph` does: the same operations again, from and into the same memory."
+    gpu = None # counts a replay as one launch
     def __init__(self): self.tape = []
     def replay(self):
         "Run what was captured."
+        self.gpu.launches += 1
         for func, a, k, out in self.tape:
             for o, new in zip(_tensors(out), _tensors(func(*a, **k))):
                 if o.data_ptr() != new.data_ptr(): o.copy_(new) # else done in place, or the input itself
@@ -132,11 +136,12 @@ def pretend_gpu():
     "While the block runs there is a GPU of the name meta, and it is the default device; gives the `PretendGPU`."
     gpu, stream = PretendGPU(), SimpleNamespace(wait_stream=lambda other: None)
     @contextmanager
-    def capture(g, stream=None):
-        gpu.tape = g.tape
+    def capture(g, stream=None, capture_error_mode='global'):
+        gpu.refuse_capture(); gpu.tape, gpu.mode = g.tape, capture_error_mode; gpu.captures += 1
         try: yield
         finally: gpu.tape = None
     with ExitStack() as s:
+        s.enter_context(mock.patch.object(Graph, 'gpu', gpu))
         s.enter_context(mock.patch.multiple(torch.cuda, Stream=lambda: stream, current_stream=lambda: stream, stream=nullcontext, device=nullcontext, CUDAGraph=Graph, graph=capture))
         s.enter_context(mock.patch.multiple(torch, autocast=lambda *a, **k: nullcontext(), **{n: _maker(n) for n in MAKE}))
         s.enter_context(mock.patch.object(steps, 'trace_step', _traced))

@@ -1,4 +1,5 @@
 """What a GPU asks of the code, on a pretend one: devices do not mix, nothing waits, captured steps are replayed, and methods do what they do on a CPU."""
+import sys
 from functools import partial
 
 import pytest, torch
@@ -12,7 +13,10 @@ from dd_repro.bench import unroll_iteration
 from dd_repro.cli import dd_distill, dd_eval, dd_experts, dd_relabel
 from dd_repro.convnet import ConvNet
 from dd_repro.core import rng_for, seeded
+from dd_repro.cost import TF32, Cost, device_name, git_commit, tf32
 from dd_repro.files import load_tensors
+from dd_repro.loop import Diverged, Objective, distill
+from dd_repro.norm import fit_zca
 from dd_repro.records import read_rows
 from dd_repro.sets import ImageTensors
 from dd_repro.teachers import Teachers
@@ -137,6 +141,25 @@ def test_results_survive_the_next_replay():
         r, x = Replay(lambda a, b: (a*b, None)), torch.arange(3.).to('meta')
         first, none = r(x, x); second, _ = r(x + 1, x)
         assert none is None and first.tolist() == [0., 1., 4.] and second.tolist() == [0., 2., 6.] and len(r.graphs) == 1
+
+def test_the_way_back_is_prepared_on_the_way_there():
+    "Autograd walks back in a thread of its own, where nothing should be traced and captured."
+    with pretend_gpu() as gpu:
+        f = Functional(small().to('meta')); X = IMAGES.to('meta').requires_grad_()
+        def batch(i): s = slice(0, 4) if i % 2 else slice(4, 6); return X[s], LABELS['hard'].to('meta')[s]
+        end = unroll(f, START.to('meta'), [partial(batch, i) for i in range(4)], .1)
+        made = dict(f.captured[1].graphs); assert len(made) == 2
+        end.sum().backward(); assert f.captured[1].graphs.keys() == made.keys() and gpu.mode == 'thread_local'
+
+@pytest.mark.parametrize('why', [torch.OutOfMemoryError('CUDA out of memory.'), RuntimeError('no graphs on this device')])
+def test_what_cannot_be_captured_is_called(why, capsys, monkeypatch):
+    def refuse(): raise why
+    monkeypatch.setattr('dd_repro.steps._said', set())
+    want = gradients('cpu', NET, 'adjoint')
+    with pretend_gpu() as gpu:
+        gpu.refuse_capture = refuse; f = Functional(small().to('meta'))
+        for _ in range(2): same(gradients('meta', f, 'adjoint'), want, 1e-12)
+    said = capsys.readouterr().out.splitlines(); assert len(said) == 1 and str(why) in said[0] and 'operation by operation' in said[0]
 
 def test_a_captured_step_is_a_few_launches_and_no_wait():
     "Of an iteration of MTT with DSA; what is left for the host is to draw, to augment and to copy."
@@ -275,3 +298,104 @@ def test_whitened_images_and_their_pictures():
 
 def test_experts_of_networks_that_are_there_already(tmp_path):
     with pretend_gpu(): assert len(train_experts(lambda: ConvNet(1, 10, 8, 4, 2).to('meta'), load('digits', size=8, device='meta')[0], tmp_path, 1, expert_protocol(1), quiet=True)) == 1
+
+# the loop reads numbers seldom
+
+class Falls(Objective):
+    "A loss that goes down, and to nan at one call; or a rate that falls below 0."
+    def __init__(self, at=None, rate=0.): super().__init__(); self.at, self.rate, self.n = at, rate, 0
+    def __call__(self, d):
+        self.n += 1
+        return (d.images.square().mean() + self.rate*d.student_lr)*(float('nan') if self.n == self.at else 1.)
+
+def falling(device, tmp, callbacks=(), steps=25, phases=None, **kw):
+    d = Pixels(torch.rand(3, 1, 8, 8, generator=rng_for('x')), torch.arange(3), 3, lr=.01).to(device)
+    opts = {'images': partial(torch.optim.SGD, lr=1., momentum=.5), 'lr': partial(torch.optim.SGD, lr=.002)}
+    return distill(d, phases or Falls(**kw), steps, opts, ckpt=tmp/device/'run.safetensors' if tmp else None, every=6, callbacks=callbacks, quiet=True)
+
+def close(a, b): assert a.keys() == b.keys() and all(abs(a[k] - b[k]) <= 1e-6*abs(b[k]) for k in a)
+
+def test_numbers_are_read_seldom_and_are_all_there():
+    want = falling('cpu', None)
+    with pretend_gpu() as gpu: got = falling('meta', None); assert gpu.waits == 3
+    assert len(got.history) == 25; [close(*p) for p in zip(got.history, want.history)]
+
+def test_who_reads_finds_numbers(tmp_path):
+    seen, rare = [], []
+    class Rare:
+        every = 4
+        def __call__(self, run): rare.append(run.history[-1]['loss']) if run.it % 4 == 0 else None
+    with pretend_gpu() as gpu: falling('meta', tmp_path, [Rare()], 12); waits = gpu.waits
+    assert len(rare) == 3 and all(v == v for v in rare) and load_tensors(tmp_path/'meta'/'run.safetensors')[1]['run']
+    with pretend_gpu() as gpu: falling('meta', None, [lambda r: seen.append(r.history[-1]['loss'])], 12)
+    assert len(seen) == 12 and all(v == v for v in seen)
+
+@pytest.mark.parametrize('kw, says', [(dict(at=9), 'the loss is nan at iteration 8;'), (dict(rate=1.), 'the student learning rate fell to')])
+def test_a_run_that_diverged_says_where(kw, says, tmp_path):
+    with pytest.raises(Diverged, match=says) as near: falling('cpu', tmp_path, **kw)
+    with pretend_gpu(), pytest.raises(Diverged, match=says) as far: falling('meta', tmp_path, **kw)
+    assert str(near.value).partition(' (')[0] == str(far.value).partition(' (')[0]
+    for device in ('cpu', 'meta'):
+        it = load_tensors(tmp_path/device/'run.safetensors')[1]['run']
+        assert (tmp_path/device/'run.diverged.safetensors').is_file() and all(t.isfinite().all() for t in load_tensors(tmp_path/device/'run.safetensors')[0].values() if t.is_floating_point())
+
+def test_phases_of_other_types_and_a_plain_function():
+    phases = [(Falls(), ('images',)), (lambda d: d.images.double().mean() + 0*d.lr, None)]
+    want = falling('cpu', None, phases=phases, steps=3)
+    with pretend_gpu() as gpu: got = falling('meta', None, phases=phases, steps=3); assert gpu.waits == 1
+    [close(*p) for p in zip(got.history, want.history)]
+
+# what a GPU asks of the bookkeeping
+
+class Allocator:
+    "A GPU's allocator: what is held now, and the one peak that it keeps."
+    def __init__(self): self.now = self.peak = 0
+    def take(self, mb): self.now += mb*1e6; self.peak = max(self.peak, self.now)
+    def reset(self): self.peak = self.now
+
+def test_a_peak_within_a_peak(monkeypatch):
+    a = Allocator()
+    for k, v in dict(synchronize=lambda: None, reset_peak_memory_stats=a.reset, memory_allocated=lambda: a.now, max_memory_allocated=lambda: a.peak).items(): monkeypatch.setattr(torch.cuda, k, v)
+    with Cost('cuda') as outer:
+        a.take(50); a.take(-40)
+        with Cost('cuda') as inner: a.take(20); a.take(-20)
+        with Cost('cuda') as other: a.take(5)
+        assert (inner.memory_mb, other.memory_mb) == (20, 5)
+    assert outer.memory_mb == 50 and not Cost._open
+    with Cost('cuda') as outer:
+        with Cost('cuda') as inner: a.take(70); a.take(-70)
+    assert outer.memory_mb == inner.memory_mb == 70
+
+def test_seeded_gives_a_gpus_generators_back(monkeypatch):
+    far = [torch.tensor([1, 2])]
+    monkeypatch.setattr(torch.cuda, 'is_initialized', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'get_rng_state_all', lambda: [t.clone() for t in far])
+    monkeypatch.setattr(torch.cuda, 'set_rng_state_all', lambda s: far.__setitem__(slice(None), s))
+    with pytest.raises(KeyError), seeded('gpu'): far[0] += 5; raise KeyError
+    assert far[0].tolist() == [1, 2]
+
+@pytest.mark.parametrize('said', ['', 'off', 'convolutions', 'all'])
+def test_tf32_is_set_and_named(said, monkeypatch):
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    was = cudnn.allow_tf32, products.allow_tf32
+    monkeypatch.setenv('DD_TF32', said); monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'a GPU')
+    try:
+        assert device_name('cuda') == f'a GPU, TF32 {said or "convolutions"}'
+        assert (cudnn.allow_tf32, products.allow_tf32) == TF32.get(said, was) and 'TF32' not in device_name('cpu')
+    finally: cudnn.allow_tf32, products.allow_tf32 = was
+
+def test_a_wrong_tf32_is_refused(monkeypatch):
+    monkeypatch.setenv('DD_TF32', 'yes')
+    with pytest.raises(ValueError, match="DD_TF32 is 'yes'; it is one of off, convolutions, all"): tf32()
+
+def test_a_copy_without_git_names_its_commit(monkeypatch, tmp_path):
+    monkeypatch.setattr('dd_repro.cost.asset', lambda *n: tmp_path/'package'/'assets')
+    assert git_commit() == ''
+    monkeypatch.setenv('DD_COMMIT', 'abcdef012345'); assert git_commit() == 'abcdef012345'
+    monkeypatch.undo(); monkeypatch.setenv('DD_COMMIT', 'abcdef012345'); assert not git_commit().startswith('abcdef012345')
+
+def test_whitening_without_kornia(monkeypatch):
+    x = load('digits')[0].raw(); want = fit_zca(x)
+    monkeypatch.setitem(sys.modules, 'kornia.enhance', None)
+    got = fit_zca(x)
+    for k, v in want._consts.items(): assert (got._consts[k] - v).abs().max() <= 1e-5
