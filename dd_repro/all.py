@@ -37,6 +37,7 @@ from .isu import *
 from .teachers import *
 from .d3s import *
 from .labels import *
+from .rded import *
 from .autoenc import *
 from .latent import *
 from .papers import *
