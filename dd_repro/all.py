@@ -28,6 +28,8 @@ from .unroll import *
 from .loop import *
 from .method import *
 from .mtt import *
+from .soft import *
+from .datm import *
 from .match import *
 from .coreset import *
 from .mmd import *
