@@ -31,6 +31,7 @@ from .mtt import *
 from .soft import *
 from .datm import *
 from .match import *
+from .bptt import *
 from .coreset import *
 from .mmd import *
 from .priors import *

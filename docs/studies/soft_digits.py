@@ -16,10 +16,10 @@ def arms(ipc):
     return dict(mtt=MTTMethod(**kw), labels=DATMMethod(**kw, **learned), starts=DATMMethod(**kw, **grow, labels='fixed', init='real'),
                 datm=DATMMethod(**kw, **grow, **learned, threshold=1.1))
 
-def judged(o, d, name, seed, test, what):
+def judged(o, d, name, seed, test, what, head=ROW):
     "Students of a set: a row."
     p = as_protocol(d.protocol).scaled(epochs=EPOCHS, aug=AUG)
-    r = students(d, test, protocol=p, n_eval=1 if o.smoke else N, seed=seed, row=f'{ROW}/{name}', method=name.split('/')[1], kind='reduced', deviations=f'{COMMON}; {what}')
+    r = students(d, test, protocol=p, n_eval=1 if o.smoke else N, seed=seed, row=f'{head}/{name}', method=name.split('/')[1], kind='reduced', deviations=f'{COMMON}; {what}')
     put(o, dataclasses.replace(r, seeds=str(seed)))
 
 def run(o, ipc):
