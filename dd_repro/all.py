@@ -30,7 +30,10 @@ from .teams import *
 from .loop import *
 from .method import *
 from .mtt import *
+from .soft import *
+from .datm import *
 from .match import *
+from .bptt import *
 from .coreset import *
 from .mmd import *
 from .priors import *
@@ -39,6 +42,7 @@ from .isu import *
 from .teachers import *
 from .d3s import *
 from .labels import *
+from .rded import *
 from .autoenc import *
 from .latent import *
 from .papers import *
