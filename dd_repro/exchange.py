@@ -7,8 +7,8 @@ __all__ = ['FORMS', 'read_pt', 'read_npz', 'Found', 'unpacked', 'Raw', 'Form', '
            'class_order', 'recognise', 'check_form', 'read_form', 'import_set', 'Sheet', 'in_place', 'export_set',
            'load_set', 'forms']
 
-# %% ../nbs/20_exchange.ipynb #3ce0a44d
-import dataclasses, io, json, os, re, shutil, tarfile, tempfile, zipfile
+# %% ../nbs/20_exchange.ipynb #829617f4
+import dataclasses, io, json, lzma, os, re, shutil, tarfile, tempfile, zipfile, zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,6 +37,17 @@ def _numbers_of_numpy():
     return [*((scalar, n) for n in names), np.dtype, np.dtypes.Float64DType,
             np.dtypes.Int64DType]
 
+def _why_not(path, e):
+    "What a file is instead, or what it would have to import."
+    other = what_file(path).split(', not a safetensors')[0]
+    if other and 'PyTorch pickle' not in other: return other
+    try:
+        with torch.serialization.safe_globals(_numbers_of_numpy()):
+            needs = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception: needs = []
+    if needs: return f'it needs {", ".join(needs[:3])}, so loading it could run code'
+    return f'{type(e).__name__}: {" ".join(str(e).split())[:80]}'
+
 def read_pt(
     path # a file that `torch.save` wrote
 ): # what it holds: tensors, numbers, lists and dictionaries
@@ -47,9 +58,8 @@ def read_pt(
         with torch.serialization.safe_globals(_numbers_of_numpy()):
             return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e:
-        why = f'{type(e).__name__}: {" ".join(str(e).split())[:80]}'
         raise ValueError(f'{path}: truncated, damaged or not a PyTorch file of plain tensors '
-                         f'({why})') from None
+                         f'({_why_not(path, e)})') from None
 
 # %% ../nbs/20_exchange.ipynb #1ae5a03c
 def read_npz(
@@ -105,12 +115,21 @@ def _members(archive):
     else:
         for m in archive.getmembers(): yield m.name, m.isfile() or m.isdir()
 
+def _tar(path):
+    "A tar archive, opened; None for what is none, and for zeros, which are an empty one."
+    try:
+        t = tarfile.open(path)
+        return t if t.getmembers() else t.close()
+    except tarfile.ReadError as e:
+        if 'unexpected end' not in str(e): return None
+        raise ValueError(f'{path}: damaged archive ({e})') from None
+    except (EOFError, OSError, zlib.error, lzma.LZMAError) as e:
+        raise ValueError(f'{path}: damaged archive ({e})') from None
+
 def _opened(path):
     "A zip or tar archive, opened; None for what is neither, or holds tensors."
     if not path.is_file(): return None
-    if tarfile.is_tarfile(path): # first: it may hold zips
-        t = tarfile.open(path)
-        return t if t.getmembers() else t.close() # zeros are an empty one
+    if tar := _tar(path): return tar # first: it may hold zips
     if zipfile.is_zipfile(path):
         z = zipfile.ZipFile(path)
         names = z.namelist()
@@ -735,7 +754,8 @@ def recognise(
         except ValueError as e: first, why = first or e, ''
         if why: return f.name, why
     if first: raise first
-    there = ', '.join((found.names + [f'{d}/' for d in found.dirs])[:4]) or 'nothing'
+    other = what_file(found.path).split(', not a safe')[0] if found.path.is_file() else ''
+    there = other or ', '.join((found.names + [f'{d}/' for d in found.dirs])[:4]) or 'nothing'
     raise ValueError(f'{found.path}: no form is recognised (there is {there}); name it: '
                      f'{", ".join(n for n, f in FORMS.items() if f.read)}')
 
@@ -1013,7 +1033,10 @@ def import_set(
     "A distilled set of another program; ValueError in one line for what is wrong or not said."
     if form != 'auto': check_form(form)
     o = _options(how, real)
-    if _ours(path): return Distilled.load(path)
+    if _ours(path):
+        if how or real is not None or form != 'auto':
+            raise ValueError(f'{path}: an artefact already; it says all by itself')
+        return Distilled.load(path)
     with unpacked(path) as there, _called(there, path):
         raw, f, why, found = read_form(there, form, o, getattr(real, 'classes', None))
         card = _card_of(there, raw.said)
