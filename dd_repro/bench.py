@@ -729,8 +729,8 @@ class Kept:
 class BenchOptions(Checked):
     "How it is measured."
     form: str = setting('', 'of bptt, adjoint, detached (default: bptt,adjoint): unroll')
-    alloc: str = setting('', 'default, tuned, auto, compiled; GPU: eager, captured, compiled '
-                             '(default: all): unroll')
+    alloc: str = setting('', 'default, tuned, auto, compiled; GPU: eager, captured, whole, '
+                             'compiled (default: all): unroll')
     batch: str = setting('', 'images a step, a list: 10 is ipc 1 (default: the sizes of the '
                              'claims): unroll')
     N: str = setting('', 'student steps, a list: unroll')

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'gauss_kl', 'Moments', 'moments', 'main_convs', 'bn_layers', 'Stats', 'FeatureStats', 'batch_stats',
-           'dataset_stats', 'Target', 'targets', 'layer_loss', 'feature_loss', 'bn_targets', 'stats_floor',
-           'synthesis_step', 'stats_cost', 'shift_bound']
+           'dataset_stats', 'Target', 'targets', 'stacked_kl', 'layer_loss', 'feature_loss', 'bn_targets',
+           'stats_floor', 'synthesis_step', 'stats_cost', 'shift_bound']
 
 # %% ../nbs/15_gauss.ipynb #53f0739e
 import time
@@ -257,6 +257,7 @@ class Target:
         inv = torch.cholesky_inverse(L)
         self.inv, self.ridge, self.logdet, self.rest = (keep(inv), keep(ridge), _logdet(L).item(),
                                                         self.C - self.floor*inv.trace().item())
+        self.const = keep(torch.tensor(self.logdet - self.rest, dtype=torch.double))
 
 # %% ../nbs/15_gauss.ipynb #f26a2657
 @patch
@@ -279,6 +280,43 @@ def targets(
 )->dict: # layer -> Target
     "Targets of all layers."
     return {k: Target(m.mean, m.cov, eps, dtype, device, k) for k, m in stats.items()}
+
+# %% ../nbs/15_gauss.ipynb #4b1e86b9
+class _ToTargets(torch.autograd.Function):
+    "Equation 1 for several layers of one width, as `_ToTarget`."
+    @staticmethod
+    def forward(ctx, m, S, mean, inv, ridge, const):
+        L, info = torch.linalg.cholesky_ex(S + ridge)
+        d = m - mean
+        v = (inv@d[..., None])[..., 0]
+        ctx.save_for_backward(v, inv, L)
+        kl = (const - _logdet(L) + (inv*S).sum((1, 2)) + (d*v).sum(1))/2
+        return torch.where(info == 0, kl, torch.nan)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        v, inv, L = ctx.saved_tensors
+        back = (inv - torch.cholesky_inverse(L))*(g/2)[:, None, None]
+        return g[:, None]*v, back, None, None, None, None
+
+def stacked_kl(
+    stats:Stats, # of the distilled images
+    targets:dict, # layer -> Target
+    first=1. # weight of the first layer
+)->Tensor:
+    "The sum of `Target.kl` over layers, those of one width at once."
+    widths, total = {}, 0.
+    for i, k in enumerate(stats): widths.setdefault(targets[k].C, []).append((i, k))
+    for layers in widths.values():
+        ts = [targets[k] for _, k in layers]
+        known = [torch.stack([getattr(t, n) for t in ts])
+                 for n in ('mean', 'inv', 'ridge', 'const')]
+        m, S = (torch.stack([getattr(stats[k], n) for _, k in layers]).to(known[0].dtype)
+                for n in ('mean', 'cov'))
+        kl = _ToTargets.apply(m, S, *known)
+        total = total + kl.sum()
+        if first != 1 and layers[0][0] == 0: total = total + (first - 1)*kl[0]
+    return total
 
 # %% ../nbs/15_gauss.ipynb #a7b6dabf
 _PLAIN = lambda a, b: torch.linalg.vector_norm(a.to(b.dtype) - b)
@@ -308,6 +346,9 @@ def feature_loss(
 )->Tensor:
     "The sum over layers."
     _same_layers(stats, targets)
+    whole = all(m.cov.ndim == 2 and targets[k].cov is not None for k, m in stats.items())
+    if kind == 'kl-multi' and whole and next(iter(targets.values())).mean.is_cuda:
+        return stacked_kl(stats, targets, first)
     return sum((first if i == 0 else 1.)*layer_loss(kind, m, targets[k])
                for i, (k, m) in enumerate(stats.items()))
 

@@ -1,20 +1,23 @@
 """What a GPU asks of the code, on a pretend one: devices do not mix, nothing waits, captured steps are replayed, and methods do what they do on a CPU."""
 import sys
 from functools import partial
+from unittest import mock
 
 import pytest, torch
-from pretend import Far, Graph, pretend_gpu
+from pretend import Far, Graph, PretendGPU, pretend_gpu
 
 import dd_repro.unroll as U
 from dd_repro import d3s as S
 from dd_repro import recipes as R
 from dd_repro.augment import DSA, OPS
+from dd_repro.autoenc import AutoEncoder
 from dd_repro.bench import unroll_iteration
 from dd_repro.cli import dd_distill, dd_eval, dd_experts, dd_relabel
 from dd_repro.convnet import ConvNet
 from dd_repro.core import rng_for, seeded
 from dd_repro.cost import TF32, Cost, device_name, git_commit, tf32
 from dd_repro.files import load_tensors
+from dd_repro.gauss import FeatureStats, batch_stats, feature_loss, targets
 from dd_repro.loop import Diverged, Objective, distill
 from dd_repro.norm import fit_zca
 from dd_repro.records import read_rows
@@ -399,3 +402,28 @@ def test_whitening_without_kornia(monkeypatch):
     monkeypatch.setitem(sys.modules, 'kornia.enhance', None)
     got = fit_zca(x)
     for k, v in want._consts.items(): assert (got._consts[k] - v).abs().max() <= 1e-5
+
+# D3S, and autoencoders
+
+def test_layers_of_one_width_are_factorised_at_once():
+    "The loss of a teacher's layers and its gradient for images: those of a CPU, with a factorisation for each width."
+    def loss(device):
+        with seeded('gpu'): net = make_net('resnet18_bn', 1, 10, 32, width=4).eval().requires_grad_(False)
+        x, T = torch.randn(6, 1, 32, 32, generator=rng_for('x')), targets(batch_stats(net, torch.randn(9, 1, 32, 32, generator=rng_for('y'))), device=device)
+        x = x.to(device).requires_grad_()
+        with FeatureStats(net.to(device)) as f: net(x)
+        out = feature_loss('kl-multi', f.stats, T, 3.)
+        return [out.detach(), *torch.autograd.grad(out, x)], len({t.C for t in T.values()})
+    want, n = loss('cpu')
+    with pretend_gpu() as gpu:
+        seen, count = [], PretendGPU._count
+        with mock.patch.object(PretendGPU, '_count', lambda self, func, *a: (seen.append(func.overloadpacket), count(self, func, *a))[1]): got, _ = loss('meta')
+        same(got, want, 1e-3); assert seen.count(torch.ops.aten.linalg_cholesky_ex) == n == 4
+
+def test_an_autoencoder_takes_what_a_gpu_has(monkeypatch):
+    class Far: device, budget_mb = torch.device('cuda'), None
+    monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda d: (80e9, 90e9))
+    assert AutoEncoder.budget.fget(Far) == 20000
+    monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda d: (1e9, 90e9)); assert AutoEncoder.budget.fget(Far) == 1000
+    Far.budget_mb = 5.; assert AutoEncoder.budget.fget(Far) == 5
+    Far.budget_mb, Far.device = None, torch.device('cpu'); assert AutoEncoder.budget.fget(Far) == 1000

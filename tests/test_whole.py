@@ -3,6 +3,7 @@ import copy
 from functools import partial
 
 import pytest, torch
+import launches as L
 from pretend import pretend_gpu
 
 from dd_repro.augment import DSA, noop
@@ -248,3 +249,10 @@ def test_class_tables_follow_their_labels():
         assert gpu.waits == before + 1
         r.y[0] = 1; assert len(r.of_class(1)) == 4
         r.y = torch.zeros(5).long().to('meta'); assert len(r.of_class(0)) == 5
+
+# the table of tests/launches.py
+
+@pytest.mark.parametrize('what, kw, launches, waits', [('mtt', dict(N=3), 10, .2), ('mtt', dict(N=6), 10, .2), ('d3', dict(N=3), 350, 5), ('dsa', dict(inner=3, ipc=2), 1107, 0), ('dm', dict(ipc=2), 30, .2)])
+def test_what_an_iteration_asks_of_the_host(what, kw, launches, waits):
+    with pretend_gpu() as gpu: got = dict(mtt=L.mtt, d3=L.d3, dsa=L.dsa, dm=L.dm)[what](gpu, **kw)
+    assert got[0] <= launches and got[1] <= waits and got[2] == 0, got
