@@ -432,7 +432,7 @@ def _legend(g):
            *(f'{k}: {_KIND_WORDS[k]}' for k in kinds)]
     if any(e.shade for e in ours):
         out.append('● within two combined standard deviations, ◐ within four, ○ further')
-    if any(e.more for e in ours): out.append('+1: another run of the cell, in the list')
+    if any(e.more for e in ours): out.append('+n: n other runs of the cell, in the list')
     return out + _signs(g)
 
 def _runs_behind(g):
@@ -757,3 +757,5 @@ def dd_table(
     for n in [] if subject in _LINES else [name] if name else table_names(paper):
         show = table if list or '/' in n else _drawn
         say(f"{paper}/{n}\n{show(paper, n, format or 'text', runs, own)}")
+    if subject == 'a table' and not list and not format:
+        say('\n--list has a line for each cell, with its cost and its command')
