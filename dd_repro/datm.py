@@ -44,19 +44,19 @@ class LateStarts:
         t = int(torch.randint(self._low, top, (1,), generator=rng))
         return self.snapshot(i, t, device), self.snapshot(i, t + expert_epochs, device)
 
-# %% ../nbs/11_datm.ipynb #65686088
+# %% ../nbs/11_datm.ipynb #0cc4f865
 class Aligned(Objective):
     "Trajectory matching with starts that grow, a threshold, and a mean of the set over time."
     def __init__(self,
         inner:MTT, # the objective without them
-        method, # whose min_start_epoch, current_max_start_epoch, ... hold
+        method, # whose min_start_epoch, current_max_start, ... hold
     ):
         super().__init__(0)
         self.inner, self.it, self.mean = inner, 0, {}
         self.low, self.last = method.min_start_epoch, method.max_start_epoch
-        self.first = method.current_max_start_epoch or self.last
+        self.first = method.current_max_start or self.last
         self.over, self.threshold, self.decay = (
-            method.expansion_end_epoch, method.threshold, method.ema_decay)
+            method.expansion_end, method.threshold, method.ema_decay)
         self.buffer = inner.buffer
         if self.low: inner.buffer = LateStarts(inner.buffer, self.low)
     free = ('inner', 'mean')
@@ -89,7 +89,7 @@ class Aligned(Objective):
         self.it, self.mean = s['it'], dict(s['mean'])
         self.inner.load_state_dict({k: v for k, v in s.items() if k not in ('it', 'mean')})
 
-# %% ../nbs/11_datm.ipynb #b78c4900
+# %% ../nbs/11_datm.ipynb #986b2251
 @dataclass(frozen=True)
 class DATMMethod(MTTMethod, name='datm'):
     "Trajectory matching with learned labels and starts that grow: DATM."
@@ -104,16 +104,16 @@ class DATMMethod(MTTMethod, name='datm'):
     label_epoch: int = setting(-1, 'after which epoch experts are asked for labels (-1: the last)',
                                least=-1)
     min_start_epoch: int = setting(0, 'T-, starts are drawn from it on', least=0)
-    current_max_start_epoch: int = setting(None, 'T0, where the bound of starts begins '
+    current_max_start: int = setting(None, 'T0, where the bound of starts begins '
                                                  '(default: at T+)', least=1, smoke=1)
-    expansion_end_epoch: int = setting(1000, 'iterations until it is T+', least=1)
+    expansion_end: int = setting(1000, 'iterations until it is T+', least=1)
     threshold: float = setting(None, 'no step where the loss is above it (default: none)', above=0)
     ema_decay: float = setting(0., 'of a mean of the set over time (0: none)', least=0, most=1)
     idle = MTTMethod.idle | {('labels', 'fixed'): 'lr_y momentum_y'}
     stated = ()
     def check(self):
         super().check()
-        bound = self.current_max_start_epoch or self.max_start_epoch
+        bound = self.current_max_start or self.max_start_epoch
         if not self.min_start_epoch < bound <= self.max_start_epoch:
             raise ValueError(f'starts are drawn from min_start_epoch {self.min_start_epoch} up to '
                              f'{bound}, later {self.max_start_epoch}; each must be above the last')

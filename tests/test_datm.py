@@ -50,7 +50,7 @@ def by_hand(task, m, iterations):
     shapes = [p.shape for p in net.parameters()]
     rng, starts = rng_for(0, 'MTT'), []
     for it in range(iterations):
-        bound = min(m.current_max_start_epoch + (m.max_start_epoch - m.current_max_start_epoch)*it//m.expansion_end_epoch, m.max_start_epoch)
+        bound = min(m.current_max_start + (m.max_start_epoch - m.current_max_start)*it//m.expansion_end, m.max_start_epoch)
         k = int(torch.randint(len(task.experts), (1,), generator=rng))
         t = int(torch.randint(bound, (1,), generator=rng))
         starts.append(t)
@@ -76,7 +76,7 @@ def by_hand(task, m, iterations):
 
 @pytest.mark.parametrize('threshold', [10., .97])
 def test_datm_is_that_of_an_independent_implementation(task, tmp_path, threshold):
-    m = DATMMethod(**KW, lr_y=3., current_max_start_epoch=1, expansion_end_epoch=2, threshold=threshold)
+    m = DATMMethod(**KW, lr_y=3., current_max_start=1, expansion_end=2, threshold=threshold)
     d, run = learn(task, m, tmp_path, QUIET)
     x, l, lr, starts = by_hand(task, m, 4)
     torch.testing.assert_close(d.images, x, rtol=1e-3, atol=1e-4)
@@ -84,7 +84,7 @@ def test_datm_is_that_of_an_independent_implementation(task, tmp_path, threshold
     assert starts[0] == 0 and (l - soft_start(task, 1, lr=.05).labels).abs().max() > 0
 
 def test_starts_stay_in_their_range(task):
-    m = DATMMethod(**KW | dict(max_start_epoch=3), min_start_epoch=1, current_max_start_epoch=2, expansion_end_epoch=5)
+    m = DATMMethod(**KW | dict(max_start_epoch=3), min_start_epoch=1, current_max_start=2, expansion_end=5)
     d = m.start(task)
     o = m.phases(d, task, QUIET)
     seen, snap = [], Buffer.snapshot
@@ -111,7 +111,7 @@ def test_the_mean_is_stored_and_the_run_goes_on_without_it(task, tmp_path):
 
 @pytest.mark.parametrize('kw', [{}, dict(ema_decay=.9), dict(labels='fixed'), dict(min_start_epoch=1)])
 def test_a_stopped_run_goes_on_to_the_same_set(task, tmp_path, kw):
-    m = DATMMethod(**KW, current_max_start_epoch=2, expansion_end_epoch=3, **kw)
+    m = DATMMethod(**KW, current_max_start=2, expansion_end=3, **kw)
     whole = learn(task, m, tmp_path/'a', QUIET)[0]
     first = learn(task, m, tmp_path/'b', RunOptions(quiet=True, minutes=1e-9))[1]
     assert first.stopped == 'time' and same(learn(task, m, tmp_path/'b', QUIET)[0], whole)
@@ -140,7 +140,7 @@ def test_a_soft_set_is_seen_as_probabilities_everywhere(task, data, tmp_path):
     p = as_protocol(d.protocol).scaled(epochs=2, aug='')
     assert evaluate(again, data[1], protocol=p, n_eval=1)[0].n == 1
 
-@pytest.mark.parametrize('kw, says', [(dict(min_start_epoch=3), 'starts are drawn from min_start_epoch 3 up to 2'), (dict(current_max_start_epoch=5), 'up to 5, later 2'), (dict(ema_decay=1.), 'ema_decay is 1'),
+@pytest.mark.parametrize('kw, says', [(dict(min_start_epoch=3), 'starts are drawn from min_start_epoch 3 up to 2'), (dict(current_max_start=5), 'up to 5, later 2'), (dict(ema_decay=1.), 'ema_decay is 1'),
     (dict(labels='soft'), "labels='soft' is not one of learned, fixed"), (dict(init='noise'), "init='noise'"), (dict(threshold=0.), 'threshold is 0')])
 def test_settings_that_cannot_be(kw, says):
     with pytest.raises(ValueError, match=f'^[^\n]*{says}[^\n]*$'): method_of('datm', **kw)

@@ -11,7 +11,7 @@ COMMON = 'digits at 8 px (no paper has them); ConvNet-2 width 32 (ConvNet-3 widt
 def arms(ipc):
     "Name -> (method, what is said)."
     kw = dict(ipc=ipc, iterations=ITS, syn_steps=STEPS[ipc], expert_epochs=2, max_start_epoch=LAST - 2, lr_img=10., lr_lr=1e-6, lr_teacher=.05, aug=AUG)
-    grow = dict(current_max_start_epoch=2, expansion_end_epoch=ITS//2)
+    grow = dict(current_max_start=2, expansion_end=ITS//2)
     learned = dict(lr_y=5.)
     return dict(mtt=MTTMethod(**kw), labels=DATMMethod(**kw, **learned), starts=DATMMethod(**kw, **grow, labels='fixed', init='real'),
                 datm=DATMMethod(**kw, **grow, **learned, threshold=1.1))
