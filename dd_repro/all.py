@@ -34,6 +34,7 @@ from .soft import *
 from .datm import *
 from .match import *
 from .bptt import *
+from .fred import *
 from .coreset import *
 from .mmd import *
 from .priors import *
