@@ -38,7 +38,7 @@ def fail(lines):
 def source_key(site, path):
     "A hash of what the outputs depend on: the code, the modules up to it, package data and, for tables, the results."
     nb, num = json.loads(path.read_text(encoding='utf-8')), path.name[:2]
-    h = hashlib.sha256(json.dumps([sorted(site.flags), PINNED, stored.SIDE, stored.cells_key(nb), stored.kept_cells(nb, site.flags)]).encode())
+    h = hashlib.sha256(json.dumps([sorted(site.flags), PINNED, stored.SIDE, stored.COLOURS, stored.cells_key(nb), stored.kept_cells(nb, site.flags)]).encode())
     mods = [site.root/'dd_repro'/f'{m}.py' for p, m in site.modules.items() if p.name[:2] <= num or not num.isdigit()]
     data = [p for g in ('dd_repro/assets/*', 'docs/results/*') for p in sorted(site.root.glob(g)) if num > '20' or 'assets' in g]
     for f in [*mods, *data, site.root/'nbs'/'matplotlibrc']:
