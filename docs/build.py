@@ -38,12 +38,16 @@ def fail(lines):
 def source_key(site, path):
     "A hash of what the outputs depend on: the code, the modules up to it, package data and, for tables, the results."
     nb, num = json.loads(path.read_text(encoding='utf-8')), path.name[:2]
-    h = hashlib.sha256(json.dumps([sorted(site.flags), PINNED, stored.cells_key(nb), stored.kept_cells(nb, site.flags)]).encode())
+    h = hashlib.sha256(json.dumps([sorted(site.flags), PINNED, stored.SIDE, stored.COLOURS, stored.cells_key(nb), stored.kept_cells(nb, site.flags)]).encode())
     mods = [site.root/'dd_repro'/f'{m}.py' for p, m in site.modules.items() if p.name[:2] <= num or not num.isdigit()]
     data = [p for g in ('dd_repro/assets/*', 'docs/results/*') for p in sorted(site.root.glob(g)) if num > '20' or 'assets' in g]
     for f in [*mods, *data, site.root/'nbs'/'matplotlibrc']:
         if f.is_file(): h.update(f.name.encode() + f.read_bytes())
     return h.hexdigest()[:16]
+
+def style(site):
+    "The style of figures, which Jupyter finds by itself, since it starts in nbs."
+    return dict(MATPLOTLIBRC=str(site.root/'nbs'/'matplotlibrc'))
 
 def prepared(nb, flags):
     "Nothing in the cells that will run; in those left out, what an earlier run stored if they are as they were."
@@ -80,7 +84,7 @@ def compare(site):
     found = [p for p in site.notebooks if p.name.startswith(stored.TABLES)]
     bad, reads = [], stored.Reads(site.root)
     with tempfile.TemporaryDirectory() as home:
-        os.environ.update({'DD_HOME': home, **os.environ, **PINNED})
+        os.environ.update({'DD_HOME': home, **os.environ, **PINNED, **style(site)})
         for p in found:
             new, old = ran(site, p, reads), json.loads(p.read_text(encoding='utf-8'))
             bad += [f'{p.name}: cell {i} says something else now' for i in stored.other_words(old, new)]
@@ -96,8 +100,7 @@ def run_apart(site, path, dest, **env):
     "Run one notebook in a process of its own, with an empty DD_HOME unless one is named; the error as text, or None."
     cmd = [sys.executable, __file__, '--root', site.root, '--run-one', path, dest, *['--slow']*site.slow]
     with tempfile.TemporaryDirectory() as home:
-        style = dict(MATPLOTLIBRC=str(site.root/'nbs'/'matplotlibrc')) # as in Jupyter, which starts in nbs
-        env = {'DD_HOME': home, **os.environ, **PINNED, **style, **env}
+        env = {'DD_HOME': home, **os.environ, **PINNED, **style(site), **env}
         if path.name.startswith(stored.TABLES): env.pop('DD_DATA', None) # tables read results, wherever they are made
         r = subprocess.run(cmd, env=env, capture_output=True, text=True)
     return f'{path.name} does not run:\n{r.stderr[-3000:]}' if r.returncode else None

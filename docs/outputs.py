@@ -6,7 +6,7 @@ import base64, hashlib, io, json, re, sys
 from html.parser import HTMLParser
 from pathlib import Path
 
-SIDE, COLOURS, WIDE = 1400, 128, 40 # of a picture: largest side, colours; padding of a column in plain text
+SIDE, COLOURS, WIDE = 840, 64, 40 # of a picture: largest side, colours; padding of a column in plain text
 TABLES = ('40', '41', '42', '43', '44', '45', '50') # made of results files: compared word by word
 WORDS = {'commands.json', 'methods.json', 'gmacs.json', 'fields.csv', 'names.csv'} # read as code is
 KEPT = 'outputs' # the key in a notebook's metadata
