@@ -258,7 +258,7 @@ def test_an_abbreviated_option_is_answered_with_the_full_one(capsys, command, wo
 
 @pytest.mark.parametrize('method, words, line', [('mtt', NEEDED['mtt'] + ' --width 4 --size 8', 'dd_experts mtt --size 8 --width 4'), ('mtt', NEEDED['mtt'] + ' --width 4 --depth 2 --zca --buffer x', 'dd_experts mtt --zca --width 4 --depth 2 --path x'),
     ('d3', '--width 8 --size 16', 'dd_experts d3 --size 16 --width 8'), ('d3s', '--ipc 1', 'dd_experts d3s'), ('d3s', '--ipc 1 --teachers x', 'dd_experts d3s --path x'),
-    ('cda', '--ipc 1 --data digits --size 16', 'dd_experts cda --data digits --size 16')])
+    ('cda', '--ipc 1 --data digits --size 16', 'dd_experts cda --data digits --size 16'), ('datm', '--width 4', 'dd_experts datm --width 4'), ('rded', '--teachers x', 'dd_experts rded --path x')])
 def test_experts_that_are_not_there_are_answered_with_the_command_that_makes_them(capsys, monkeypatch, tmp_path, method, words, line):
     monkeypatch.setenv('DD_HOME', str(tmp_path/'home')); monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit): run(dd_distill, method, *words.split())
