@@ -34,21 +34,24 @@ def dct_matrix(
     C[0] /= math.sqrt(2)
     return C.float()
 
-# %% ../nbs/12_fred.ipynb #2fb6c3e5
+# %% ../nbs/12_fred.ipynb #b3d25581
 def frequencies_to_keep(
     F:Tensor, # frequencies of images [n, c, s, s]
     y:Tensor, # their classes [n]
     k:int, # how many a channel
     n_classes:int,
+    by='variance', # or 'energy'
 )->Tensor: # positions in a flat channel [classes, k], int64
-    "Frequencies that differ most between the images of each class."
+    "Frequencies that differ most, or are largest, in the images of each class."
     flat = F.mean(1).flatten(1)
-    of = lambda c: flat[y == c].var(0, correction=int((y == c).sum() > 1))
+    def of(c):
+        own = flat[y == c]
+        return (own - own.mean(0)*(by == 'variance')).square().mean(0)
     kept = [of(c).argsort(descending=True, stable=True)[:k].sort().values
             for c in range(n_classes)]
     return torch.stack(kept)
 
-# %% ../nbs/12_fred.ipynb #aa009df4
+# %% ../nbs/12_fred.ipynb #cd52441e
 class Frequencies(Pixels):
     "Images stored as some of their frequencies, those of their class."
     def __init__(self,
@@ -85,25 +88,27 @@ class Frequencies(Pixels):
     def empty(cls, tensors, **kw):
         return cls(tensors['values'], tensors['y'], tensors['where'], **kw)
     @classmethod
-    def from_real(cls, real, ipc, k, seed=0, **kw):
+    def from_real(cls, real, ipc, k, seed=0, by='variance', **kw):
         "Random real images, as many as the bytes of ipc images a class hold."
         s = real.shape[-1]
         if k > s*s: raise ValueError(f'{k} frequencies a channel; images of {s} px have {s*s}')
         d = Pixels.from_real(real, ipc*s*s//k, seed, **kw)
         C = dct_matrix(s).to(real.device)
         F = C@d.images.detach()@C.T
-        where = frequencies_to_keep(F, d.y, k, d.n_classes)
+        where = frequencies_to_keep(F, d.y, k, d.n_classes, by)
         at = where[d.y][:, None].expand(-1, F.shape[1], -1)
         about = dict(classes=d.classes, norm=d.norm, name=d.title, source=d.source, aug=d.aug)
         return cls(F.flatten(2).gather(2, at), d.y, where, d.n_classes, s, **about | kw)
     def part(self, idx): raise ValueError('frequencies have no part that shares their memory')
 
-# %% ../nbs/12_fred.ipynb #d87d6f1f
+# %% ../nbs/12_fred.ipynb #f3158651
 @dataclass(frozen=True)
 class InFrequencies:
     "What methods share whose set is stored as frequencies."
     ipc: int = setting(1, 'images per class whose bytes are taken', least=1, smoke=1)
     msz_per_channel: int = setting(64, 'frequencies of a channel that are kept', least=1)
+    kept_by: str = setting('variance', 'which frequencies are kept: those with the largest',
+                           among=('variance', 'energy'))
     lr_freq: float = setting(1000., 'step of the frequencies', above=0)
     momentum: float = setting(.5, 'of the frequencies', least=0)
     aug: str = setting(None, "DSA strategy; '' for none (default: all of it that suits the set)")
@@ -117,7 +122,7 @@ class InFrequencies:
         "Real images as frequencies."
         aug = default_aug(task.real) if self.aug is None else self.aug
         return Frequencies.from_real(task.real, self.ipc, self.msz_per_channel, task.seed,
-                                     aug=aug, **kw).to(task.device)
+                                     self.kept_by, aug=aug, **kw).to(task.device)
     def opts(self, d):
         return dict(frequencies=partial(SGD, lr=self.lr_freq, momentum=self.momentum))
 
