@@ -52,6 +52,17 @@ def test_masks_and_pictures_are_those_of_an_independent_implementation(data, k):
         want = idctn(F*mask.reshape(8, 8), axes=(2, 3), norm='ortho')
         assert np.abs(d.sample(y=c)[0].detach().numpy() - want).max() < 1e-4
 
+@pytest.mark.parametrize('by', ['variance', 'energy'])
+def test_what_is_common_to_a_class_counts_by_energy_alone(by):
+    F = torch.randn(6, 2, 4, 4, generator=rng_for(0))
+    F[:3, :, 0, 0] += 50.
+    F[:3, :, 0, 0] = F[:1, :, 0, 0]
+    where = frequencies_to_keep(F, torch.tensor([0]*3 + [1]*3), 5, 2, by)
+    assert (0 in where[0].tolist()) is (by == 'energy')
+    f = F.mean(1).flatten(1)[:3].double().numpy()
+    score = f.var(0) if by == 'variance' else (f**2).mean(0)
+    assert set(where[0].tolist()) == set(np.argsort(-score)[:5].tolist())
+
 def test_gradients_are_the_transform_of_those_of_pixels(data):
     d = Frequencies.from_real(data[0], 1, 16)
     x, y = d.sample(idx=torch.tensor([5, 2]))

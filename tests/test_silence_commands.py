@@ -168,7 +168,11 @@ def everything(x, depth=0):
     for i in items: yield from everything(i, depth + 1)
 
 ODD = dict(str='odd', int=1237, float=.1237)
+<<<<<<< HEAD
 WHOLE = {'init': 'noise', 'grad': 'detached', 'losses': 'MTT', 'snapshot': 'expert', 'decode': 'passes', 'kind': 'kl-diag', 'layers': 'conv', 'crop': 'cosine', 'ens': 'iter', 'aug': 'rotate', 'inner_aug': 'rotate', 'net': 'vgg11', 'depth': 2, 'size': 16, 'loss': 'mse', 'device': 'meta', 'batch_syn': 7, 'labels': 'fixed', 'learn': 'both', ('datm', 'init'): 'real'}
+=======
+WHOLE = {'init': 'noise', 'grad': 'detached', 'losses': 'MTT', 'snapshot': 'expert', 'decode': 'passes', 'kind': 'kl-diag', 'layers': 'conv', 'crop': 'cosine', 'ens': 'iter', 'aug': 'rotate', 'inner_aug': 'rotate', 'net': 'vgg11', 'depth': 2, 'size': 16, 'loss': 'mse', 'device': 'meta', 'labels': 'fixed', 'learn': 'both', 'kept_by': 'energy', ('datm', 'init'): 'real'}
+>>>>>>> meth
 _CONV = ['--layers', 'conv']
 BESIDE = dict(eval_epochs=['--eval_every', '1'], n_eval=['--eval_every', '1'], gamma3=['--ppc', '2'], jitter_back=['--jitter', '3']) | {(m, f): _CONV for m in ('sre2l', 'cda') for f in ('kind', 'isu')} | {(m, 'ipc'): ['--outer', '1', '--inner', '1'] for m in ('dc', 'dsa')} | {(m, 'level'): ['--isu', *_CONV] for m in ('sre2l', 'cda')} | {('rded', f): ['--candidates', '9999999'] for f in ('ipc', 'factor')} | {k: ['--learn', 'both'] for k in (('dd', 'lr_y'), ('rat', 'lr_y'), ('ld', 'lr_img'))}
 NEEDED = dict.fromkeys(('dd', 'ld', 'rat'), '--syn_steps 3000') | dict(datm='--max_start_epoch 3000', mtt='--syn_steps 2 --expert_epochs 1 --max_start_epoch 1 --lr_img 1 --lr_lr 1 --lr_teacher 1', d3s='--ipc 1 --batch 10', sre2l='--ipc 1', cda='--ipc 1', initial='--ae tiny --f 2')
@@ -262,7 +266,7 @@ def test_an_abbreviated_option_is_answered_with_the_full_one(capsys, command, wo
 
 @pytest.mark.parametrize('method, words, line', [('mtt', NEEDED['mtt'] + ' --width 4 --size 8', 'dd_experts mtt --size 8 --width 4 --epochs 2'), ('mtt', NEEDED['mtt'] + ' --width 4 --depth 2 --zca --buffer x', 'dd_experts mtt --zca --width 4 --depth 2 --path x --epochs 2'),
     ('d3', '--width 8 --size 16', 'dd_experts d3 --size 16 --width 8'), ('d3s', '--ipc 1', 'dd_experts d3s'), ('d3s', '--ipc 1 --teachers x', 'dd_experts d3s --path x'),
-    ('cda', '--ipc 1 --data digits --size 16', 'dd_experts cda --data digits --size 16')])
+    ('cda', '--ipc 1 --data digits --size 16', 'dd_experts cda --data digits --size 16'), ('datm', '--width 4', 'dd_experts datm --width 4'), ('rded', '--teachers x', 'dd_experts rded --path x')])
 def test_experts_that_are_not_there_are_answered_with_the_command_that_makes_them(capsys, monkeypatch, tmp_path, method, words, line):
     monkeypatch.setenv('DD_HOME', str(tmp_path/'home')); monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit): run(dd_distill, method, *words.split())
