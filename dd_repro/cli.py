@@ -229,7 +229,10 @@ EXPERTS = {'mtt': ('experts of pixels, for mtt', _pixels),
            'd3': ('experts of pixels, for d3', _pixels),
            'd3s': ('teachers, for d3s', _taught), 'sre2l': ('teachers, for sre2l', _taught),
            'cda': ('teachers, for cda', _taught),
-           'latent-mtt': ('experts of codes, for latent-mtt', _seen)}
+           'latent-mtt': ('experts of codes, for latent-mtt', _seen),
+           'datm': ('experts of pixels, for datm', _pixels),
+           'fred-mtt': ('experts of pixels, for fred-mtt', _pixels),
+           'rded': ('teachers, for rded', _taught)}
 
 def experts_subject(
     kind:str # a key of `EXPERTS`
@@ -308,7 +311,7 @@ def dd_experts(
     "Train experts or teachers; continues where it was stopped."
     subject = experts_subject(kind)
     got = take(subject, options, lambda: map(experts_subject, EXPERTS))
-    o, taught = made_of(DataOptions, got), kind in ('d3s', 'sre2l', 'cda')
+    o, taught = made_of(DataOptions, got), 'teachers' in subject.classes
     for cls in subject.classes.values():
         made_of(cls, got)
     if got.get('aug'):

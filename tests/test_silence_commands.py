@@ -168,11 +168,7 @@ def everything(x, depth=0):
     for i in items: yield from everything(i, depth + 1)
 
 ODD = dict(str='odd', int=1237, float=.1237)
-<<<<<<< HEAD
-WHOLE = {'init': 'noise', 'grad': 'detached', 'losses': 'MTT', 'snapshot': 'expert', 'decode': 'passes', 'kind': 'kl-diag', 'layers': 'conv', 'crop': 'cosine', 'ens': 'iter', 'aug': 'rotate', 'inner_aug': 'rotate', 'net': 'vgg11', 'depth': 2, 'size': 16, 'loss': 'mse', 'device': 'meta', 'batch_syn': 7, 'labels': 'fixed', 'learn': 'both', ('datm', 'init'): 'real'}
-=======
-WHOLE = {'init': 'noise', 'grad': 'detached', 'losses': 'MTT', 'snapshot': 'expert', 'decode': 'passes', 'kind': 'kl-diag', 'layers': 'conv', 'crop': 'cosine', 'ens': 'iter', 'aug': 'rotate', 'inner_aug': 'rotate', 'net': 'vgg11', 'depth': 2, 'size': 16, 'loss': 'mse', 'device': 'meta', 'labels': 'fixed', 'learn': 'both', 'kept_by': 'energy', ('datm', 'init'): 'real'}
->>>>>>> meth
+WHOLE = {'init': 'noise', 'grad': 'detached', 'losses': 'MTT', 'snapshot': 'expert', 'decode': 'passes', 'kind': 'kl-diag', 'layers': 'conv', 'crop': 'cosine', 'ens': 'iter', 'aug': 'rotate', 'inner_aug': 'rotate', 'net': 'vgg11', 'depth': 2, 'size': 16, 'loss': 'mse', 'device': 'meta', 'batch_syn': 7, 'labels': 'fixed', 'learn': 'both', 'kept_by': 'energy', ('datm', 'init'): 'real'}
 _CONV = ['--layers', 'conv']
 BESIDE = dict(eval_epochs=['--eval_every', '1'], n_eval=['--eval_every', '1'], gamma3=['--ppc', '2'], jitter_back=['--jitter', '3']) | {(m, f): _CONV for m in ('sre2l', 'cda') for f in ('kind', 'isu')} | {(m, 'ipc'): ['--outer', '1', '--inner', '1'] for m in ('dc', 'dsa')} | {(m, 'level'): ['--isu', *_CONV] for m in ('sre2l', 'cda')} | {('rded', f): ['--candidates', '9999999'] for f in ('ipc', 'factor')} | {k: ['--learn', 'both'] for k in (('dd', 'lr_y'), ('rat', 'lr_y'), ('ld', 'lr_img'))}
 NEEDED = dict.fromkeys(('dd', 'ld', 'rat'), '--syn_steps 3000') | dict(datm='--max_start_epoch 3000', mtt='--syn_steps 2 --expert_epochs 1 --max_start_epoch 1 --lr_img 1 --lr_lr 1 --lr_teacher 1', d3s='--ipc 1 --batch 10', sre2l='--ipc 1', cda='--ipc 1', initial='--ae tiny --f 2')
