@@ -413,7 +413,7 @@ def grid(
 # %% ../nbs/21_tables.ipynb #5e080466
 _KIND_WORDS = dict(
     paper='every setting stated', decided="the paper's scale, some settings ours",
-    published='our students on images that the authors published',
+    published='our students on images that others published',
     reduced='a smaller run, whose record says in what')
 
 def _signs(g):
