@@ -147,6 +147,7 @@ class ThroughMethod(Iterative):
         s = SoftPixels(d.images.detach(), labels, C, **about | kw).to(task.device)
         s.images.requires_grad_(self.learn == 'both')
         return s
+    def resolved(self, d): return {} # what students of the finished set see is another matter
     def phases(self, d, task, run):
         aug = DSA(self.aug) if self.aug else noop
         return LossAfter(task, self, aug, 'auto' if run.keep is None else run.keep, run.compiled)

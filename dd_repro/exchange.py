@@ -662,7 +662,7 @@ def _pictures(found, o):
         raise ValueError(f'{here.folder}: pictures are not squares of one size: '
                          f'{", ".join(f"{w} x {h}" for w, h in sorted(sizes)[:3])}')
     x, y = pixels(files, next(iter(sizes))[0], mode)
-    kept = None if numbers else classes
+    kept = None if why == _BY_NUMBER else classes
     return Raw(x, y, space='pixels', classes=kept, said=[f'classes in the order of {why}'],
                info=dict(folders=names[:3]))
 
@@ -862,6 +862,16 @@ def _classes_of(c):
     return n, list(map(str, names or range(n)))
 
 # %% ../nbs/20_exchange.ipynb #1a5b97dc
+def _by_name(c, y, classes):
+    "Labels in the order of the real set, where the file knows its classes by name."
+    have = list(map(str, c.raw.classes or c.card.get('init', {}).get('classes') or ()))
+    if c.real is None or have == classes or not set(have) & set(classes): return y
+    if sorted(have) != sorted(classes):
+        other = sorted(set(have) ^ set(classes))
+        c.ask(f'class {other[0]!r} is in the {"file" if other[0] in have else "real set"} only')
+    if y.ndim == 2: return y[:, [have.index(n) for n in classes]]
+    return torch.tensor([classes.index(n) for n in have])[y]
+
 def _labels_for(c, n_classes):
     "Labels that a set takes."
     x, y = c.raw.x, c.raw.y
@@ -972,10 +982,13 @@ def _kw_of(c, lr, norm, n_classes, classes, name):
 def _made(c, why, found):
     "The artefact of an import."
     n_classes, classes = _classes_of(c)
-    y = _labels_for(c, n_classes)
+    y = _by_name(c, _labels_for(c, n_classes), classes)
     name = c.real.name if c.real is not None else _name_of(c, n_classes)
     lr, norm, x = _rate_of(c), _norm_for(c, name), c.raw.x
     kw = _kw_of(c, lr, norm, n_classes, classes, name)
+    said, wants = c.card.get('init', {}).get('protocol'), as_protocol(kw['protocol']).labels
+    if wants == 'soft' and y.ndim == 1: kw['protocol'] = 'mtt' # one that can train on the labels
+    if wants == 'hard' and y.ndim == 2 and not said: kw['protocol'] = 'mtt-soft'
     about = dict(form=c.f.name, why=why, files=found.hashes()) | c.raw.info
     if c.known: about |= {k: getattr(c.known, k) for k in ('printed', 'licence', 'source')} | {
         'public': c.known.name}

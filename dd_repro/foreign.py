@@ -194,7 +194,10 @@ def _batch(path, shape, n_classes):
         raise ValueError(f'{path}: {len(box)} boxes, {len(flip)} flips and {len(z)} labels that do '
                          'not fit images of '
                          f'{shape[1]} x {shape[2]}')
-    t, b, l, r = map(int, mix) if mix is not None else (0, 0, 0, 0)
+    t, l, b, r = map(int, mix) if mix is not None else (0, 0, 0, 0)
+    if not (0 <= t <= b <= shape[1] and 0 <= l <= r <= shape[2]):
+        raise ValueError(f'{path}: the CutMix box {[t, l, b, r]} does not lie in images of '
+                         f'{shape[1]} x {shape[2]} (it is top, left, bottom, right)')
     own = 1. if lam is None or mix is not None or partner is None else float(lam)
     return _Batch(torch.cat([box, flip.view(-1, 1).long()], 1).short(), z,
                   None if partner is None else partner.int(), [t, l, b - t, r - l], own,
@@ -264,7 +267,7 @@ def _entry(store, k, i):
     lam = None if v.lam is None else float(v.lam[i])
     return [torch.stack([top/H, left/W, h/H, w/W], 1), flip.bool(),
             None if v.partner is None else v.partner[s].long(), lam,
-            [t, t + bh, l, l + bw] if bh else None, k.logits[s], v.order[s].long()]
+            [t, l, t + bh, l + bw] if bh else None, k.logits[s], v.order[s].long()]
 
 def export_labels(
     store, # a `LabelStore`, or its folder or file

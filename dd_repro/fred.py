@@ -92,7 +92,11 @@ class Frequencies(Pixels):
         "Random real images, as many as the bytes of ipc images a class hold."
         s = real.shape[-1]
         if k > s*s: raise ValueError(f'{k} frequencies a channel; images of {s} px have {s*s}')
-        d = Pixels.from_real(real, ipc*s*s//k, seed, **kw)
+        n = ipc*s*s//k
+        if n == 1 and k < s*s and by == 'variance':
+            raise ValueError(f'{k} of {s*s} frequencies leave one image a class, which has no '
+                             'variance; keep fewer, or choose them by energy')
+        d = Pixels.from_real(real, n, seed, **kw)
         C = dct_matrix(s).to(real.device)
         F = C@d.images.detach()@C.T
         where = frequencies_to_keep(F, d.y, k, d.n_classes, by)

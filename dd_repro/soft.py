@@ -33,7 +33,6 @@ class SoftPixels(Pixels):
         self.to(images.device) # the rate, too
     @property
     def y(self): return self.labels.softmax(1)
-    def __repr__(self): return super().__repr__().replace('Pixels', 'SoftPixels', 1)
     def groups(self): return dict(images=[self.images], labels=[self.labels], lr=[self.lr])
     def epoch(self, e, bs, rng=None):
         "One shuffled pass, without gradients."

@@ -875,3 +875,31 @@ def test_what_dd_import_refuses(tmp_path, capsys, kw, says):
 
 @pytest.mark.parametrize('kw, says', [({}, '--as is missing'), ({'as': 'mttt'}, 'did you mean mtt'), ({'as': 'mtt'}, '--out is missing')])
 def test_what_dd_export_refuses(capsys, kw, says): assert says in ends(capsys, dd_export, str(asset('digits-mtt-ipc1.safetensors')), **kw)
+
+@pytest.mark.parametrize('mix, view', [([2, 0, 4, 6], [2, 0, 2, 6]), ([0, 0, 3, 8], [0, 0, 3, 8]), ([1, 4, 5, 8], [1, 4, 4, 4])])
+def test_a_box_of_official_code_is_top_left_bottom_right(tmp_path, mix, view):
+    "A batch written by hand in the order of the official scripts; the way out writes the same."
+    real, _ = load('digits', size=8)
+    d = Pixels.from_real(real, 1)
+    (tmp_path/'fkd'/'epoch_0').mkdir(parents=True)
+    coords = torch.tensor([[0., 0., 1., 1.]]).expand(10, 4).clone()
+    torch.save([coords, torch.zeros(10, dtype=torch.bool), torch.arange(10).flip(0), .7, mix, torch.randn(10, 10)], tmp_path/'fkd'/'epoch_0'/'batch_0.tar')
+    store = import_labels(tmp_path/'fkd', tmp_path/'store', d)
+    assert store.epoch(0).views.mix.tolist() == [view]
+    export_labels(store, tmp_path/'out')
+    assert torch.load(tmp_path/'out'/'epoch_0'/'batch_0.tar', weights_only=True)[4] == mix
+    torch.save([coords, torch.zeros(10, dtype=torch.bool), torch.arange(10), .7, [0, 0, 9, 8], torch.randn(10, 10)], tmp_path/'fkd'/'epoch_0'/'batch_0.tar')
+    with pytest.raises(ValueError, match='does not lie in images of 8 x 8'): import_labels(tmp_path/'fkd', tmp_path/'other', d)
+
+def test_classes_are_put_in_the_order_of_the_real_set_by_name(tmp_path):
+    names = ['ant', 'bee', 'cat']
+    level = lambda order: torch.stack([torch.full((3, 8, 8), dict(ant=.1, bee=.5, cat=.9)[n]) for n in order])
+    real = ImageTensors(level(names*4), torch.arange(3).repeat(4), 3, classes=names, norm=Normalize((.5,)*3, (.5,)*3))
+    d = Pixels(level(['cat', 'bee', 'ant']), torch.arange(3), 3, classes=['cat', 'bee', 'ant'], norm=real.norm, lr=.01)
+    for form in ('torch', 'mtt'):
+        got = import_set(export_set(d, tmp_path/f'{form}{".pt" if form == "torch" else ""}', form), form, real, quiet=True)
+        assert got.classes == names and [round(float(got.images[got.y == c].mean()), 1) for c in range(3)] == [.1, .5, .9]
+    for c in ('ant', 'cat'):
+        (tmp_path/'lack'/c).mkdir(parents=True)
+        Image.new('RGB', (8, 8), (40, 40, 40)).save(tmp_path/'lack'/c/'0.png')
+    with pytest.raises(ValueError, match="class 'bee' is in the real set only"): import_set(tmp_path/'lack', real=real, quiet=True)
