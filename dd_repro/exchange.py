@@ -807,8 +807,17 @@ def _content(place):
                    for f in files])
 
 # %% ../nbs/20_exchange.ipynb #5462af26
+def _carded(place):
+    "Whose card it is: of this file or folder, of the only such file inside, or of the folder."
+    place = Path(place)
+    if _beside(place)[0].is_file(): return place
+    inner = list(place.glob('*.card.json')) if place.is_dir() else []
+    if len(inner) == 1: return inner[0].with_name(inner[0].name.removesuffix('.card.json'))
+    return place.parent if place.is_file() and _beside(place.parent)[0].is_file() else place
+
 def _card_of(place, said):
-    "The card of an export, with its norm; {} where there is none that fits."
+    "The card of an export, with its norm; {} where there is none, None where none fits."
+    place = _carded(place)
     card, matrix = _beside(place)
     if not card.is_file(): return {}
     try:
@@ -819,7 +828,7 @@ def _card_of(place, said):
         return got | dict(norm=norm_from_state(tensors, got['norm']), lr=float(got['lr']))
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         said.append(f'{card.name} was not used ({" ".join(str(e).split())[:60]})')
-        return {}
+        return None
 
 # %% ../nbs/20_exchange.ipynb #a32aeef2
 @dataclass
@@ -832,6 +841,7 @@ class _Case:
     real: object = None # the real training set
     card: dict = field(default_factory=dict) # of an export
     known: PublicSet|None = None # the list's line
+    unfit: bool = False # is there a card of other files?
     def assume(self, text): self.raw.said.append(text)
     def ask(self, what): raise ValueError(f'{self.where}: {what}')
 
@@ -961,6 +971,9 @@ def _norm_for(c, name):
         _norm_fits(c)
         return c.real.norm
     if c.card and not c.o.stats: return c.card['norm']
+    if c.unfit and not c.o.stats:
+        c.ask('a card lies there, but it is of other files, so the norm is not known; give the '
+              'real set (--data NAME, with --zca), or stats= (--stats mtt, dc or none)')
     if c.f.stats == 'ask' and not (c.o.stats or c.known):
         c.ask(f'images of {c.f.name} may be whitened, and no file says how; give the real set '
               '(--data NAME, with --zca), or stats= (--stats mtt, dc or none)')
@@ -1053,7 +1066,7 @@ def import_set(
     with unpacked(path) as there, _called(there, path):
         raw, f, why, found = read_form(there, form, o, getattr(real, 'classes', None))
         card = _card_of(there, raw.said)
-        c = _Case(raw, f, o, path, real, card, known or _known(found))
+        c = _Case(raw, f, o, path, real, card or {}, known or _known(found), card is None)
         return _told(_made(c, why, found), path, quiet)
 
 # %% ../nbs/20_exchange.ipynb #1f6568f9

@@ -903,3 +903,25 @@ def test_classes_are_put_in_the_order_of_the_real_set_by_name(tmp_path):
         (tmp_path/'lack'/c).mkdir(parents=True)
         Image.new('RGB', (8, 8), (40, 40, 40)).save(tmp_path/'lack'/c/'0.png')
     with pytest.raises(ValueError, match="class 'bee' is in the real set only"): import_set(tmp_path/'lack', real=real, quiet=True)
+
+@pytest.mark.parametrize('how', ['folder', 'archive', 'file inside', 'a file more', 'renamed'])
+def test_a_card_is_found_or_its_norm_is_asked_for(tmp_path, how):
+    "No constants of CIFAR stand in for a norm that our own export wrote down."
+    norm = Normalize((.1, .2, .3), (.5, .6, .7))
+    d = Pixels(torch.randn(10, 3, 32, 32), torch.arange(10), 10, norm=norm, lr=.02)
+    place = export_set(d, tmp_path/'f'/'s.pt', 'torch') if how in ('folder', 'archive', 'renamed') else export_set(d, tmp_path/'m', 'mtt')
+    if how in ('folder', 'archive'): place = tmp_path/'f'
+    if how == 'archive':
+        with tarfile.open(tmp_path/'f.tar', 'w') as t: t.add(place, 'f')
+        place = tmp_path/'f.tar'
+    if how == 'file inside': place = tmp_path/'m'/'images_best.pt'
+    if how == 'a file more': (place/'README.md').write_text('mine')
+    if how == 'renamed':
+        for f in list((tmp_path/'f').iterdir()): f.rename(f.with_name(f.name.replace('s.pt', 'r.pt')))
+        place = tmp_path/'f'/'r.pt'
+    if how in ('a file more', 'renamed'):
+        with pytest.raises(ValueError, match='a card lies there, but it is of other files'): import_set(place, lr=.02, quiet=True)
+        assert isinstance(import_set(place, lr=.02, stats='mtt', quiet=True).norm, Normalize)
+        return
+    got = import_set(place, quiet=True)
+    assert repr(got.norm) == repr(norm) and got.student_lr.item() == pytest.approx(.02)
