@@ -867,7 +867,7 @@ def _classes_of(c):
     n = c.o.n_classes or (len(names) if names else None)
     if n is None and y is None: c.ask('no labels; give n_classes= (--n_classes) or the real set')
     if n is None:
-        n = y.shape[1] if y.ndim == 2 else int(y.max()) + 1
+        n = y.shape[1] if y.ndim == 2 else int(y.long().max()) + 1
         if y.ndim == 1: c.assume(f'{n} classes, from the largest label')
     return n, list(map(str, names or range(n)))
 

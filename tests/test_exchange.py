@@ -925,3 +925,8 @@ def test_a_card_is_found_or_its_norm_is_asked_for(tmp_path, how):
         return
     got = import_set(place, quiet=True)
     assert repr(got.norm) == repr(norm) and got.student_lr.item() == pytest.approx(.02)
+
+@pytest.mark.parametrize('kind', [np.uint8, np.uint16, np.uint32, np.int64])
+def test_labels_of_any_whole_type(tmp_path, kind):
+    np.savez(tmp_path/'s.npz', images=np.random.default_rng(0).standard_normal((10, 3, 8, 8), np.float32), labels=np.arange(10).astype(kind))
+    assert import_set(tmp_path/'s.npz', 'npz', stats='none', lr=.01, quiet=True).y.tolist() == list(range(10))
