@@ -29,6 +29,8 @@ from .whole import *
 from .teams import *
 from .loop import *
 from .method import *
+
+# %% ../nbs/29_all.ipynb #e15abe49
 from .mtt import *
 from .soft import *
 from .datm import *

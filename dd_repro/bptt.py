@@ -137,16 +137,6 @@ class ThroughMethod(Iterative):
         if (self.window or 1) > self.syn_steps:
             raise ValueError(f'window is {self.window}; a student takes {self.syn_steps} steps at '
                              'most (syn_steps)')
-    def start(self, task):
-        kw = dict(lr=self.lr_teacher, arch=getattr(task.net(), 'arch', None))
-        d = Pixels.begin(task.real, self.ipc, self.init, task.seed, **kw)
-        if self.learn == 'images': return d
-        C = d.n_classes
-        labels = (.9*F.one_hot(d.y, C) + .1/C).log()
-        about = dict(classes=d.classes, norm=d.norm, name=d.title, source=d.source, aug=d.aug)
-        s = SoftPixels(d.images.detach(), labels, C, **about | kw).to(task.device)
-        s.images.requires_grad_(self.learn == 'both')
-        return s
     def resolved(self, d): return {} # what students of the finished set see is another matter
     def phases(self, d, task, run):
         aug = DSA(self.aug) if self.aug else noop
@@ -156,6 +146,20 @@ class ThroughMethod(Iterative):
         learned = dict(images=['images'], labels=['labels'], both=['images', 'labels'])
         return {g: partial(Adam, lr=rates[g]) for g in (*learned[self.learn], 'lr') if rates[g]}
 
+# %% ../nbs/12_bptt.ipynb #3626835b
+@patch
+def start(self:ThroughMethod, task):
+    "Pixels, or pixels with learned labels."
+    kw = dict(lr=self.lr_teacher, arch=getattr(task.net(), 'arch', None))
+    d = Pixels.begin(task.real, self.ipc, self.init, task.seed, **kw)
+    if self.learn == 'images': return d
+    C = d.n_classes
+    labels = (.9*F.one_hot(d.y, C) + .1/C).log()
+    s = SoftPixels(d.images.detach(), labels, C, **d.about | kw).to(task.device)
+    s.images.requires_grad_(self.learn == 'both')
+    return s
+
+# %% ../nbs/12_bptt.ipynb #2485aca5
 @dataclass(frozen=True)
 class DDMethod(ThroughMethod, name='dd'):
     "Images that minimise the loss of a student after its steps: the first dataset distillation."

@@ -576,6 +576,7 @@ def dd_distill(
     out = Path(got.get('out') or dd_home()/'runs'/f'{_named(chosen, own, task, stem)}-s{task.seed}')
     how_it_went(*learn(task, chosen, out, made_of(RunOptions, got)), out, chosen)
 
+# %% ../nbs/22_cli.ipynb #153fa32a
 def _check_run(subject, cls, own, got, words):
     "What makes no sense is said before anything is opened."
     method = cls(**own)
@@ -599,7 +600,7 @@ def _check_out(path):
 
 def _check_batch(method, real):
     "A batch of a student is not larger than the set."
-    n, b = _budget(method.settings())*real.n_classes, getattr(method, 'batch_syn', None)
+    n, b = method.items(real), getattr(method, 'batch_syn', None)
     if b and b > n:
         raise ValueError(f'--batch_syn {b} is more than the {n} items of the set; leave it out to '
                          'take all')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ONE_THREAD_MAX', 'rng_for', 'seed_of', 'seeded', 'plain_torch', 'steady', 'named_path', 'dd_home', 'dd_data', 'asset',
            'default_device', 'sent', 'threads_of', 'threads_for', 'settings_hash', 'key_of', 'what_differs', 'net_hash',
-           'Named', 'progress', 'TimeUp', 'time_box', 'minutes_left', 'in_time', 'timely']
+           'Named', 'progress', 'TimeUp', 'time_box', 'minutes_left', 'kept_so_far', 'in_time', 'timely']
 
 # %% ../nbs/00_core.ipynb #21c06eea
 import functools, hashlib, importlib.resources, json, math, os, sys, time
@@ -230,6 +230,18 @@ def time_box(
 def minutes_left()->float|None: # None: there is no time box
     "What is left of the time box."
     return None if _until.get() == math.inf else (_until.get() - time.monotonic())/60
+
+@contextmanager
+def kept_so_far(
+    kind:str, # expert, teacher
+    path, # where they are
+    files, # one of each that there is to be
+):
+    "When the time is up inside, say how many are finished."
+    try: yield
+    except TimeUp:
+        have = sum(f.is_file() for f in files)
+        raise TimeUp(f'{have} of {len(files)} {kind}s are kept in {path}') from None
 
 def in_time(
     kept='', # what is finished

@@ -12,6 +12,7 @@ from functools import partial
 
 import torch
 from torch.optim import SGD
+from fastcore.basics import patch
 from .core import *
 from .unroll import *
 from .experts import *
@@ -76,18 +77,27 @@ class Aligned(Objective):
             for i, p in enumerate(ps):
                 old = self.mean.setdefault(f'{k}{i}', p.detach().clone())
                 old.lerp_(p.detach(), 1 - self.decay)
-    def averaged(self, d):
-        "A copy of the set with the means; the set itself where there are none."
-        if not self.mean: return d
-        d = copy.deepcopy(d)
-        for k, ps in d.groups().items():
-            for i, p in enumerate(ps): p.data.copy_(self.mean[f'{k}{i}'])
-        return d
-    def state_dict(self):
-        return self.inner.state_dict() | dict(it=self.it, mean=dict(self.mean))
-    def load_state_dict(self, s):
-        self.it, self.mean = s['it'], dict(s['mean'])
-        self.inner.load_state_dict({k: v for k, v in s.items() if k not in ('it', 'mean')})
+
+# %% ../nbs/11_datm.ipynb #8746e53a
+@patch
+def averaged(self:Aligned, d):
+    "A copy of the set with the means; the set itself where there are none."
+    if not self.mean: return d
+    d = copy.deepcopy(d)
+    for k, ps in d.groups().items():
+        for i, p in enumerate(ps): p.data.copy_(self.mean[f'{k}{i}'])
+    return d
+
+@patch
+def state_dict(self:Aligned):
+    "That of the objective inside, the count of iterations, and the mean."
+    return self.inner.state_dict() | dict(it=self.it, mean=dict(self.mean))
+
+@patch
+def load_state_dict(self:Aligned, s):
+    "Put all three back."
+    self.it, self.mean = s['it'], dict(s['mean'])
+    self.inner.load_state_dict({k: v for k, v in s.items() if k not in ('it', 'mean')})
 
 # %% ../nbs/11_datm.ipynb #986b2251
 @dataclass(frozen=True)
@@ -118,17 +128,6 @@ class DATMMethod(MTTMethod, name='datm'):
             raise ValueError(f'starts are drawn from min_start_epoch {self.min_start_epoch} up to '
                              f'{bound}, later {self.max_start_epoch}; each must be above the last')
         if self.ema_decay == 1: raise ValueError('ema_decay is 1: the mean would never move')
-    def start(self, task):
-        kw = dict(lr=self.lr_teacher, arch=getattr(task.net(), 'arch', None),
-                  aug=self.augment(task))
-        if self.labels == 'learned':
-            return soft_start(task, self.ipc, self.init, self.label_epoch, **kw)
-        d = Pixels.begin(task.real, self.ipc, 'real', task.seed, **kw)
-        if self.init == 'recognised':
-            net = task.net().to(task.device)
-            d.images.data = recognised(task.real, self.ipc, net, task.experts, self.label_epoch,
-                                       task.seed)
-        return d
     def phases(self, d, task, run): return Aligned(super().phases(d, task, run), self)
     def opts(self, d):
         own = {'labels': partial(SGD, lr=self.lr_y, momentum=self.momentum_y)}
@@ -136,3 +135,18 @@ class DATMMethod(MTTMethod, name='datm'):
     def save(self, d, run, task, out):
         objective = run.phases[0][0] if run else None
         return super().save(objective.averaged(d) if objective else d, run, task, out)
+
+# %% ../nbs/11_datm.ipynb #8f733d83
+@patch
+def start(self:DATMMethod, task):
+    "Real images, with labels that may be learned."
+    kw = dict(lr=self.lr_teacher, arch=getattr(task.net(), 'arch', None),
+              aug=self.augment(task))
+    if self.labels == 'learned':
+        return soft_start(task, self.ipc, self.init, self.label_epoch, **kw)
+    d = Pixels.begin(task.real, self.ipc, 'real', task.seed, **kw)
+    if self.init == 'recognised':
+        net = task.net().to(task.device)
+        d.images.data = recognised(task.real, self.ipc, net, task.experts, self.label_epoch,
+                                   task.seed)
+    return d

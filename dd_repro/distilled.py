@@ -52,6 +52,10 @@ class Distilled(Named, nn.Module):
     @property
     def student_lr(self): return self.lr
     @property
+    def about(self): # what another set of the same data is told
+        return dict(classes=self.classes, norm=self.norm, name=self.title, source=self.source,
+                    aug=self.aug)
+    @property
     def device(self): return self.lr.device
     def groups(self): return {'lr': [self.lr]}
 

@@ -720,6 +720,7 @@ def _decoded(cell, where):
     try: return np.array(as_picture(Image.open(io.BytesIO(data)), None, 'white'))
     except Exception as e: raise ValueError(f'{where}: not a picture ({e})') from None
 
+# %% ../nbs/20_exchange.ipynb #a7c7168a
 @form('parquet', 'the hub: columns image and class_id', sees=_is_parquet, protocol='dsa', lr=.01)
 def _parquet(found, o):
     arrow, rows, classes = _arrow(), [], None
@@ -876,11 +877,9 @@ def _by_name(c, y, classes):
     "Labels in the order of the real set, where the file knows its classes by name."
     have = list(map(str, c.raw.classes or c.card.get('init', {}).get('classes') or ()))
     if c.real is None or have == classes or not set(have) & set(classes): return y
-    if sorted(have) != sorted(classes):
-        other = sorted(set(have) ^ set(classes))
-        c.ask(f'class {other[0]!r} is in the {"file" if other[0] in have else "real set"} only')
-    if y.ndim == 2: return y[:, [have.index(n) for n in classes]]
-    return torch.tensor([classes.index(n) for n in have])[y]
+    try: to = torch.tensor(class_places(have, classes, 'the file', 'the real set'))
+    except ValueError as e: c.ask(e)
+    return to[y] if y.ndim == 1 else y[:, to.argsort()]
 
 def _labels_for(c, n_classes):
     "Labels that a set takes."

@@ -7,7 +7,7 @@ __all__ = ['layers_hash', 'Buffer', 'to_vector', 'expert_protocol', 'train_exper
 
 # %% ../nbs/06_experts.ipynb #14759242
 import json, time
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -259,14 +259,6 @@ def _one_expert(i, net_fn, real, path, protocol, seed):
     save_tensors(_expert_file(path, i), {'theta': theta}, meta)
     return seconds
 
-@contextmanager
-def _kept(path, n):
-    "When the time is up, say how many experts there are."
-    try: yield
-    except TimeUp:
-        have = sum(_expert_file(path, i).is_file() for i in range(n))
-        raise TimeUp(f'{have} of {n} experts are kept in {path}') from None
-
 def _left(path, n, epochs, size):
     "Numbers of the experts that are not there, or damaged."
     for i in range(n):
@@ -296,8 +288,9 @@ def train_experts(
     left = list(_left(path, n, p.epochs, card['size']))
     work = step_work(card['arch'], min(p.batch, len(real)), real.shape[-1])
     jobs = spread(_one_expert, left, (net_fn, real, path, p, seed), work, real.device)
-    with closing(jobs), _kept(path, n), progress(total=n, initial=n - len(left), desc='experts',
-                                                 quiet=quiet) as bar:
+    files, done = [_expert_file(path, i) for i in range(n)], n - len(left)
+    bar = progress(total=n, initial=done, desc='experts', quiet=quiet)
+    with closing(jobs), kept_so_far('expert', path, files), bar:
         for i, seconds in jobs:
             bar.update()
             if on_expert: on_expert(i, seconds)

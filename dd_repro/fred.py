@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import nn, Tensor
 from torch.optim import SGD
+from fastcore.basics import patch
 from .core import *
 from .sets import *
 from .settings import *
@@ -87,23 +88,24 @@ class Frequencies(Pixels):
     @classmethod
     def empty(cls, tensors, **kw):
         return cls(tensors['values'], tensors['y'], tensors['where'], **kw)
-    @classmethod
-    def from_real(cls, real, ipc, k, seed=0, by='variance', **kw):
-        "Random real images, as many as the bytes of ipc images a class hold."
-        s = real.shape[-1]
-        if k > s*s: raise ValueError(f'{k} frequencies a channel; images of {s} px have {s*s}')
-        n = ipc*s*s//k
-        if n == 1 and k < s*s and by == 'variance':
-            raise ValueError(f'{k} of {s*s} frequencies leave one image a class, which has no '
-                             'variance; keep fewer, or choose them by energy')
-        d = Pixels.from_real(real, n, seed, **kw)
-        C = dct_matrix(s).to(real.device)
-        F = C@d.images.detach()@C.T
-        where = frequencies_to_keep(F, d.y, k, d.n_classes, by)
-        at = where[d.y][:, None].expand(-1, F.shape[1], -1)
-        about = dict(classes=d.classes, norm=d.norm, name=d.title, source=d.source, aug=d.aug)
-        return cls(F.flatten(2).gather(2, at), d.y, where, d.n_classes, s, **about | kw)
     def part(self, idx): raise ValueError('frequencies have no part that shares their memory')
+
+# %% ../nbs/12_fred.ipynb #1bd658ec
+@patch(cls_method=True)
+def from_real(cls:Frequencies, real, ipc, k, seed=0, by='variance', **kw):
+    "Random real images, as many as the bytes of ipc images a class hold."
+    s = real.shape[-1]
+    if k > s*s: raise ValueError(f'{k} frequencies a channel; images of {s} px have {s*s}')
+    n = ipc*s*s//k
+    if n == 1 and k < s*s and by == 'variance':
+        raise ValueError(f'{k} of {s*s} frequencies leave one image a class, which has no '
+                         'variance; keep fewer, or choose them by energy')
+    d = Pixels.from_real(real, n, seed, **kw)
+    C = dct_matrix(s).to(real.device)
+    F = C@d.images.detach()@C.T
+    where = frequencies_to_keep(F, d.y, k, d.n_classes, by)
+    at = where[d.y][:, None].expand(-1, F.shape[1], -1)
+    return cls(F.flatten(2).gather(2, at), d.y, where, d.n_classes, s, **d.about | kw)
 
 # %% ../nbs/12_fred.ipynb #f3158651
 @dataclass(frozen=True)
@@ -122,6 +124,9 @@ class InFrequencies:
         if self.msz_per_channel > side**2:
             raise ValueError(f'msz_per_channel is {self.msz_per_channel}; images of {side} px '
                              f'have {side**2} frequencies')
+    def items(self, real):
+        side = real.shape[-1]
+        return self.ipc*side**2//self.msz_per_channel*real.n_classes
     def begin_with(self, task, **kw):
         "Real images as frequencies."
         aug = default_aug(task.real) if self.aug is None else self.aug
@@ -130,6 +135,7 @@ class InFrequencies:
     def opts(self, d):
         return dict(frequencies=partial(SGD, lr=self.lr_freq, momentum=self.momentum))
 
+# %% ../nbs/12_fred.ipynb #933f44f1
 @dataclass(frozen=True)
 class FreDMTTMethod(InFrequencies, TrajectoryMethod, name='fred-mtt'):
     "Trajectory matching with images that are stored as a few frequencies: FreD."

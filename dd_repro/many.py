@@ -659,22 +659,13 @@ class Starter:
 
 # %% ../nbs/28_many.ipynb #875513fc
 @dataclass(frozen=True)
-class RowsOptions(Checked):
+class RowsOptions(RowRun):
     "Which rows, and how they are run."
     todo: bool = setting(False, "all rows without a number at their paper's scale (of a pattern)")
     minutes: float = setting(None, 'time box of everything', above=0)
     workers: int = setting(0, 'rows at once (0: one a GPU, on a CPU one)', least=0)
     plan: bool = setting(False, 'print the order with minutes, and run nothing')
     again: bool = setting(False, 'rows that are done, too')
-    scale: float = setting(None, 'below 1: smaller copies')
-    smoke: bool = setting(False, 'one step of each')
-    seed: int = setting(0, 'of everything')
-    compiled: bool = setting(False, "rows of MTT and D3: compile the student's steps first")
-    last: bool = setting(False, 'evaluate the last state alone; such rows are at best decided')
-    record_to: str = setting('', "results file, or a folder of them (default: the paper's, as "
-                                 "in dd_row; none: only print)")
-    root: str = setting('', 'where the data are (default: DD_DATA)')
-    device: str = setting('', 'cpu or cuda (default: what there is)')
 
 ROWS = Subject('dd_rows', '', 'Many rows: ordered by rows per minute, several at once, in a '
                               'time box; goes on where it was stopped.', {'': RowsOptions})

@@ -107,6 +107,7 @@ class Matching(Checked):
     batch_train: int = setting(256, 'images a step of the network', least=1)
     batch_syn: int = setting(None, 'synthetic images of a class a match (default: all)', least=1)
 
+# %% ../nbs/11_match.ipynb #cb46b441
 _EAGER = 'an update is not captured; it is launched operation by operation'
 
 def flat_net(
@@ -117,6 +118,7 @@ def flat_net(
     try: return FlatNet(net)
     except ValueError: return None
 
+# %% ../nbs/11_match.ipynb #6d466936
 class DC(Objective):
     "Gradient matching: DC; DSA with siamese augmentation; LatentDC with a trained network."
     def __init__(self,
@@ -318,6 +320,7 @@ def _some_of(owner, y, c, n, rng, always=False):
     if not always and (n is None or n >= len(rows)): return rows
     return rows[torch.randperm(len(rows), generator=rng)][:n]
 
+# %% ../nbs/11_match.ipynb #97beef2a
 @patch
 def form(self:DC, d):
     "As `_form`, where nobody draws pairs in another way."
@@ -332,6 +335,7 @@ def numbers(self:DC, d, pure):
         draw = self.aug.numbered(*self.aug.draw(len(real), self.rng))
         yield real, *pure.numbers(mine, 0), *draw
 
+# %% ../nbs/11_match.ipynb #8f19a862
 _PAIR = DC.pair
 
 @patch

@@ -195,6 +195,10 @@ class Method(Checked):
             cls.name = name
             METHODS.add(name, cls)
     def start(self, task): raise NotImplementedError
+    def items(self, real)->int:
+        "How many items a set has whose budget counts them (codes follow from an autoencoder)."
+        budget = (getattr(self, k) for k in ('ppc', 'ipc') if hasattr(self, k))
+        return next(budget, 1)*real.n_classes
     def suits(self, side):
         "ValueError for images of a side that the method cannot make, before anything is opened."
     def fits(self, task):

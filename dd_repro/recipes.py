@@ -59,11 +59,14 @@ class Recipe:
     def n_real(self): return meanings('images').get(self.dataset, 13_000)
     @property
     def paper(self): return self.row.removeprefix('smoke/').split('/')[0]
-    @property
-    def deviations(self):
-        box = [f'at most {self.minutes:g} minutes'] if self.minutes else []
-        changed = self.changes | _strays(self)
-        return '; '.join([*(f'{n} {t}' for n, t in changed.items()), *box])
+
+# %% ../nbs/20_recipes.ipynb #2545cb37
+@patch(as_prop=True)
+def deviations(self:Recipe)->str:
+    "What differs from the printed row, by ';'."
+    box = [f'at most {self.minutes:g} minutes'] if self.minutes else []
+    changed = self.changes | _strays(self)
+    return '; '.join([*(f'{n} {t}' for n, t in changed.items()), *box])
 
 # %% ../nbs/20_recipes.ipynb #a55a033f
 def row_conditions(

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SMOKE_AROUND', 'TIME_IS_UP', 'ROW', 'SIDE_BY_SIDE', 'smoke_recipe', 'Places', 'with_values', 'check_compiled',
-           'run_row', 'told_otherwise', 'results_file', 'RowOptions', 'row_words', 'asked_recipe', 'dd_row', 'dd_smoke']
+           'run_row', 'told_otherwise', 'results_file', 'RowRun', 'RowOptions', 'row_words', 'asked_recipe', 'dd_row',
+           'dd_smoke']
 
 # %% ../nbs/25_rows.ipynb #cffb418c
 import dataclasses, json, math, sys, tempfile
@@ -313,19 +314,23 @@ _RATE = 'a rate, which is counted and not run'
 _ROWS_OWN = {'a row': 'smoke plan_first compiled last seed root device', _RATE: ''}
 
 @dataclasses.dataclass(frozen=True)
-class RowOptions(Checked):
-    "How the row is run."
+class RowRun(Checked):
+    "How rows are run, one or many."
     scale: float = setting(None, 'below 1: a smaller copy')
-    minutes: float = setting(None, 'time box of all that comes before the students')
     smoke: bool = setting(False, 'one step, on generated images where the set is not there')
     seed: int = setting(0, 'of everything')
     compiled: bool = setting(False, "MTT and D3: compile the student's steps first")
     last: bool = setting(False, 'evaluate the last state alone; such a row is at best decided')
-    plan_first: bool = setting(False, 'say what it will cost before it starts')
     record_to: str = setting('', "results file, or a folder of them (default: the paper's in "
                                  "checkout or DD_HOME; none: only print)")
     root: str = setting('', 'where the data are (default: DD_DATA)')
     device: str = setting('', 'cpu or cuda (default: what there is)')
+
+@dataclasses.dataclass(frozen=True)
+class RowOptions(RowRun):
+    "How the row is run."
+    minutes: float = setting(None, 'time box of all that comes before the students')
+    plan_first: bool = setting(False, 'say what it will cost before it starts')
 
 ROW = Subject('dd_row', '', 'Run one row of one table: make what is missing, use what is there, '
                             'record what comes out.', {'': RowOptions})

@@ -6,7 +6,7 @@
 __all__ = ['WHOLE', 'BLOCK', 'SAMPLE', 'content_key', 'check_labels', 'class_names', 'as_images', 'ImageTensors', 'held_out',
            'class_rows', 'not_recorded', 'same_content', 'source_of', 'BadImage', 'picture_mode', 'as_picture',
            'to_uint8', 'image_and_label', 'read_labels', 'ImageStream', 'file_sign', 'kept_key', 'files_key',
-           'delivered_key', 'known_name', 'fit_classes']
+           'delivered_key', 'known_name', 'class_places', 'fit_classes']
 
 # %% ../nbs/00_sets.ipynb #9c726912
 import hashlib, os, weakref
@@ -721,6 +721,19 @@ def known_name(
     "The name of the known set that this is."
     return '' if getattr(s, 'source', {}).get('kind') == 'folder' else s.name
 
+def class_places(
+    have, want, # names of classes, in two orders
+    here, there, # what has the ones and the others, for the message
+)->list: # of each class in `have` its place in `want`
+    "Where classes stand in another order; ValueError unless both have the same names."
+    for c in (*want, *have):
+        if (c in want) != (c in have):
+            only = there if c in want else here
+            raise ValueError(f'class {c!r} is in {only} only; the classes must be the same')
+    if len(set(want)) < len(want) or len(have) != len(want):
+        raise ValueError('two classes have one name, and the order differs: which is which?')
+    return [want.index(c) for c in have]
+
 def fit_classes(
     test, # `ImageTensors` or `ImageStream`
     to, # a set whose order of classes is wanted, or a list of names
@@ -731,13 +744,8 @@ def fit_classes(
     have, want = list(map(str, test.classes)), list(map(str, want))
     named = _named(have, getattr(test, 'source', {})) and _named(want, getattr(to, 'source', {}))
     if have == want or not named or _are_ids(have) != _are_ids(want): return test
-    for c in (*want, *have):
-        where = 'the distilled set' if c in want else test.title or 'the test set'
-        if (c in want) != (c in have):
-            raise ValueError(f'class {c!r} is in {where} only; the classes must be the same')
-    if len(set(want)) < len(want) or len(have) != len(want):
-        raise ValueError('two classes have one name, and the order differs: which is which?')
-    return _reordered(test, torch.tensor([want.index(c) for c in have], device='cpu'), want)
+    to = class_places(have, want, test.title or 'the test set', 'the distilled set')
+    return _reordered(test, torch.tensor(to, device='cpu'), want)
 
 def _reordered(test, to, classes):
     "A set whose class c is called to[c]."

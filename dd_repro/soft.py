@@ -104,6 +104,5 @@ def soft_start(
     if init == 'recognised':
         d.images.data = recognised(real, ipc, net, task.experts, epoch, task.seed)
     labels = mean_where_right(expert_logits(net, task.experts, d.images.detach(), epoch), d.y)
-    about = dict(classes=d.classes, norm=d.norm, name=d.title, source=d.source, lr=d.lr.item())
-    return SoftPixels(d.images.detach(), labels, d.n_classes,
-                      arch=d.arch, aug=d.aug, **about).to(task.device)
+    return SoftPixels(d.images.detach(), labels, d.n_classes, lr=d.lr.item(), arch=d.arch,
+                      **d.about).to(task.device)

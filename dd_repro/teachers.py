@@ -8,7 +8,6 @@ __all__ = ['TEACHERS', 'seen', 'PhotoCrops', 'TeacherViews', 'TeacherProtocol', 
 
 # %% ../nbs/16_teachers.ipynb #2935cdef
 import hashlib, json, time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +53,7 @@ class PhotoCrops:
         box = crop_boxes(1, img.size[::-1], rng_for(self.seed, i))[0].tolist()
         return F.resized_crop(img, *box, [self.size]*2, antialias=True), y
 
+# %% ../nbs/16_teachers.ipynb #c5c8329a
 class TeacherViews:
     "A real set as teachers see it: every image under random transforms, drawn anew in every epoch."
     def __init__(self,
@@ -224,6 +224,7 @@ def _have(file, card):
                          f'{card[diff]!r}); give another folder')
     return True
 
+# %% ../nbs/16_teachers.ipynb #18a46af9
 def _check_known(path):
     "ValueError when a teacher would be put beside others that do not know their data."
     for f in sorted(Path(path).glob('teacher_*.safetensors')):
@@ -233,14 +234,6 @@ def _check_known(path):
             raise ValueError(f'{f}: content not recorded, so it may be of other data: these '
                              'teachers can be used, '
                              'but none can be added; give another folder')
-
-@contextmanager
-def _kept(path, n):
-    "When the time is up, say how many teachers there are."
-    try: yield
-    except TimeUp:
-        have = sum(_teacher_file(path, i).is_file() for i in range(n))
-        raise TimeUp(f'{have} of {n} teachers are kept in {path}') from None
 
 def _save_teacher(file, net, real, card, seconds):
     tensors = {f'net.{k}': v for k, v in net.state_dict().items()} | {
@@ -275,7 +268,7 @@ def train_teachers(
         if _have(file, card): continue
         _check_known(path)
         if init: start_from(net, init[i % len(init)])
-        with _kept(path, M):
+        with kept_so_far('teacher', path, [_teacher_file(path, i) for i in range(M)]):
             in_time()
             train(net, TeacherViews(real, how), p, seed=seed_of(rng_for(seed, 'teacher', i)),
                   hook=lambda e, _: in_time() if e + 1 < p.epochs else None)

@@ -138,3 +138,11 @@ def test_settings_that_cannot_be(name, kw, says):
 @pytest.mark.parametrize('name', ['dd', 'ld', 'rat'])
 def test_a_smoke_run(task, tmp_path, name):
     assert learn(task, smoke_of(METHODS[name]()), tmp_path, QUIET)[1].it == 1
+
+@pytest.mark.parametrize('name', ['dd', 'ld', 'rat'])
+@pytest.mark.parametrize('aug', ['', 'rotate'])
+def test_the_augmentation_that_was_used_is_recorded(tmp_path, name, aug):
+    real, test = load('digits', size=8)
+    few = dict(iterations=1, syn_steps=2, batch_real=2, aug=aug) | (dict(window=1) if name == 'rat' else {})
+    d, _ = learn(Task(real, test, partial(ConvNet, 1, 10, 8, 4, 1)), METHODS[name](**few), tmp_path, RunOptions(quiet=True))
+    assert d.info['settings']['aug'] == aug

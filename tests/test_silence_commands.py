@@ -405,3 +405,11 @@ def test_a_loss_above_1_is_named(name, loss, word):
     said = METHODS[name]().remark(loss)
     assert said is None if word is None else word in said
     assert METHODS['dm']().remark(loss) is None
+
+@pytest.mark.parametrize('name, own, n', [('mtt', dict(ipc=2), 20), ('d3', dict(ppc=3), 30), ('fred-mtt', dict(ipc=1, msz_per_channel=16), 40), ('rat', dict(ipc=1), 10)])
+def test_a_student_batch_is_compared_with_the_items_of_the_set(name, own, n):
+    "A batch of all is taken, one more is refused; frequencies hold more images than a budget says."
+    real = SimpleNamespace(n_classes=10, shape=(1, 8, 8))
+    assert METHODS[name](**own).items(real) == n
+    cli._check_batch(METHODS[name](**own, batch_syn=n), real)
+    with pytest.raises(ValueError, match=f'--batch_syn {n + 1} is more than the {n} items'): cli._check_batch(METHODS[name](**own, batch_syn=n + 1), real)
