@@ -24,6 +24,7 @@ def rss_mb()->float: # MB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(
         1e6 if sys.platform == 'darwin' else 1e3)
 
+# %% ../nbs/00_cost.ipynb #f48d5724
 class Cost:
     "Measure a block: `with Cost() as c: ...`, then `c.seconds` and `c.memory_mb` (peak)."
     _open = [] # those of a GPU that are measuring
@@ -135,6 +136,7 @@ def versions()->dict:
 
 TF32 = dict(off=(False, False), convolutions=(True, False), all=(True, True))
 
+# %% ../nbs/00_cost.ipynb #6150ac1d
 def tf32()->str: # a key of `TF32`, as this process has it now
     "Which products a GPU rounds to TF32: set as DD_TF32 says, or left as they are, and named."
     import torch

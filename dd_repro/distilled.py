@@ -182,6 +182,7 @@ def from_real(cls:Pixels,
                        source=source_of(real),
                        aug=default_aug(real)) | kw))
 
+# %% ../nbs/07_distilled.ipynb #93ef5c1e
 @patch(cls_method=True)
 @steady
 def from_noise(cls:Pixels, real:ImageTensors, ipc:int, seed=0, **kw):

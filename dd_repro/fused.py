@@ -189,6 +189,7 @@ def _as(kind, m):
     vars(new).update(vars(m))
     return new
 
+# %% ../nbs/08_fused.ipynb #a7d56a11
 def _is(m, kind):
     "Exactly a layer of this kind, without hooks and with its own forward pass."
     hooks = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
@@ -208,6 +209,7 @@ def _is_block(norm, relu, pool):
             and pool.padding in (0, (0, 0)) and not pool.ceil_mode and not pool.divisor_override
             and norm.bias is not None)
 
+# %% ../nbs/08_fused.ipynb #3b05a16b
 def fused(
     net:nn.Module, # a network
 )->nn.Module: # with the same parameters, shared

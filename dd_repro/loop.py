@@ -49,6 +49,7 @@ class Objective:
     def __neg__(self): return self*-1.
     def __sub__(self, o): return self + o*-1.
 
+# %% ../nbs/09_loop.ipynb #51949d52
 def _step_images(objective, d):
     return objective.step_images(d) if hasattr(objective, 'step_images') else len(d)
 
@@ -184,6 +185,7 @@ def _made_opt(make, params):
         return make(params, **dict(fused=True) | make.keywords)
     return make(params)
 
+# %% ../nbs/09_loop.ipynb #ac58ff81
 class Run:
     "A distillation in progress: the set, phases and optimisers, the iteration, the history."
     def __init__(self, d, phases, steps, opts, course=Course()):
@@ -244,6 +246,7 @@ def phase(self:Run, objective, groups):
     if hasattr(objective, 'after'): objective.after(self.d)
     return loss
 
+# %% ../nbs/09_loop.ipynb #ce7b0655
 @patch
 def check(self:Run, loss):
     "Stop a run that diverged: its state goes beside the checkpoint, which stays as it was."

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from fastcore.basics import patch
 from .core import *
 from .cost import *
 from .fields import *
@@ -217,26 +218,33 @@ class Method(Checked):
     def finish(self, d): return d
     def remark(self, loss):
         "A word on the last loss of a run, where it says something."
-    def begun(self, task):
-        "What `start` gives; ValueError where that is no set."
-        d = self.start(task)
-        if not (hasattr(d, 'sample') and hasattr(d, 'info')):
-            raise ValueError(f'{type(self).__name__}.start gives {type(d).__name__}; it has to '
-                             'give a Distilled')
-        return d
-    def distill(self, task, out, run):
-        "From the beginning of a set to its file; without iterations it is finished as it begins."
-        d = self.begun(task)
-        return self.save(d, None, task, Path(out)), None
-    def save(self, d, run, task, out):
-        "Complete the card and write the file."
-        its, seconds = (run.it//self.updates, round(run.seconds, 1)) if run else (0, 0.)
-        d.info.update(settings=self.said(task, d), iterations=its, seed=task.seed, seconds=seconds,
-                      device=device_name(task.device))
-        self.finish(d).save(out/'distilled.safetensors')
-        return d
 
 # what every run of the loop offers
+
+# %% ../nbs/09_method.ipynb #8ba49cc8
+@patch
+def begun(self:Method, task):
+    "What `start` gives; ValueError where that is no set."
+    d = self.start(task)
+    if not (hasattr(d, 'sample') and hasattr(d, 'info')):
+        raise ValueError(f'{type(self).__name__}.start gives {type(d).__name__}; it has to '
+                         'give a Distilled')
+    return d
+
+@patch
+def distill(self:Method, task, out, run):
+    "From the beginning of a set to its file; without iterations it is finished as it begins."
+    d = self.begun(task)
+    return self.save(d, None, task, Path(out)), None
+
+@patch
+def save(self:Method, d, run, task, out):
+    "Complete the card and write the file."
+    its, seconds = (run.it//self.updates, round(run.seconds, 1)) if run else (0, 0.)
+    d.info.update(settings=self.said(task, d), iterations=its, seed=task.seed, seconds=seconds,
+                  device=device_name(task.device))
+    self.finish(d).save(out/'distilled.safetensors')
+    return d
 
 # %% ../nbs/09_method.ipynb #207e67de
 LOOP = ('every', 'minutes', 'eval_every', 'eval_epochs', 'n_eval')

@@ -59,19 +59,26 @@ class MTT(Objective):
             buffer, syn_steps, expert_epochs, max_start_epoch)
         self.batch_syn, self.aug, self.grad, self.keep, self.inclusive = (
             batch_syn, aug, grad, keep, inclusive)
-    def step_images(self, d): return min(self.batch_syn or len(d), len(d))
-    def __call__(self, d):
-        _same_data(self.buffer, d)
-        near = 'cpu' if d.lr.is_cuda else d.device # a graph's numbers go over in one copy
-        points = self.buffer.segment(self.expert_epochs, self.max_start_epoch, self.rng,
-                                     self.inclusive, near)
-        draws = [(s, seed_of(self.rng))
-                 for s in d.steps(self.syn_steps, self.batch_syn, self.rng)]
-        if (loss := self.at_once(d, points, draws)) is not None: return loss
-        start, target = (sent(p, d.device) for p in points)
-        batches = [self.augmented(*s) for s in draws]
-        end = unroll(self.f, start, batches, d.student_lr, self.grad, self.keep)
-        return (end - target).square().sum()/(start - target).square().sum()
+
+# %% ../nbs/10_mtt.ipynb #1fe14ae5
+@patch
+def step_images(self:MTT, d)->int:
+    "Images that pass through the network at once."
+    return min(self.batch_syn or len(d), len(d))
+
+@patch
+def __call__(self:MTT, d):
+    _same_data(self.buffer, d)
+    near = 'cpu' if d.lr.is_cuda else d.device # a graph's numbers go over in one copy
+    points = self.buffer.segment(self.expert_epochs, self.max_start_epoch, self.rng,
+                                 self.inclusive, near)
+    draws = [(s, seed_of(self.rng))
+             for s in d.steps(self.syn_steps, self.batch_syn, self.rng)]
+    if (loss := self.at_once(d, points, draws)) is not None: return loss
+    start, target = (sent(p, d.device) for p in points)
+    batches = [self.augmented(*s) for s in draws]
+    end = unroll(self.f, start, batches, d.student_lr, self.grad, self.keep)
+    return (end - target).square().sum()/(start - target).square().sum()
 
 # %% ../nbs/10_mtt.ipynb #7be0412d
 @patch

@@ -266,17 +266,22 @@ class Team:
             raise ValueError(
                 'networks are trained together only when they draw no random numbers, and '
                 f'{type(net).__name__} does; use together=False') from None
-    def under(self, P, x):
-        "Logits with other parameters: a function of them."
-        if self.k == 1: return functional_call(self.nets[0], P, (x[0],))[None]
-        mine, self.P = self.P, P
-        try: return self.logits(x)
-        finally: self.P = mine
-    @torch.no_grad()
-    def sync(self):
-        "Write stacked parameters back into the networks."
-        for n, p in (self.P.items() if self.k > 1 else ()):
-            for m, q in zip(self.nets, p): m.get_parameter(n).copy_(q)
+
+# %% ../nbs/05_students.ipynb #3c6a3a55
+@patch
+def under(self:Team, P, x):
+    "Logits with other parameters: a function of them."
+    if self.k == 1: return functional_call(self.nets[0], P, (x[0],))[None]
+    mine, self.P = self.P, P
+    try: return self.logits(x)
+    finally: self.P = mine
+
+@patch
+@torch.no_grad()
+def sync(self:Team):
+    "Write stacked parameters back into the networks."
+    for n, p in (self.P.items() if self.k > 1 else ()):
+        for m, q in zip(self.nets, p): m.get_parameter(n).copy_(q)
 
 # %% ../nbs/05_students.ipynb #de4099a6
 TOGETHER_MAX = 250_000 # batch x width x pixels up to which ConvNets are trained together

@@ -35,6 +35,7 @@ def _refuse_state(net):
 
 _FOUND = weakref.WeakKeyDictionary() # networks -> what was looked at: may its layers be fused?
 
+# %% ../nbs/08_unroll.ipynb #decce68c
 class Functional:
     "A network as a function of one flat parameter vector: f(theta, x) -> logits."
     def __init__(self,
@@ -184,30 +185,7 @@ class _Path:
             self.points.append(self.forward(i, ts))
         if self.traces() != before: self.look_closer()
         self.state = described(f.net), self.versions()
-    def versions(self):
-        "Of all tensors from which the way back makes its steps anew."
-        held = [t for b in self.batches if not callable(b) for t in b]
-        return [t._version for t in (*self.leaves, *held)]
-    def same(self):
-        "ValueError where network or batches are not those of the way there."
-        net, versions = self.state
-        if described(self.f.net) != net:
-            raise ValueError('the network (its mode, hooks or layers) was changed between an '
-                             'unroll and the way back through it')
-        if self.versions() != versions:
-            raise ValueError('a tensor of the batches was changed in place between an unroll and '
-                             'the way back through it')
     def traces(self): return random_state(self.f.net), described(self.f.net)
-    def look_closer(self):
-        "Something changed on the walk: was it a batch, the network, or somebody else's thread?"
-        for theta, batch in zip(self.points, self.batches):
-            before = random_state()
-            ts = self.draw(batch)
-            if random_state() != before:
-                raise ValueError('a batch of the unroll draws unseeded random numbers, and it '
-                                 'is drawn again on the way back; give it a generator of its '
-                                 'own (rng_for)')
-            check_function(self.f.net, ts[0].detach(), self.f.params(theta))
     def draw(self, batch):
         if not callable(batch): return batch
         with torch.enable_grad(): return batch()
@@ -215,6 +193,36 @@ class _Path:
         if t.requires_grad and id(t) not in self.where:
             self.where[id(t)] = len(self.leaves)
             self.leaves.append(t)
+
+# %% ../nbs/08_unroll.ipynb #6df97627
+@patch
+def versions(self:_Path):
+    "Of all tensors from which the way back makes its steps anew."
+    held = [t for b in self.batches if not callable(b) for t in b]
+    return [t._version for t in (*self.leaves, *held)]
+
+@patch
+def same(self:_Path):
+    "ValueError where network or batches are not those of the way there."
+    net, versions = self.state
+    if described(self.f.net) != net:
+        raise ValueError('the network (its mode, hooks or layers) was changed between an '
+                         'unroll and the way back through it')
+    if self.versions() != versions:
+        raise ValueError('a tensor of the batches was changed in place between an unroll and '
+                         'the way back through it')
+
+@patch
+def look_closer(self:_Path):
+    "Something changed on the walk: was it a batch, the network, or somebody else's thread?"
+    for theta, batch in zip(self.points, self.batches):
+        before = random_state()
+        ts = self.draw(batch)
+        if random_state() != before:
+            raise ValueError('a batch of the unroll draws unseeded random numbers, and it '
+                             'is drawn again on the way back; give it a generator of its '
+                             'own (rng_for)')
+        check_function(self.f.net, ts[0].detach(), self.f.params(theta))
 
 # %% ../nbs/08_unroll.ipynb #4ceed12e
 @patch
@@ -282,6 +290,7 @@ class _Unroll(torch.autograd.Function):
 
 GRADS = ('adjoint', 'bptt', 'detached')
 
+# %% ../nbs/08_unroll.ipynb #7b3c5da8
 def _check_rate(lr):
     rate = torch.as_tensor(lr).detach()
     if rate.numel() != 1:
@@ -292,6 +301,7 @@ def _check_rate(lr):
 
 def _usable(t): return t.clone() if t.is_inference() else t
 
+# %% ../nbs/08_unroll.ipynb #02453a8f
 def unroll(
     net, # a network, or a `Functional` of one, which keeps its prepared steps (and may be compiled)
     theta:Tensor, # starting point [P]
