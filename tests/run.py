@@ -1,6 +1,7 @@
 """What `make test` runs: every notebook, every test, the site; closed by one line of counts.
 
-Two things run at a time: the tests in one lane, notebooks and site in the other. Each takes one thread, or as many as OMP_NUM_THREADS says."""
+Two things run at a time: tests in one lane, notebooks and site in the other, which then takes its share of the tests.
+Each takes one thread, or as many as OMP_NUM_THREADS says."""
 import os, re, subprocess, sys, tempfile, threading, time
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -57,10 +58,26 @@ def notebooks():
     bad = len(failed) or int(status != 0)
     return Counter(passed=total - bad, failed=bad), used
 
+def groups(n=4):
+    "The files of tests in so many groups of about the same size."
+    files = sorted((ROOT/'tests').glob('test_*.py'), key=lambda f: f.stat().st_size, reverse=True)
+    return [files[i::n] for i in range(n)]
+
+WAITING = groups() # a lane that is free takes the next
+
 def tests():
-    "Run pytest in random order; its skipped and failed tests are named."
+    "Run pytest on the groups that nobody has taken yet."
+    total, cost = Counter(passed=0, failed=0, skipped=0), 0.
+    while True:
+        try: files = WAITING.pop()
+        except IndexError: return total, cost
+        counts, used = some_tests(files)
+        total.update(counts); cost += used
+
+def some_tests(files):
+    "Run pytest on some files, in random order; skipped and failed tests are named."
     with tempfile.TemporaryDirectory() as tmp:
-        status, _, used = stream(sys.executable, '-m', 'pytest', 'tests', '--durations=10', f'--junitxml={tmp}/r.xml', live=True)
+        status, _, used = stream(sys.executable, '-m', 'pytest', *files, '--durations=10', f'--junitxml={tmp}/r.xml', live=True)
         cases = list(ET.parse(f'{tmp}/r.xml').iter('testcase')) if Path(f'{tmp}/r.xml').exists() else []
     skipped = [(c, s.get('message')) for c in cases if (s := c.find('skipped')) is not None]
     failed = [c for c in cases if c.find('failure') is not None or c.find('error') is not None]
@@ -87,7 +104,7 @@ def main():
     "Run all three whatever happens, and close with the sum."
     total, began = Counter(passed=0, failed=0, skipped=0), time.time()
     if not os.environ.get('DD_DATA'): print('DD_DATA is not set: what needs real images is left out, the embedded digits stand in')
-    with ThreadPoolExecutor(2) as ex: lanes = [ex.submit(lane, *parts) for parts in ((tests,), (notebooks, site))]
+    with ThreadPoolExecutor(2) as ex: lanes = [ex.submit(lane, *parts) for parts in ((tests,), (notebooks, site, tests))]
     for counts, _ in (l.result() for l in lanes): total.update(counts)
     print(f'== together: {time.time()-began:.0f} s, {sum(l.result()[1] for l in lanes):.0f} s of processor time, {ENV["OMP_NUM_THREADS"]} threads a process\n')
     print(f'{total["passed"]} passed, {total["failed"]} failed, {total["skipped"]} skipped')

@@ -11,10 +11,12 @@ import os
 import threading
 import time
 import warnings
+from collections import Counter
 from functools import partial
 from statistics import median
 
-CELLS = ('machine', 'float64 against the CPU', 'MTT iteration', 'expert', 'students', 'matching')
+CELLS = ('machine', 'float64 against the CPU', 'method against the CPU', 'MTT iteration', 'expert',
+         'students', 'matching', 'd3', 'd3s', 'launches')
 START = time.time()
 NOW = dict(cell='import') # the cell that is being run
 
@@ -55,10 +57,11 @@ TIMER.start()
 
 import torch
 from torch.optim import SGD
-from dd_repro.all import (ConvNet, DSA, Functional, ImageTensors, NoNorm, Pixels, Run, RunOptions,
-                          Task, as_protocol, device_name, expert_protocol, method_of, rng_for,
-                          seeded, steps_of, to_vector, train, unroll)
-from dd_repro.bench import matmul_rate, unroll_iteration
+from dd_repro.all import (DC, DM, DSA, MTT, ConvNet, Functional, ImageTensors, LatentPriors,
+                          Matching, NoNorm, Pixels, Run, RunOptions, Task, as_protocol,
+                          device_name, expert_protocol, method_of, rng_for, seeded,
+                          steps_of, to_vector, train, unroll, whole_of)
+from dd_repro.bench import gflop, matmul_rate, measure_d3, measure_d3s, unroll_iteration
 
 DEV, GPU = A.device, A.device == 'cuda'
 WIDTH = 128 if GPU else 8
@@ -88,10 +91,10 @@ def ms(fn, n=3, warm=1):
     for _ in range(warm): once()
     return round(median(once() for _ in range(n)), 2)
 
-def noise(n):
+def noise(n, size=32, device=DEV):
     "Random images, n of them, of ten classes."
-    x = torch.randn(n, 3, 32, 32, generator=rng_for('noise'))
-    return ImageTensors(x, torch.arange(n) % 10, 10, norm=NoNorm(), name='noise').to(DEV)
+    x = torch.randn(n, 3, size, size, generator=rng_for('noise'))
+    return ImageTensors(x, torch.arange(n) % 10, 10, norm=NoNorm(), name='noise').to(device)
 
 
 # ------------------------------------------------------------ cells
@@ -105,7 +108,10 @@ def machine():
     tf32 = dict(cudnn_tf32=back.cudnn.allow_tf32, matmul_tf32=back.cuda.matmul.allow_tf32)
     about = dict(torch=torch.__version__, device=device_name(DEV), cores=os.cpu_count())
     rate = round(matmul_rate(8192 if GPU else 512, 3, DEV))
-    return about | tf32 | dict(kornia=kornia_is, gflops=rate)
+    t = time.perf_counter()
+    sum(range(10**7))
+    yardstick = round(1e3*(time.perf_counter() - t))
+    return about | tf32 | dict(kornia=kornia_is, gflops=rate, yardstick_ms=yardstick)
 
 def gradients(device, captured, how='grad', width=8, size=16, n=10, steps=6, b=4):
     "End point and gradients of a small unroll in float64."
@@ -130,6 +136,75 @@ def double(captured, how):
     got, want = gradients(DEV, captured, how), gradients('cpu', False)
     return dict(zip(('end', 'images', 'lr'), (rel(a, b) for a, b in zip(got, want))))
 
+# ------------------------------------------------------------ methods
+SMALL = dict(size=16, width=8, depth=2)
+
+def small():
+    "The same small network at each call."
+    with seeded('small'): return ConvNet(**SMALL).double()
+
+class Near:
+    "Another start and target in every iteration."
+    def check(self, *_): pass
+    def segment(self, M, T, rng, inclusive=False, device=None):
+        r = torch.randn(2, len(POINT), dtype=torch.double, generator=rng)*.05
+        return [(POINT + v).to(device or 'cpu') for v in r]
+
+POINT = to_vector(small())
+
+def pixels(n=20):
+    "Distilled images."
+    x = torch.randn(n, 3, 16, 16, dtype=torch.double, generator=rng_for('pixels'))
+    return Pixels(x, torch.arange(n) % 10, 10, lr=.05)
+
+def priors():
+    "Distilled priors."
+    with seeded('priors'): return LatentPriors(10, 2, z_dim=4, size=16, width=8, lr=.05)
+
+def matching_on(device, kind):
+    "DC or DM on noise."
+    real, aug = noise(80, 16, device), DSA(siamese=True)
+    real.x = real.x.double()
+    if kind == 'dm': return DM(real, small, aug=aug, seed=5)
+    return DC(real, small, Matching(outer=3, inner=2, batch_real=6, batch_train=5), aug, seed=5)
+
+OBJECTIVES = dict(
+    mtt=lambda device, f: MTT(f, Near(), 5, 1, 1, 8, DSA(), seed=3),
+    tesla=lambda device, f: MTT(f, Near(), 5, 1, 1, 8, DSA(), grad='detached', seed=3),
+    priors=lambda device, f: MTT(f, Near(), 5, 1, 1, 8, DSA(), seed=3),
+    dc=lambda device, f: matching_on(device, 'dc'), dm=lambda device, f: matching_on(device, 'dm'))
+
+def updates(device, what, compiled, times=3):
+    "Values and gradients of some updates, and whether they were captured."
+    d = (priors() if what == 'priors' else pixels()).double().to(device)
+    f = Functional(small().to(device), compiled and device != 'cpu')
+    objective, out = OBJECTIVES[what](device, f), []
+    for _ in range(times):
+        d.zero_grad()
+        out.append(objective.backward(d).detach().clone().view(1))
+        got = [p for p in d.parameters() if p.grad is not None]
+        out += [p.grad.flatten() for p in got]
+        with torch.no_grad():
+            for p in got: p.sub_(.1*p.grad)
+        objective.after(d)
+    return torch.cat(out), [g is not None for g in whole_of(f).kept.values()]
+
+def team(device):
+    "Where three students end."
+    nets = []
+    for i in range(3):
+        with seeded('team', i): nets.append(ConvNet(**SMALL).double().to(device))
+    d = pixels().double().to(device)
+    train(nets, d, as_protocol('mtt').scaled(epochs=4), lr=.01, together=True)
+    return torch.cat([to_vector(n) for n in nets]), []
+
+def method(what, compiled=False):
+    "A method's updates in float64, here against the CPU."
+    run = team if what == 'team' else partial(updates, what=what, compiled=compiled)
+    got, kept = run(DEV)
+    return dict(rel=rel(got, run('cpu')[0]), captured=kept)
+
+# ------------------------------------------------------------ seconds
 def waits(run):
     "How often a call waits for the GPU, and the most memory so far."
     torch.cuda.set_sync_debug_mode('warn')
@@ -141,10 +216,15 @@ def waits(run):
     torch.cuda.reset_peak_memory_stats()
     return dict(waits=sum('synchroniz' in str(w.message) for w in seen), memory_mb=peak)
 
+def mtt_iteration(ipc, mode):
+    "What is timed."
+    how = dict(eager=False, captured=True).get(mode, 'whole')
+    compiled = mode == 'compiled'
+    return unroll_iteration('adjoint', *SIZES[ipc], WIDTH, DEV, how, compiled=compiled)
+
 def iteration(ipc, mode):
     "One iteration of MTT, against the first of its size, again, and its milliseconds."
-    captured, compiled = mode != 'eager', mode == 'compiled'
-    run = unroll_iteration('adjoint', *SIZES[ipc], WIDTH, DEV, captured, compiled=compiled)
+    run = mtt_iteration(ipc, mode)
     t = time.time()
     g = run().clone()
     sync()
@@ -153,6 +233,8 @@ def iteration(ipc, mode):
     against, want = REFERENCE.setdefault(ipc, (words, g))
     out |= dict(against=against, rel=rel(g, want), twice=rel(run(), g))
     out |= dict(ms=ms(run, 2 if ipc > 1 else 5, 0))
+    work = gflop(ConvNet(width=WIDTH).arch, 'adjoint', *SIZES[ipc], mode)
+    out |= dict(tflops=round(work/out['ms'], 2))
     return out | (waits(run) if GPU else {})
 
 def unrolled(ipc, mode, tf32):
@@ -161,11 +243,12 @@ def unrolled(ipc, mode, tf32):
     try: return iteration(ipc, mode)
     finally: torch.backends.cudnn.allow_tf32 = True
 
-def expert(batch):
-    "A step of an expert."
-    data, net = noise(20*batch), ConvNet(width=WIDTH).to(DEV)
-    once = lambda: train([net], data, expert_protocol(1, batch=batch))
-    return dict(ms_a_step=round(ms(once, 2)/20, 2))
+def expert(batch, k=1):
+    "A step of an expert, or of several side by side."
+    data, nets = noise(20*batch), [ConvNet(width=WIDTH).to(DEV) for _ in range(k)]
+    once = lambda epochs: train(nets, data, expert_protocol(epochs, batch=batch), together=k > 1)
+    two, one = ms(partial(once, 2), 2), ms(partial(once, 1), 2, 0)
+    return dict(ms_a_step=round((two - one)/20, 2), first_epoch_ms=one)
 
 def students(ipc, together):
     "An epoch of five students."
@@ -189,6 +272,21 @@ def matching(method, ipc):
     return dict(ms=ms(run.one, 10 if GPU else 2, 2))
 
 
+def launches(mode):
+    "What an iteration of MTT at ipc 1 asks of the GPU."
+    from torch.profiler import ProfilerActivity, profile
+    run = mtt_iteration(1, mode)
+    for _ in range(2): run()
+    sync()
+    both = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA]*GPU]
+    with profile(activities=both) as p:
+        run()
+        sync()
+    n = Counter(e.name for e in p.events())
+    begun = sum(k for name, k in n.items() if 'Launch' in name)
+    moved = sum(k for name, k in n.items() if name.startswith(('cudaMemcpy', 'cudaMemset')))
+    return dict(launches=begun, copies=moved, most=dict(n.most_common(8)))
+
 # ------------------------------------------------------------ in order
 def mtt(ipc, *modes):
     "Cells of MTT at one size: pairs (mode, tf32)."
@@ -200,15 +298,23 @@ def cells():
     for how in ('grad', 'backward'):
         for c in (False, True):
             yield 'float64 against the CPU', double, dict(captured=c, how=how)
-    yield from mtt(1, ('eager', False), ('captured', False), ('captured', True), ('eager', True))
-    yield 'expert', expert, dict(batch=256 if GPU else 16)
+    for what in (*OBJECTIVES, 'team'): yield 'method against the CPU', method, dict(what=what)
+    yield from mtt(1, ('eager', False), ('captured', False), ('whole', False), ('whole', True),
+                   ('captured', True), ('eager', True))
+    for k in (1, 4): yield 'expert', expert, dict(batch=256 if GPU else 16, k=k)
     for t in (False, True): yield 'students', students, dict(ipc=1, together=t)
     for m in ('dsa', 'dc', 'dm'): yield 'matching', matching, dict(method=m, ipc=1)
-    yield from mtt(10, ('eager', False), ('captured', True))
-    yield 'students', students, dict(ipc=10, together=False)
+    yield from mtt(10, ('eager', False), ('whole', True))
+    for t in (False, True): yield 'students', students, dict(ipc=10, together=t)
     if not GPU: return
+    yield 'd3', partial(measure_d3, device=DEV), {}
+    yield 'd3s', partial(measure_d3s, 64, device=DEV), {}
+    for m in ('dsa', 'dm'): yield 'matching', matching, dict(method=m, ipc=10)
+    for m in ('eager', 'whole'): yield 'launches', launches, dict(mode=m)
     yield from mtt(1, ('compiled', True)) # takes a minute at first: after what is needed
-    yield from mtt(50, ('captured', True), ('eager', True))
+    yield 'students', students, dict(ipc=50, together=True)
+    yield from mtt(50, ('whole', True), ('eager', True))
+    yield 'method against the CPU', method, dict(what='mtt', compiled=True)
     yield from mtt(10, ('compiled', True))
 
 def run_cell(name, fn, kw):
