@@ -74,11 +74,21 @@ def flip(
     return torch.where((u[:, 0] < p.flip)[:, None, None, None], x.flip(3), x)
 
 # %% ../nbs/02_augment.ipynb #a6067ab9
+def _base_grid(x, h, w, align_corners):
+    "Where the pixels are, from -1 to 1 [h*w, 3], as `F.affine_grid` has it."
+    def line(m):
+        at = torch.linspace(-1, 1, m, dtype=x.dtype, device=x.device) if m > 1 else x.new_zeros(1)
+        return at if align_corners else at*(m - 1)/m
+    i, j = line(h)[:, None].expand(h, w), line(w).expand(h, w)
+    return torch.stack((j, i, torch.ones_like(j)), 2).view(-1, 3)
+
 def _affine(x, a, b, c, d, p):
     "Resample x by the matrices ((a, b), (c, d)), each [n or 1]."
     z = torch.zeros_like(a)
     theta = torch.stack((a, b, z, c, d, z), 1).view(-1, 2, 3).to(x.dtype).expand(len(x), 2, 3)
-    grid = F.affine_grid(theta, list(x.shape), align_corners=p.align_corners)
+    n, _, h, w = x.shape
+    base = _base_grid(x, h, w, p.align_corners).expand(n, -1, -1)
+    grid = torch.bmm(base, theta.mT).view(n, h, w, 2)
     return F.grid_sample(x, grid, align_corners=p.align_corners)
 
 def scale(

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 from torch.autograd import Function
+from torch.library import custom_op
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 # %% ../nbs/08_fused.ipynb #145d6aec
 @lru_cache(32)
@@ -51,32 +53,36 @@ class _Channels:
         "The mean of the normed x times v."
         return self.rstd*((v*self.x).mean(2, True) - self.mean*v_mean)
 
-# %% ../nbs/08_fused.ipynb #96fa5c05
-class _BlockBack(Function):
-    "The first derivative of a block, and by its own `backward` the second."
-    @staticmethod
-    def forward(ctx, dy, x, w, b, mean, rstd):
-        dy, c, m = dy.contiguous(), x.shape[1], x[0, 0].numel()
-        dx, dw, db = torch.empty_like(x), torch.zeros_like(w), torch.zeros_like(b)
-        for s in _pieces(x):
-            p = _Channels(x[s], w, b, mean[s], rstd[s], dy[s])
-            dx[s], *more = torch.ops.aten.native_group_norm_backward(
-                p.d.view_as(x[s]), x[s], mean[s], rstd[s], w, len(x[s]), c, m, c, [True]*3)
-            dw += more[0]
-            db += more[1]
-        ctx.save_for_backward(dy, x, w, b, mean, rstd)
-        return dx, dw, db
-    @staticmethod
-    def backward(ctx, a, b, c):
-        dy, x, w, bias, mean, rstd = ctx.saved_tensors
-        a, to_dy, to_x, to_w = (a.contiguous(), torch.empty_like(dy), torch.empty_like(x),
-                                torch.zeros_like(w))
-        for s in _pieces(x):
-            p = _Channels(x[s], w, bias, mean[s], rstd[s], dy[s])
-            to_dy[s], got = _second(p, a[s].view_as(p.u), b.view(-1, 1), c.view(-1, 1), to_x[s])
-            to_w += got
-        return to_dy, to_x, to_w, None, None, None
+# %% ../nbs/08_fused.ipynb #3a471a60
+def _back(
+    dy:Tensor, # what arrives at the block's result
+    x:Tensor, w:Tensor, b:Tensor, mean:Tensor, rstd:Tensor # its input; of its norm
+)->tuple[Tensor, Tensor, Tensor]: # for x, w, b
+    "The first derivative of a block."
+    c, m = x.shape[1], x[0, 0].numel()
+    dx, dw, db = torch.empty_like(x), torch.zeros_like(w), torch.zeros_like(b)
+    for s in _pieces(x):
+        p = _Channels(x[s], w, b, mean[s], rstd[s], dy[s])
+        dx[s], *more = torch.ops.aten.native_group_norm_backward(
+            p.d.view_as(x[s]), x[s], mean[s], rstd[s], w, len(x[s]), c, m, c, [True]*3)
+        dw += more[0]
+        db += more[1]
+    return dx, dw, db
 
+def _twice(
+    dy:Tensor, x:Tensor, w:Tensor, b:Tensor, mean:Tensor, rstd:Tensor, # as in `_back`
+    a:Tensor, to_dw:Tensor, to_db:Tensor # what arrives at its results
+)->tuple[Tensor, Tensor, Tensor]: # for dy, x, w
+    "The derivative of the first derivative."
+    to_dy, to_x, to_w = torch.empty_like(dy), torch.empty_like(x), torch.zeros_like(w)
+    for s in _pieces(x):
+        p = _Channels(x[s], w, b, mean[s], rstd[s], dy[s])
+        given = a[s].view_as(p.u), to_dw.view(-1, 1), to_db.view(-1, 1)
+        to_dy[s], got = _second(p, *given, to_x[s])
+        to_w += got
+    return to_dy, to_x, to_w
+
+# %% ../nbs/08_fused.ipynb #0e0017b4
 def _second(p, a, b, c, to_x):
     "What arrives at dy and at the scale of the norm; that for x is written into its place."
     a_mean, d_mean, m = a.mean(2, True), p.d.mean(2, True), a.shape[2]
@@ -90,22 +96,73 @@ def _second(p, a, b, c, to_x):
     to_x.view_as(p.x).add_(a*pa).add_(p.d*q)
     return _pool(p.passed(e).view_as(to_x)), (p.rstd*m*s).sum((0, 2))
 
-# %% ../nbs/08_fused.ipynb #a1350317
+# %% ../nbs/08_fused.ipynb #7f1fa96b
+def _there(
+    x:Tensor, w:Tensor, b:Tensor, eps:float # feature maps; of the norm
+)->tuple[Tensor, Tensor, Tensor]: # the block's result; mean and inverse deviation [n, c]
+    "A block forwards."
+    n, c, h, side = x.shape
+    y, mean, rstd = x.new_empty(n, c, h//2, side//2), x.new_empty(n, c), x.new_empty(n, c)
+    for s in _pieces(x):
+        u, mean[s], rstd[s] = torch.ops.aten.native_group_norm(
+            x[s], w, b, len(x[s]), c, h*side, c, eps)
+        y[s] = _pool(u.relu_())
+    return y, mean, rstd
+
+# %% ../nbs/08_fused.ipynb #e7871196
+_OPS = {f.__name__: custom_op(f'dd_repro::block{f.__name__}', f, mutates_args=())
+        for f in (_there, _back, _twice)}
+
+def _on_gpu(name):
+    def run(*ts):
+        from dd_repro import kernels
+        return getattr(kernels, f'block{name}')(*ts)
+    return run
+
+for _name, _op in _OPS.items(): _op.register_kernel('cuda')(_on_gpu(_name))
+
+@_OPS['_there'].register_fake
+def _(x, w, b, eps):
+    n, c, h, side = x.shape
+    return x.new_empty(n, c, h//2, side//2), x.new_empty(n, c), x.new_empty(n, c)
+
+@_OPS['_back'].register_fake
+def _(dy, x, w, *_): return torch.empty_like(x), torch.empty_like(w), torch.empty_like(w)
+
+@_OPS['_twice'].register_fake
+def _(dy, x, w, *_): return torch.empty_like(dy), torch.empty_like(x), torch.empty_like(w)
+
+def _whole(x):
+    "Is an operation one line here? On a GPU, and in a list that is traced for one."
+    return x.is_cuda or get_proxy_mode() is not None
+
+def _call(f, x, *ts): return (_OPS[f.__name__] if _whole(x) else f)(*ts)
+
+# %% ../nbs/08_fused.ipynb #266b08b9
+class _BlockBack(Function):
+    "The first derivative of a block, and by its own `backward` the second."
+    @staticmethod
+    def forward(ctx, dy, x, *stats):
+        dy = dy.contiguous()
+        ctx.save_for_backward(dy, x, *stats)
+        return _call(_back, x, dy, x, *stats)
+    @staticmethod
+    def backward(ctx, a, b, c):
+        ts = ctx.saved_tensors
+        given = a.contiguous(), b.contiguous(), c.contiguous()
+        return *_call(_twice, ts[1], *ts, *given), None, None, None
+
 class _Block(Function):
     @staticmethod
     def forward(ctx, x, w, b, eps):
-        x, (n, c, h, side) = x.contiguous(), x.shape
-        y, mean, rstd = x.new_empty(n, c, h//2, side//2), x.new_empty(n, c), x.new_empty(n, c)
-        for s in _pieces(x):
-            u, mean[s], rstd[s] = torch.ops.aten.native_group_norm(
-                x[s], w, b, len(x[s]), c, h*side, c, eps)
-            y[s] = _pool(u.relu_())
-        ctx.save_for_backward(x, w, b, mean, rstd)
+        x = x.contiguous()
+        y, *stats = _call(_there, x, x, w, b, eps)
+        ctx.save_for_backward(x, w, b, *stats)
         return y
     @staticmethod
-    def backward(ctx, dy):
-        return *_BlockBack.apply(dy, *ctx.saved_tensors), None
+    def backward(ctx, dy): return *_BlockBack.apply(dy, *ctx.saved_tensors), None
 
+# %% ../nbs/08_fused.ipynb #24414ccf
 WIDEST = 128 # px; above it a matrix product is slower than pooling
 
 def _batch(x, w): return x.ndim == 4 and len(x) > 0 and x.dtype == w.dtype
@@ -161,7 +218,7 @@ def conv(
     "A convolution whose second derivative takes no detour."
     out, k = len(w), w[0].numel()
     if not _batch(x, w): return F.conv2d(x, w, b, *how)
-    if k > FEW or how[3] > 1: return _Conv.apply(x, w, b, how)
+    if k > FEW or how[3] > 1 or _whole(x): return _Conv.apply(x, w, b, how)
     patches = F.unfold(x, w.shape[2:], how[2], how[1], how[0])
     y = torch.baddbmm(b.view(1, out, 1), w.view(1, out, k).expand(len(x), -1, -1), patches)
     side = [(s + 2*p - d*(n - 1) - 1)//t + 1 for s, n, t, p, d in

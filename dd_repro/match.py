@@ -271,12 +271,12 @@ def _gradient(f, theta, x, y, create_graph=False):
                                    create_graph=create_graph)[0]
 
 def _real_gradient(f, theta, x, y):
-    return (_gradient(f, theta.detach().requires_grad_(), x, y),)
+    return (_gradient(f.fast, theta.detach().requires_grad_(), x, y),)
 
 def _class_match(f, kind, theta, s, y, real):
     "The distance for one class, and its gradient for the synthetic images."
     theta, s = theta.detach().requires_grad_(), s.detach().requires_grad_()
-    g = _gradient(f, theta, s, y, True)
+    g = _gradient(f.fast, theta, s, y, True)
     with torch.enable_grad():
         loss = match_loss(*(list(f.params(v).values()) for v in (g, real)), kind)
     return loss.detach(), torch.autograd.grad(loss, s)[0]
@@ -464,13 +464,13 @@ class _Features(nn.Module):
         self.net = net
     def forward(self, x): return self.net.embed(x)
 
-def _features(f, theta, x): return (f(theta.detach(), x.detach()),)
+def _features(f, theta, x): return (f.fast(theta.detach(), x.detach()),)
 
 def _mean_match(f, sizes, theta, s, real):
     "The distance of class means, and its gradient for the synthetic images."
     s = s.detach().requires_grad_()
     with torch.enable_grad():
-        loss = (class_means(f(theta.detach(), s), sizes) - real).square().sum()
+        loss = (class_means(f.fast(theta.detach(), s), sizes) - real).square().sum()
     return loss.detach(), torch.autograd.grad(loss, s)[0]
 
 class _MeanMatch:

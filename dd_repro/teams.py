@@ -6,7 +6,7 @@
 __all__ = ['TeamStep', 'Epochs', 'captured_epochs']
 
 # %% ../nbs/09_teams.ipynb #5a707059
-import math
+import dataclasses, math
 from functools import partial
 
 import torch
@@ -14,9 +14,11 @@ from torch import Tensor
 from .core import *
 from .sets import *
 from .augment import *
+from .convnet import *
 from .students import *
 from .distilled import *
 from .steps import *
+from .unroll import *
 from .whole import *
 
 # %% ../nbs/09_teams.ipynb #9017ff4e
@@ -25,13 +27,18 @@ class TeamStep:
     def __init__(self, team, p, aug):
         self.team, self.p, self.aug = team, p, aug
         self.sizes = [q.numel() for q in team.P.values()]
+        self.f = Functional(team.nets[0]) if team.k == 1 else None
+    def logits(self, theta, x):
+        "One network with its layers fused; several as they are."
+        if self.f: return self.f.fast(theta, x[0])[None]
+        return self.team.under(self.params(theta), x)
     def params(self, theta):
         parts = theta.split(self.sizes)
         return {n: t.view(q.shape) for (n, q), t in zip(self.team.P.items(), parts)}
     def gradient(self, theta, x, y):
         theta = theta.detach().requires_grad_()
         with torch.enable_grad():
-            loss = student_loss(self.team.under(self.params(theta), x), y, self.p)
+            loss = student_loss(self.logits(theta, x), y, self.p)
             return torch.autograd.grad(loss, theta)[0]
     def __call__(self, theta, v, images, labels, lr, idx, which, u):
         x = torch.stack([self.aug.by_number(images.index_select(0, i), w, n)
@@ -50,16 +57,27 @@ def _tensors(data):
 
 class Epochs:
     "The training of a team, a replay a step."
-    def __init__(self, team, tensors, p, lr, rngs):
-        self.p, self.lr, self.rngs, self.tensors = p, lr, rngs, tensors
-        self.aug, self.n = DSA(p.aug) if p.aug else noop, len(tensors[0])
+    def __init__(self, team, tensors, p):
+        self.tensors, self.aug, self.n = tensors, DSA(p.aug) if p.aug else noop, len(tensors[0])
         self.theta = torch.cat([q.detach().flatten() for q in team.P.values()])
-        self.v, step = torch.zeros_like(self.theta), TeamStep(team, p, self.aug)
-        parts = step.params(self.theta)
-        with torch.no_grad():
-            for n, q in team.P.items(): q.data = parts[n]
-        self.step = step
+        self.v, self.step = torch.zeros_like(self.theta), TeamStep(team, p, self.aug)
+        if self.step.f: self.step.f.check(self.theta, tensors[0][:8])
         self.graphs = Graphs('a training step is not captured; it is launched by operations')
+        self.team = None
+    @torch.no_grad()
+    def begin(self, team, p, lr, rngs):
+        "A team of the same kind: its parameters become parts of the vector."
+        self.team, self.p, self.lr, self.rngs = team, p, lr, rngs
+        self.theta.copy_(torch.cat([q.detach().flatten() for q in team.P.values()]))
+        self.v.zero_()
+        parts = self.step.params(self.theta)
+        for n, q in team.P.items(): q.data = parts[n]
+        return self
+    @torch.no_grad()
+    def end(self):
+        "The team keeps what it has learned; the vector is free for the next one."
+        for q in self.team.P.values(): q.data = q.data.clone()
+        self.team = None
     def rest(self): self.v.zero_() # the optimiser is made anew
     def draws(self):
         "Image numbers and augmentations of the steps of an epoch."
@@ -94,4 +112,17 @@ def captured_epochs(
         return None
     x = tensors[0]
     if not x.is_cuda or x.is_inference() or {q.dtype for q in team.params} != {x.dtype}: return None
-    return Epochs(team, tensors, p, lr, rngs)
+    try: return _machine(team, tensors, p).begin(team, p, lr, rngs)
+    except ValueError: return None # no function of its weights
+
+_LAST = {} # what was captured for the last team
+
+def _machine(team, tensors, p):
+    "The machine of the last team, if it was of the same kind and is done; otherwise a new one."
+    places = *((t.data_ptr(), t.shape, t.dtype) for t in tensors),
+    kind = dataclasses.replace(p, name='', epochs=1), described(team.nets[0]), team.k, places
+    kind = repr(kind)
+    if kind not in _LAST or _LAST[kind].team is not None:
+        _LAST.clear()
+        _LAST[kind] = Epochs(team, tensors, p)
+    return _LAST[kind]

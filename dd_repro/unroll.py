@@ -60,11 +60,12 @@ class Functional:
         if key not in found:
             with torch.enable_grad():
                 check_function(self.net, x.detach()[:8], self.params(theta.detach()))
-                found[key] = x.device.type != 'cpu' or self.agrees(theta.detach(), x.detach()[:8])
+                found[key] = self.agrees(theta.detach(), x.detach()[:8])
         if not found[key]: self.quick = self.net
     def agrees(self, theta, x):
         "Does `fast` give the gradient that the network gives?"
-        theta, near = theta.requires_grad_(), 1e-9 if theta.dtype == torch.float64 else 1e-3
+        theta, near = theta.requires_grad_(), 1e-3 if theta.device.type == 'cpu' else .02 # TF32
+        if theta.dtype == torch.float64: near = 1e-9
         a = torch.autograd.grad(self(theta, x).square().sum(), theta)[0]
         try: b = torch.autograd.grad(self.fast(theta, x).square().sum(), theta)[0]
         except Exception: return False # a forward pass that asks its layers for more
@@ -72,7 +73,7 @@ class Functional:
     def __call__(self, theta, x):
         return torch.func.functional_call(self.net, self.params(theta), (x,))
     def fast(self, theta, x):
-        "The same to rounding on a CPU, with layers fused where they can be."
+        "The same to rounding, with layers fused where they can be."
         return torch.func.functional_call(self.quick, self.params(theta), (x,))
 
 # %% ../nbs/08_unroll.ipynb #138744f9
@@ -132,8 +133,9 @@ def steps_of(
 )->tuple: # two `Replay`s: a step, and the way back through it
     "The two functions of a step, forwards and back, kept with the network."
     if not hasattr(f, 'captured'):
-        both = _step, _pull_back
-        f.captured = tuple(Replay(partial(fn, f), compiled=f.compiled) for fn in both)
+        run = f if f.compiled else f.fast # a compiler fuses by itself
+        f.captured = tuple(Replay(partial(fn, run), compiled=f.compiled)
+                           for fn in (_step, _pull_back))
     return f.captured
 
 # %% ../nbs/08_unroll.ipynb #f5ca4da7
@@ -229,7 +231,7 @@ def look_closer(self:_Path):
 def ready(self:_Path, theta, ts):
     "Before the first step: is the network a function, and how many graphs may stay?"
     self.f.check(theta, ts[0])
-    self.lift = partial(_lift, self.f.fast if self.eager else self.f)
+    self.lift = partial(_lift, self.f if self.f.compiled else self.f.fast)
     if self.keep == 'auto':
         self.keep = graphs_that_fit(self.f, theta, ts, len(self.batches)) if self.eager else 0
 

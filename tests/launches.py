@@ -90,6 +90,7 @@ def expert(gpu, batch=100):
     def path(epochs):
         with seeded('launches'): n = net()
         return counted(gpu, lambda: train_expert(n, data, expert_protocol(epochs, batch=batch)), 0)
+    path(2) # what is captured serves the next
     a, b = path(2), path(4)
     return [(y - x)/2/4 for x, y in zip(a, b)]
 
@@ -99,6 +100,7 @@ def students(gpu, together, ipc=1):
     def epochs(n):
         with seeded('launches'): nets = [net() for _ in range(5)]
         return counted(gpu, lambda: train(nets, data, as_protocol('mtt').scaled(epochs=n), lr=.01, together=together), 0)
+    epochs(5)
     a, b = epochs(5), epochs(15)
     return [(y - x)/10 for x, y in zip(a, b)]
 

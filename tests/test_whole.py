@@ -16,7 +16,7 @@ from dd_repro.mtt import MTT
 from dd_repro.priors import KL, LatentPriors
 from dd_repro.sets import ImageTensors
 from dd_repro.unroll import Functional
-from dd_repro.whole import Iteration, Parcel, Whole, whole_of
+from dd_repro.whole import Iteration, Parcel, Whole, stacked, whole_of
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*which is a no-op') # what torch says of the device meta, and is not so here
 
@@ -79,7 +79,7 @@ def test_the_function_on_a_cpu_without_capture(kind):
     steps, pure, m = d.steps(5, 4, rng_for(2)), d.pure(), objective(f, aug)
     draws = [(s, i) for i, s in enumerate(steps)]
     rows = [(*pure.numbers(*s.args), *aug.numbered(*aug.draw(len(s.args[0]), rng_for(i)))) for s, i in draws]
-    row = Iteration(f, pure, aug, len(rows[0]))(*(t.detach() for t in pure.tensors), d.student_lr.detach(), start, target, *sum(rows, ()))
+    row = Iteration(f, pure, aug, len(rows[0]))(*(t.detach() for t in pure.tensors), d.student_lr.detach(), start, target, *sum(stacked(rows, 2), ()))
     from dd_repro.unroll import unroll
     lr = d.student_lr.detach().requires_grad_()
     end = unroll(f, start, [m.augmented(*s) for s in draws], lr)
@@ -169,7 +169,7 @@ def test_pieces_are_compiled_before_the_iteration_is_captured(monkeypatch):
     want = gradients(SETS['pixels'](), objective(small()))
     with pretend_gpu() as gpu:
         same(gradients(SETS['pixels']().to('meta'), objective(Functional(small().to('meta'), compiled=True))), want)
-        assert len(made) == 8 and gpu.captures == 1 # four pieces for batches of 4 and of 2
+        assert len(made) == 4 and gpu.captures == 1 # two pieces for batches of 4 and of 2
 
 def test_a_parcel_of_anything():
     ts = [torch.arange(5), torch.tensor(True), torch.rand(3, 1), torch.zeros(0), torch.rand(7, dtype=torch.double)[::2], torch.tensor(2.).half()]
