@@ -113,15 +113,15 @@ def saved_bytes(
     return sum(s.nbytes() for s in held.values())
 
 # %% ../nbs/00_cost.ipynb #5e697855
-def git_commit()->str: # 12 hex digits, '+' when the tree has changes; else what DD_COMMIT says
+def git_commit()->str: # what DD_COMMIT says; else 12 hex digits, '+' when the tree has changes
     "The commit of the source tree that is running."
     def git(*a):
         return subprocess.run(['git', '-C', str(asset().parent), *a], capture_output=True,
                               text=True, timeout=10).stdout.strip()
-    named = os.environ.get('DD_COMMIT', '').strip()[:13]
+    if named := os.environ.get('DD_COMMIT', '').strip()[:13]: return named
     try: head = git('rev-parse', 'HEAD')[:12]
-    except (OSError, subprocess.SubprocessError): return named
-    if not head: return named
+    except (OSError, subprocess.SubprocessError): return ''
+    if not head: return ''
     changed = git('status', '--porcelain', '--untracked-files=no', '--', '*.py')
     return head + ('+' if changed else '')
 

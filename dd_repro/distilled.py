@@ -90,7 +90,8 @@ class Pure:
     def __init__(self,
         tensors, # what the set holds; those that require a gradient are learned
         numbers, # (idx, seed) -> tensors on the CPU: all that is drawn for these items
-        made # (the set's tensors, *numbers) -> images, labels; differentiable in the learned ones
+        made, # (the set's tensors, *numbers) -> images, labels; differentiable in the learned ones
+        apart=False # is an item made without the others of its batch?
     ): store_attr()
 
 @patch
@@ -157,7 +158,7 @@ def pure(self:Pixels):
     own = type(self)
     if (own.sample, own.draw, own.steps) != (Pixels.sample, Distilled.draw, Distilled.steps):
         return None
-    return Pure([self.images, self.y], lambda idx, seed: (idx.cpu(),), _chosen)
+    return Pure([self.images, self.y], lambda idx, seed: (idx.cpu(),), _chosen, apart=True)
 
 # %% ../nbs/07_distilled.ipynb #c59aa901
 @patch(cls_method=True)

@@ -73,7 +73,9 @@ class Piece(Replay):
 
 def many_draws(pure:Pure, aug, n:int, k:int)->tuple: # as in `draw_batch`; tensors of a draw
     "`draw_batch` and `pull_batch` of several draws, each tensor of which has one axis more."
-    draw = torch.vmap(partial(draw_batch, pure, aug, n), (None,)*n + (0,)*k)
+    one = partial(draw_batch, pure, aug, n)
+    def single(*ts): return [t[None] for t in one(*ts[:n], *(t[0] for t in ts[n:]))]
+    draw = torch.vmap(one, (None,)*n + (0,)*k) if pure.apart else single
     def pull(*ts):
         own, g = [t.detach() for t in ts[:n]], ts[-1]
         leaves = [own[i].requires_grad_() for i in learned_in(pure)]
@@ -87,7 +89,8 @@ DRAWN = 1 << 30 # bytes that draws made at once may keep for their way back
 def draws_at_once(
     pure:Pure, aug, row # as in `draw_batch`; the numbers of a draw and its augmentation
 )->int: # at least one
-    "How many draws like this one fit into `DRAWN`."
+    "How many draws like this one fit into `DRAWN`; one where items see each other."
+    if not pure.apart: return 1
     ts, device = pure.tensors, pure.tensors[0].device
     with torch.enable_grad():
         held = saved_bytes(lambda: draw_batch(pure, aug, len(ts), *ts,

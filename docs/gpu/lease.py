@@ -116,6 +116,7 @@ class Lease:
         own = dict(DD_HOME=home, DD_DATA=self.data, PYTHONUNBUFFERED=1,
                    PYTHONPATH=os.pathsep.join(str(p) for p in path if p),
                    TORCHINDUCTOR_CACHE_DIR=home/'inductor', TRITON_CACHE_DIR=home/'triton')
+        if self.commit: own['DD_COMMIT'] = self.commit # there may be a .git of another commit
         return os.environ | {k: str(v) for k, v in own.items()}
 
     # -------------------------------------------------------- rows
@@ -145,7 +146,7 @@ class Lease:
         for l in lines: self.say(l.rstrip())
         return any(' done ' in l or ' FAILED ' in l or ' left ' in l for l in lines)
     def stamp(self):
-        "Without .git the package knows no commit; what the tree came with is noted."
+        "A row of this lease was made by the commit that came along."
         done = self.read('done.json')
         for d in done.values(): d['commit'] = d.get('commit') or self.commit
         if done: self.write('done.json', done)

@@ -21,7 +21,7 @@ WHY = 'before the audit of recipes'
 
 
 def same(row):
-    "What tells rows apart: all of it but the commit, which is filled in here."
+    "What tells rows apart: all of it but the commit, which is that of the tree that travelled."
     return json.dumps(dataclasses.asdict(row) | dict(commit=''), default=str)
 
 def read_json(path):
@@ -62,7 +62,7 @@ def merge_file(file, results, commits, last, a):
     if not a.paper: rows = [modest(r) for r in rows]
     have = {same(r) for r in read_rows(results/file.name)}
     new = [r for r in rows if same(r) not in have and (a.smoke or r.protocol != 'smoke')]
-    for r in new: r.commit = r.commit or commits.get(r.row.removeprefix('smoke/')) or last
+    for r in new: r.commit = last or r.commit or commits.get(r.row.removeprefix('smoke/'))
     if any(not r.commit for r in new):
         raise ValueError(f'{file.name}: rows without a commit, nor is one noted')
     if new: record(new, results/file.name)
