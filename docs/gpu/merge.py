@@ -14,10 +14,16 @@ import shutil
 import sys
 import tarfile
 import tempfile
+import time
 from pathlib import Path
 
 STATE, LOGS, RESULTS = Path('.carry/state'), Path('.carry/logs'), Path('docs/results')
 WHY = 'before the audit of recipes'
+MEASURED = {'MTT iteration': 'ms', 'expert': 'ms_a_step', 'students': 'ms_an_epoch_of_5',
+            'matching': 'ms', 'd3': 'total', 'd3s': 'full', 'launches': 'launches',
+            'method against the CPU': 'rel'} # cell of the check -> what is recorded
+ABOUT = 'what', 'method', 'ipc', 'batch', 'k', 'mode', 'together', 'tf32'
+UNITS = dict(launches='', rel='')
 
 
 def same(row):
@@ -69,6 +75,37 @@ def merge_file(file, results, commits, last, a):
     print(f'{file.name}: {len(new)} new of {len(rows)} rows')
     return new
 
+def check_row(cell, device, commit, date):
+    "A measured cell of the check as a row."
+    from dd_repro.records import Row
+    from dd_repro.core import settings_hash
+    what, name = MEASURED[cell['cell']], cell['cell'].lower().replace(' ', '-')
+    about = {k: cell[k] for k in ABOUT if k in cell}
+    mean = cell[what]*(1e3 if name in ('d3', 'd3s') else 1)
+    tf32 = 'convolutions' if cell.get('tf32', True) else 'off'
+    said = [f'{k} {cell[k]:.3g}' for k in ('twice', 'tflops') if k in cell]
+    return Row('/'.join(['gpu', name, *(f'{k}={v}' for k, v in about.items())]), 'decided',
+               '; '.join(said), name, 'convnet', what, UNITS.get(what, 'ms'), 1, mean=mean,
+               memory_mb=cell.get('memory_mb', float('nan')), commit=commit, date=date,
+               device=device.split(', TF32')[0] + f', TF32 {tf32}', settings=settings_hash(about))
+
+def check_rows(file, commit):
+    "Rows of a check; none of cells that failed."
+    cells = [json.loads(l) for l in file.read_text().splitlines()]
+    device = next((c['device'] for c in cells if c['cell'] == 'machine'), '')
+    date = time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(file.stat().st_mtime))
+    fine = [c for c in cells if c['cell'] in MEASURED and 'error' not in c]
+    return [check_row(c, device, commit, date) for c in fine]
+
+def merge_check(folder, results, commit):
+    "Append what a check measured, once."
+    from dd_repro.records import read_rows, record
+    new = [r for f in folder.glob('check.jsonl') for r in check_rows(f, commit)]
+    have = {(r.row, r.mean) for r in read_rows(results/'gpu.csv')}
+    new = [r for r in new if (r.row, r.mean) not in have]
+    if new: record(new, results/'gpu.csv')
+    print(f'gpu.csv: {len(new)} new rows of the check')
+
 def merge_rows(came, done, a):
     "Append what is new, file by file; returns the new rows."
     last = read_json(came/'note.json').get('calls', [{}])[-1].get('commit', '')
@@ -101,6 +138,8 @@ def take_over(a):
     done = read_json(came/'done.json')
     try:
         rows, files = merge_rows(came, done, a), merge_state(came, done)
+        last = read_json(came/'note.json').get('calls', [{}])[-1].get('commit', '')
+        merge_check(folder, Path(a.results), last)
         keep((came/'logs').glob('*'), LOGS, came/'logs')
         keep(folder.glob('check.jsonl'), LOGS, folder)
         return rows, files, done
