@@ -41,9 +41,9 @@ def _pieces(x):
 
 class _Channels:
     "A piece of a batch, a line of pixels for each channel: x, its norm, and what passed the ReLU."
-    def __init__(self, x, w, b, mean, rstd, dy):
+    def __init__(self, x, w, b, stats, dy):
         n, c = x.shape[:2]
-        self.x, self.mean, self.rstd = x.view(n, c, -1), mean.view(n, c, 1), rstd.view(n, c, 1)
+        self.x, (self.mean, self.rstd) = x.view(n, c, -1), stats[..., None]
         self.k = self.rstd*w.view(c, 1)
         self.u = (self.x*self.k).add_(b.view(c, 1) - self.mean*self.k)
         self.d = self.passed(_spread(dy, x))
@@ -56,27 +56,27 @@ class _Channels:
 # %% ../nbs/08_fused.ipynb #3a471a60
 def _back(
     dy:Tensor, # what arrives at the block's result
-    x:Tensor, w:Tensor, b:Tensor, mean:Tensor, rstd:Tensor # its input; of its norm
+    x:Tensor, w:Tensor, b:Tensor, stats:Tensor # its input; of its norm, as in `_there`
 )->tuple[Tensor, Tensor, Tensor]: # for x, w, b
     "The first derivative of a block."
     c, m = x.shape[1], x[0, 0].numel()
     dx, dw, db = torch.empty_like(x), torch.zeros_like(w), torch.zeros_like(b)
     for s in _pieces(x):
-        p = _Channels(x[s], w, b, mean[s], rstd[s], dy[s])
+        p, own = _Channels(x[s], w, b, stats[:, s], dy[s]), (*stats[:, s], w)
         dx[s], *more = torch.ops.aten.native_group_norm_backward(
-            p.d.view_as(x[s]), x[s], mean[s], rstd[s], w, len(x[s]), c, m, c, [True]*3)
+            p.d.view_as(x[s]), x[s], *own, len(x[s]), c, m, c, [True]*3)
         dw += more[0]
         db += more[1]
     return dx, dw, db
 
 def _twice(
-    dy:Tensor, x:Tensor, w:Tensor, b:Tensor, mean:Tensor, rstd:Tensor, # as in `_back`
+    dy:Tensor, x:Tensor, w:Tensor, b:Tensor, stats:Tensor, # as in `_back`
     a:Tensor, to_dw:Tensor, to_db:Tensor # what arrives at its results
 )->tuple[Tensor, Tensor, Tensor]: # for dy, x, w
     "The derivative of the first derivative."
     to_dy, to_x, to_w = torch.empty_like(dy), torch.empty_like(x), torch.zeros_like(w)
     for s in _pieces(x):
-        p = _Channels(x[s], w, b, mean[s], rstd[s], dy[s])
+        p = _Channels(x[s], w, b, stats[:, s], dy[s])
         given = a[s].view_as(p.u), to_dw.view(-1, 1), to_db.view(-1, 1)
         to_dy[s], got = _second(p, *given, to_x[s])
         to_w += got
@@ -99,15 +99,15 @@ def _second(p, a, b, c, to_x):
 # %% ../nbs/08_fused.ipynb #7f1fa96b
 def _there(
     x:Tensor, w:Tensor, b:Tensor, eps:float # feature maps; of the norm
-)->tuple[Tensor, Tensor, Tensor]: # the block's result; mean and inverse deviation [n, c]
+)->tuple[Tensor, Tensor]: # the block's result; mean and inverse deviation [2, n, c]
     "A block forwards."
     n, c, h, side = x.shape
-    y, mean, rstd = x.new_empty(n, c, h//2, side//2), x.new_empty(n, c), x.new_empty(n, c)
+    y, stats = x.new_empty(n, c, h//2, side//2), x.new_empty(2, n, c)
     for s in _pieces(x):
-        u, mean[s], rstd[s] = torch.ops.aten.native_group_norm(
+        u, stats[0, s], stats[1, s] = torch.ops.aten.native_group_norm(
             x[s], w, b, len(x[s]), c, h*side, c, eps)
         y[s] = _pool(u.relu_())
-    return y, mean, rstd
+    return y, stats
 
 # %% ../nbs/08_fused.ipynb #e7871196
 _OPS = {f.__name__: custom_op(f'dd_repro::block{f.__name__}', f, mutates_args=())
@@ -124,7 +124,7 @@ for _name, _op in _OPS.items(): _op.register_kernel('cuda')(_on_gpu(_name))
 @_OPS['_there'].register_fake
 def _(x, w, b, eps):
     n, c, h, side = x.shape
-    return x.new_empty(n, c, h//2, side//2), x.new_empty(n, c), x.new_empty(n, c)
+    return x.new_empty(n, c, h//2, side//2), x.new_empty(2, n, c)
 
 @_OPS['_back'].register_fake
 def _(dy, x, w, *_): return torch.empty_like(x), torch.empty_like(w), torch.empty_like(w)
@@ -142,22 +142,22 @@ def _call(f, x, *ts): return (_OPS[f.__name__] if _whole(x) else f)(*ts)
 class _BlockBack(Function):
     "The first derivative of a block, and by its own `backward` the second."
     @staticmethod
-    def forward(ctx, dy, x, *stats):
-        dy = dy.contiguous()
-        ctx.save_for_backward(dy, x, *stats)
-        return _call(_back, x, dy, x, *stats)
+    def forward(ctx, dy, x, w, b, stats):
+        ts = dy.contiguous(), x, w, b, stats
+        ctx.save_for_backward(*ts)
+        return _call(_back, x, *ts)
     @staticmethod
     def backward(ctx, a, b, c):
         ts = ctx.saved_tensors
         given = a.contiguous(), b.contiguous(), c.contiguous()
-        return *_call(_twice, ts[1], *ts, *given), None, None, None
+        return *_call(_twice, ts[1], *ts, *given), None, None
 
 class _Block(Function):
     @staticmethod
     def forward(ctx, x, w, b, eps):
         x = x.contiguous()
-        y, *stats = _call(_there, x, x, w, b, eps)
-        ctx.save_for_backward(x, w, b, *stats)
+        y, stats = _call(_there, x, x, w, b, eps)
+        ctx.save_for_backward(x, w, b, stats)
         return y
     @staticmethod
     def backward(ctx, dy): return *_BlockBack.apply(dy, *ctx.saved_tensors), None

@@ -36,7 +36,7 @@ def _mean(a, b, c, d, QUADS: tl.constexpr): return (tl.sum(a + b + c + d, 1)/(4*
 
 # %% ../nbs/08_kernels.ipynb #9e691317
 @triton.jit
-def _forwards(x, w, b, y, mean, rstd, rows, channels, EPS: tl.constexpr, SIDE: tl.constexpr,
+def _forwards(x, w, b, y, stats, rows, channels, EPS: tl.constexpr, SIDE: tl.constexpr,
               QUADS: tl.constexpr, R: tl.constexpr, Q: tl.constexpr):
     r, q, ok, at = _places(rows, SIDE, QUADS, R, Q)
     here, ch = r < rows, r % channels
@@ -49,14 +49,14 @@ def _forwards(x, w, b, y, mean, rstd, rows, channels, EPS: tl.constexpr, SIDE: t
     out = (tl.maximum(x0*k + c, 0.) + tl.maximum(x1*k + c, 0.)
            + tl.maximum(x2*k + c, 0.) + tl.maximum(x3*k + c, 0.))
     tl.store(y + r*QUADS + q, out*.25, ok)
-    tl.store(mean + r, m, here)
-    tl.store(rstd + r, s, here)
+    tl.store(stats + r, m, here)
+    tl.store(stats + rows + r, s, here)
 
 # %% ../nbs/08_kernels.ipynb #1122b623
 @triton.jit
-def _normed(x, w, b, mean, rstd, dy, r, q, ok, at, here, ch, SIDE: tl.constexpr,
+def _normed(x, w, b, stats, dy, rows, r, q, ok, at, here, ch, SIDE: tl.constexpr,
             QUADS: tl.constexpr):
-    m, s = tl.load(mean + r, here, 0.), tl.load(rstd + r, here, 0.)
+    m, s = tl.load(stats + r, here, 0.), tl.load(stats + rows + r, here, 0.)
     g, c = tl.load(w + ch, here, 0.), tl.load(b + ch, here, 0.)
     x0, x1, x2, x3 = _four(x, at, ok, SIDE)
     x0, x1, x2, x3 = (x0 - m)*s, (x1 - m)*s, (x2 - m)*s, (x3 - m)*s
@@ -65,11 +65,11 @@ def _normed(x, w, b, mean, rstd, dy, r, q, ok, at, here, ch, SIDE: tl.constexpr,
     return x0, x1, x2, x3, p0, p1, p2, p3, e, s, g*s
 
 @triton.jit
-def _backwards(dy, x, w, b, mean, rstd, dx, part, rows, channels, SIDE: tl.constexpr,
+def _backwards(dy, x, w, b, stats, dx, part, rows, channels, SIDE: tl.constexpr,
                QUADS: tl.constexpr, R: tl.constexpr, Q: tl.constexpr):
     r, q, ok, at = _places(rows, SIDE, QUADS, R, Q)
     here, ch = r < rows, r % channels
-    x0, x1, x2, x3, p0, p1, p2, p3, e, s, k = _normed(x, w, b, mean, rstd, dy, r, q, ok, at, here,
+    x0, x1, x2, x3, p0, p1, p2, p3, e, s, k = _normed(x, w, b, stats, dy, rows, r, q, ok, at, here,
                                                       ch, SIDE, QUADS)
     d0, d1 = tl.where(p0, e, 0.), tl.where(p1, e, 0.)
     d2, d3 = tl.where(p2, e, 0.), tl.where(p3, e, 0.)
@@ -82,11 +82,11 @@ def _backwards(dy, x, w, b, mean, rstd, dx, part, rows, channels, SIDE: tl.const
 
 # %% ../nbs/08_kernels.ipynb #2383b791
 @triton.jit
-def _twice(dy, x, w, b, mean, rstd, a, to_dw, to_db, to_dy, to_x, part, rows, channels,
+def _twice(dy, x, w, b, stats, a, to_dw, to_db, to_dy, to_x, part, rows, channels,
            SIDE: tl.constexpr, QUADS: tl.constexpr, R: tl.constexpr, Q: tl.constexpr):
     r, q, ok, at = _places(rows, SIDE, QUADS, R, Q)
     here, ch = r < rows, r % channels
-    x0, x1, x2, x3, p0, p1, p2, p3, e, s, k = _normed(x, w, b, mean, rstd, dy, r, q, ok, at, here,
+    x0, x1, x2, x3, p0, p1, p2, p3, e, s, k = _normed(x, w, b, stats, dy, rows, r, q, ok, at, here,
                                                       ch, SIDE, QUADS)
     bw, bb = tl.load(to_dw + ch, here, 0.), tl.load(to_db + ch, here, 0.)
     a0, a1, a2, a3 = _four(a, at, ok, SIDE)
@@ -119,33 +119,33 @@ def _sizes(x):
 def block_there(
     x:Tensor, # feature maps [n, c, h, w], h and w even
     w:Tensor, b:Tensor, eps:float # scale and shift [c] of the norm
-)->tuple: # [n, c, h//2, w//2]; mean and inverse deviation [n, c]
+)->tuple: # [n, c, h//2, w//2]; mean and inverse deviation [2, n, c]
     "Norm, ReLU and pooling."
     n, c, h, side = x.shape
-    y, mean, rstd = x.new_empty(n, c, h//2, side//2), x.new_empty(n, c), x.new_empty(n, c)
+    y, stats = x.new_empty(n, c, h//2, side//2), x.new_empty(2, n, c)
     grid, sizes = _sizes(x)
-    _forwards[grid](x, w.contiguous(), b.contiguous(), y, mean, rstd, n*c, c, EPS=eps, **sizes)
-    return y, mean, rstd
+    _forwards[grid](x, w.contiguous(), b.contiguous(), y, stats, n*c, c, EPS=eps, **sizes)
+    return y, stats
 
 def block_back(
-    dy:Tensor, x:Tensor, w:Tensor, b:Tensor, mean:Tensor, rstd:Tensor # contiguous
+    dy:Tensor, x:Tensor, w:Tensor, b:Tensor, stats:Tensor # as in `block_there`; contiguous
 )->tuple: # for x, w, b
     "The first derivative."
     n, c = x.shape[:2]
     dx, part = torch.empty_like(x), x.new_empty(2, n, c)
     grid, sizes = _sizes(x)
-    own = x, w.contiguous(), b.contiguous(), mean, rstd
+    own = x, w.contiguous(), b.contiguous(), stats
     _backwards[grid](dy, *own, dx, part, n*c, c, **sizes)
     return dx, part[0].sum(0), part[1].sum(0)
 
 def block_twice(
-    dy:Tensor, x:Tensor, w:Tensor, b:Tensor, mean:Tensor, rstd:Tensor, # as in `block_back`
+    dy:Tensor, x:Tensor, w:Tensor, b:Tensor, stats:Tensor, # as in `block_back`
     a:Tensor, to_dw:Tensor, to_db:Tensor # what arrives at its results
 )->tuple: # for dy, x, w
     "The derivative of the first derivative."
     n, c = x.shape[:2]
     to_dy, to_x, part = torch.empty_like(dy), torch.empty_like(x), x.new_empty(n, c)
     grid, sizes = _sizes(x)
-    own = dy, x, w.contiguous(), b.contiguous(), mean, rstd, a, to_dw, to_db
+    own = dy, x, w.contiguous(), b.contiguous(), stats, a, to_dw, to_db
     _twice[grid](*own, to_dy, to_x, part, n*c, c, **sizes)
     return to_dy, to_x, part.sum(0)

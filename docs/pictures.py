@@ -19,7 +19,7 @@ from dd_repro.all import *
 
 WIDE, DPI = 7, 150
 SETS = dict( # artefact -> method, the row that it belongs to, what it is
-    **{'cifar10-mtt-ipc1': ('MTT', 'mtt/table1/cifar10/ipc1', 'CIFAR-10, ten images'),
+    **{'cifar10-mtt-ipc1-h100': ('MTT', 'mtt/table1/cifar10/ipc1', 'CIFAR-10, ten images'),
        'cifar10-d3-ppc1': ('D3', 'd3/table1/cifar10/ppc1', 'CIFAR-10, means of ten distributions'),
        'cifar10-d3s-ipc10-k600': ('D3S', 'd3s/table6/cifar10/ipc10', 'CIFAR-10, ten of 100 images'),
        'imagewoof-latentmtt-lpc12': ('LatentMTT', 'latentdd/table1/imagewoof/256px/latentmtt/ipc1',
