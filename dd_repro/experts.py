@@ -269,6 +269,7 @@ def _left(path, n, epochs, size):
 
 # %% ../nbs/06_experts.ipynb #c8228162
 @steady
+@trainings()
 def train_experts(
     net_fn, # () -> a new network; its initialisation follows the seed
     real:ImageTensors, # the real training set

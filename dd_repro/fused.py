@@ -116,7 +116,7 @@ _OPS = {f.__name__: custom_op(f'dd_repro::block{f.__name__}', f, mutates_args=()
 def _on_gpu(name):
     def run(*ts):
         from dd_repro import kernels
-        return getattr(kernels, f'block{name}')(*ts)
+        with torch.cuda.device(ts[0].device): return getattr(kernels, f'block{name}')(*ts)
     return run
 
 for _name, _op in _OPS.items(): _op.register_kernel('cuda')(_on_gpu(_name))
@@ -165,7 +165,9 @@ class _Block(Function):
 # %% ../nbs/08_fused.ipynb #24414ccf
 WIDEST = 128 # px; above it a matrix product is slower than pooling
 
-def _batch(x, w): return x.ndim == 4 and len(x) > 0 and x.dtype == w.dtype
+def _batch(x, w):
+    known = not _whole(x) or x.dtype in (torch.float32, torch.float64) # half sums lose too much
+    return x.ndim == 4 and len(x) > 0 and x.dtype == w.dtype and known
 
 def norm_relu_pool(
     x:Tensor, # feature maps [n, c, h, w]
@@ -276,7 +278,8 @@ def fused(
     new = object.__new__(type(net)) # `copy` would ask the network, which may refuse
     vars(new).update(vars(net) | dict(_modules=inner))
     inner |= {k: _as(_FusedConv, m) for k, m in inner.items() if _is_conv(m)}
-    names = list(inner) if isinstance(net, nn.Sequential) else []
+    plain = isinstance(net, nn.Sequential) and type(net).forward is nn.Sequential.forward
+    names = list(inner) if plain and 'forward' not in vars(net) else []
     for three in zip(names, names[1:], names[2:]):
         if _is_block(*(inner[k] for k in three)):
             kinds = _FusedBlock, _Done, _DonePool

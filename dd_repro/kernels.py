@@ -36,6 +36,9 @@ def _mean(a, b, c, d, QUADS: tl.constexpr): return (tl.sum(a + b + c + d, 1)/(4*
 
 # %% ../nbs/08_kernels.ipynb #9e691317
 @triton.jit
+def _passed(u): return tl.where(u < 0., 0., u) # what is no number stays none
+
+@triton.jit
 def _forwards(x, w, b, y, stats, rows, channels, EPS: tl.constexpr, SIDE: tl.constexpr,
               QUADS: tl.constexpr, R: tl.constexpr, Q: tl.constexpr):
     r, q, ok, at = _places(rows, SIDE, QUADS, R, Q)
@@ -46,8 +49,7 @@ def _forwards(x, w, b, y, stats, rows, channels, EPS: tl.constexpr, SIDE: tl.con
     x2, x3 = tl.where(ok, x2 - m, 0.), tl.where(ok, x3 - m, 0.)
     s = 1./tl.sqrt(_mean(x0*x0, x1*x1, x2*x2, x3*x3, QUADS) + EPS)
     k, c = s*tl.load(w + ch, here, 0.), tl.load(b + ch, here, 0.)
-    out = (tl.maximum(x0*k + c, 0.) + tl.maximum(x1*k + c, 0.)
-           + tl.maximum(x2*k + c, 0.) + tl.maximum(x3*k + c, 0.))
+    out = (_passed(x0*k + c) + _passed(x1*k + c) + _passed(x2*k + c) + _passed(x3*k + c))
     tl.store(y + r*QUADS + q, out*.25, ok)
     tl.store(stats + r, m, here)
     tl.store(stats + rows + r, s, here)
@@ -121,17 +123,17 @@ def block_there(
     w:Tensor, b:Tensor, eps:float # scale and shift [c] of the norm
 )->tuple: # [n, c, h//2, w//2]; mean and inverse deviation [2, n, c]
     "Norm, ReLU and pooling."
-    n, c, h, side = x.shape
+    x, (n, c, h, side) = x.contiguous(), x.shape
     y, stats = x.new_empty(n, c, h//2, side//2), x.new_empty(2, n, c)
     grid, sizes = _sizes(x)
     _forwards[grid](x, w.contiguous(), b.contiguous(), y, stats, n*c, c, EPS=eps, **sizes)
     return y, stats
 
 def block_back(
-    dy:Tensor, x:Tensor, w:Tensor, b:Tensor, stats:Tensor # as in `block_there`; contiguous
+    dy:Tensor, x:Tensor, w:Tensor, b:Tensor, stats:Tensor # as in `block_there`
 )->tuple: # for x, w, b
     "The first derivative."
-    n, c = x.shape[:2]
+    (n, c), x, dy = x.shape[:2], x.contiguous(), dy.contiguous()
     dx, part = torch.empty_like(x), x.new_empty(2, n, c)
     grid, sizes = _sizes(x)
     own = x, w.contiguous(), b.contiguous(), stats
@@ -143,9 +145,9 @@ def block_twice(
     a:Tensor, to_dw:Tensor, to_db:Tensor # what arrives at its results
 )->tuple: # for dy, x, w
     "The derivative of the first derivative."
-    n, c = x.shape[:2]
+    (n, c), x, dy, a = x.shape[:2], x.contiguous(), dy.contiguous(), a.contiguous()
     to_dy, to_x, part = torch.empty_like(dy), torch.empty_like(x), x.new_empty(n, c)
     grid, sizes = _sizes(x)
-    own = dy, x, w.contiguous(), b.contiguous(), stats, a, to_dw, to_db
+    own = dy, x, w.contiguous(), b.contiguous(), stats, a, to_dw.contiguous(), to_db.contiguous()
     _twice[grid](*own, to_dy, to_x, part, n*c, c, **sizes)
     return to_dy, to_x, part.sum(0)

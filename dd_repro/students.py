@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['OPTS', 'SCHEDULES', 'LABELS', 'PROTOCOLS', 'PROTOCOL_ROOMS', 'TOGETHER_MAX', 'STEP_MAX', 'LOOK_EVERY', 'CAPTURED',
            'Protocol', 'check_lr', 'Died', 'lr_factor', 'as_protocol', 'stateless', 'Team', 'go_together',
-           'student_loss', 'part_of', 'step_work', 'check_finite', 'train', 'hits', 'accuracy', 'content_of',
-           'evaluate']
+           'student_loss', 'part_of', 'step_work', 'in_trainings', 'trainings', 'check_finite', 'train', 'hits',
+           'accuracy', 'content_of', 'evaluate']
 
 # %% ../nbs/05_students.ipynb #002ebd69
-import dataclasses, importlib, inspect, math, sys
+import dataclasses, importlib, inspect, math, sys, threading
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
@@ -378,6 +378,22 @@ def _gradients(team, x, y, p, part):
 LOOK_EVERY = 50 # epochs between looks whether weights are still numbers
 CAPTURED = 'dd_repro.teams' # knows how a team's step is captured on a GPU
 
+class _Depth(threading.local): n = 0
+_DEPTH = _Depth()
+
+def in_trainings()->bool:
+    "Is a call at work that trains networks one after another?"
+    return _DEPTH.n > 0
+
+@contextmanager
+def trainings():
+    "While this runs, what a GPU has captured for a network serves the next of its kind."
+    _DEPTH.n += 1
+    try: yield
+    finally:
+        _DEPTH.n -= 1
+        if not in_trainings() and CAPTURED in sys.modules: sys.modules[CAPTURED].forget()
+
 def _check_alive(team, e, p, lr):
     "`Died` when weights are not finite: one question to the device for all networks."
     def fine(q): return q.detach().isfinite().reshape(team.k, -1).all(1)
@@ -405,10 +421,13 @@ def _run(team, data, p, lr, rngs, device, hook):
         if p.schedule == 'step' and not p.drop_every and e == p.drop_after:
             opt.state.clear()
             if quick: quick.rest()
-        if (e + 1) % LOOK_EVERY == 0 or e + 1 == p.epochs or hook: _check_alive(team, e, p, lr)
+        if not ((e + 1) % LOOK_EVERY == 0 or e + 1 == p.epochs or hook): continue
+        if quick: quick.hand_out()
+        _check_alive(team, e, p, lr)
         if hook:
             team.sync()
             hook(e, team.nets)
+            if quick: quick.take_in()
     if quick: quick.end()
     team.sync()
 
@@ -441,6 +460,7 @@ def _step_images(p, data): return min(p.batch, len(data)) if hasattr(data, '__le
 
 # %% ../nbs/05_students.ipynb #cb59ee62
 @steady
+@trainings()
 def train(
     nets, # a network, or a list of networks
     data, # anything with `.epoch(e, bs, rng)` -> (x, y) batches
@@ -618,6 +638,7 @@ def _parts(d, test):
 
 # %% ../nbs/05_students.ipynb #73d6a9ae
 @steady
+@trainings()
 def evaluate(
     d, # what students learn from: `.epoch`, `.n_classes`; optionally `.student_lr` and `.arch`
     test, # real images, never seen before

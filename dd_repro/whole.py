@@ -187,8 +187,8 @@ class Graphs:
         given # tensors that are new each time, on the host or the device
     ): # what it returns, filled anew by the next run; None where it cannot be captured
         "Replay a function's graph."
-        places = tuple((t.data_ptr(), t.shape, t.dtype) for t in here)
-        key = kind, places, tuple((t.shape, t.dtype, t.is_cuda) for t in given)
+        places = tuple((t.data_ptr(), t.shape, t.stride(), t.dtype) for t in here)
+        key = kind, rounding(), places, tuple((t.shape, t.dtype, t.is_cuda) for t in given)
         with torch.cuda.device(here[0].device):
             if key not in self.kept:
                 for old in list(self.kept)[:len(self.kept) + 1 - self.most]: del self.kept[old]
@@ -248,7 +248,8 @@ def iterate(self:Whole, d, aug, exact, points, draws):
     if lr is d.lr: here, given = [*pure.tensors, *rate], given
     else: here, given = [*pure.tensors], [*rate, *given]
     make = partial(self.made, d, pure, aug, exact, points[0], draws[0][0])
-    row = self.run((repr(aug.state()), exact, len(rows)), make, here, given)
+    kind = repr(aug.state()), exact, len(rows), tuple(learned_in(pure))
+    row = self.run(kind, make, here, given)
     if row is None: return None
     return Known.apply(row, lr, *(pure.tensors[i] for i in learned_in(pure)))
 

@@ -42,6 +42,15 @@ for s in {SIZES}: out[f'double {{s}}'] = apart(*s, D, 1e-5, '')
 out['single'] = apart(3, 4, 14, 14, S, 1e-5, '')/1e8
 for how in ('flat', 'edge', 'strided'): out[how] = apart(2, 3, 8, 8, D, 1e-5, how)*(1e-4 if how == 'flat' else 1) # the third power of 1/sqrt(eps) enlarges rounding
 out['eps'] = apart(2, 3, 8, 8, D, .1, '')
+
+x = random(2, 3, 8, 8, dtype=D)
+x[0, 0, 1, 1], x[1, 2, 0, 0] = float('nan'), float('inf')
+one = torch.ones(3, dtype=D)
+for given in ((x, one, one), (x.nan_to_num(0., 0., 0.), one*float('nan'), one), (x.nan_to_num(0., 0., 0.), one, one*float('nan'))):
+    a, b = fused._there(*given, 1e-5)[0], kernels.block_there(*given, 1e-5)[0]
+    assert a.isnan().any() and torch.equal(a.isnan(), b.isnan()) # what is no number stays none
+far = random(3, 4, 8, 8, dtype=D).to(memory_format=torch.channels_last)
+out['channels_last'] = float((kernels.block_there(far, *random(2, 4, dtype=D), 1e-5)[1] - fused._there(far.contiguous(), one[:1].expand(4), one[:1].expand(4), 1e-5)[1]).abs().max())
 print(json.dumps(out))
 '''
 
@@ -73,7 +82,7 @@ def run(code, **env):
 
 def test_programs_compute_what_the_functions_do():
     found = json.loads(run(INTERPRETED, TRITON_INTERPRET='1', OMP_NUM_THREADS='1').splitlines()[-1])
-    assert len(found) == len(SIZES) + 5 and max(found.values()) < 1e-13, found
+    assert len(found) == len(SIZES) + 6 and max(found.values()) < 1e-13, found
 
 def test_programs_compile_for_a_gpu(tmp_path):
     pytest.importorskip('triton.backends.nvidia')
