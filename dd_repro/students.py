@@ -394,6 +394,7 @@ def trainings():
         _DEPTH.n -= 1
         if not in_trainings() and CAPTURED in sys.modules: sys.modules[CAPTURED].forget()
 
+# %% ../nbs/05_students.ipynb #d8cce341
 def _check_alive(team, e, p, lr):
     "`Died` when weights are not finite: one question to the device for all networks."
     def fine(q): return q.detach().isfinite().reshape(team.k, -1).all(1)

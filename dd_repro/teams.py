@@ -11,6 +11,7 @@ from functools import partial
 from threading import Lock
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 from .core import *
 from .sets import *
@@ -90,22 +91,28 @@ class Epochs:
         self.hand_out()
         self.team = None
     def rest(self): self.v.zero_() # the optimiser is made anew
-    def draws(self):
-        "Image numbers and augmentations of the steps of an epoch."
-        orders = [torch.randperm(self.n, generator=r).split(self.p.batch) for r in self.rngs]
-        for idx in zip(*orders):
-            drawn = [self.aug.numbered(*self.aug.draw(len(i), r)) for i, r in zip(idx, self.rngs)]
-            yield torch.stack(idx), *map(torch.stack, zip(*drawn))
-    def epoch(self, e):
-        "Train for an epoch; a step that cannot be captured is called."
-        steps, device = math.ceil(self.n/self.p.batch), self.theta.device
-        for i, draw in enumerate(self.draws()):
-            rate = torch.tensor(self.lr*lr_factor(self.p, e, i/steps), dtype=self.theta.dtype)
-            here = self.theta, self.v, *self.tensors
-            out = self.graphs.run('step', lambda: Piece(self.step), here, (rate, *draw))
-            if out is None: out = self.step(*here, *(sent(t, device) for t in (rate, *draw)))
-            self.theta.copy_(out[0])
-            self.v.copy_(out[1])
+
+# %% ../nbs/09_teams.ipynb #6ac64444
+@patch
+def draws(self:Epochs):
+    "Image numbers and augmentations of the steps of an epoch."
+    orders = [torch.randperm(self.n, generator=r).split(self.p.batch) for r in self.rngs]
+    for idx in zip(*orders):
+        drawn = [self.aug.numbered(*self.aug.draw(len(i), r)) for i, r in zip(idx, self.rngs)]
+        yield torch.stack(idx), *map(torch.stack, zip(*drawn))
+
+# %% ../nbs/09_teams.ipynb #e0164f3e
+@patch
+def epoch(self:Epochs, e):
+    "Train for an epoch; a step that cannot be captured is called."
+    steps, device = math.ceil(self.n/self.p.batch), self.theta.device
+    for i, draw in enumerate(self.draws()):
+        rate = torch.tensor(self.lr*lr_factor(self.p, e, i/steps), dtype=self.theta.dtype)
+        here = self.theta, self.v, *self.tensors
+        out = self.graphs.run('step', lambda: Piece(self.step), here, (rate, *draw))
+        if out is None: out = self.step(*here, *(sent(t, device) for t in (rate, *draw)))
+        self.theta.copy_(out[0])
+        self.v.copy_(out[1])
 
 # %% ../nbs/09_teams.ipynb #8d52e3b7
 def captured_epochs(

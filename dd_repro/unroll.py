@@ -62,27 +62,30 @@ class Functional:
                 check_function(self.net, x.detach()[:8], self.params(theta.detach()))
                 found[key] = self.agrees(theta.detach(), x.detach()[:4])
         if not found[key]: self.quick = self.net
-    def agrees(self, theta, x):
-        "Does `fast` give the two derivatives that the network gives, near a point?"
-        near = 1e-3 if theta.device.type == 'cpu' else .02 # TF32
-        if theta.dtype == torch.float64: near = 1e-9
-        g = rng_for('agrees')
-        def random(t): return torch.randn(t.shape, generator=g, dtype=t.dtype).to(t.device)
-        theta = (theta + .01*(1 + theta.abs())*random(theta)).requires_grad_() # no head is zero
-        v, to = random(theta), random(self(theta, x).detach())
-        def both(f):
-            loss = (f(theta, x) + to).square().sum()
-            dtheta, = torch.autograd.grad(loss, theta, create_graph=True)
-            return torch.stack([dtheta.detach(), *torch.autograd.grad((dtheta*v).sum(), theta)])
-        a = both(self)
-        try: b = both(self.fast)
-        except Exception: return False # a forward pass that asks its layers for more
-        return bool(((a - b).norm(dim=1) <= near*a.norm(dim=1)).all())
     def __call__(self, theta, x):
         return torch.func.functional_call(self.net, self.params(theta), (x,))
     def fast(self, theta, x):
         "The same to rounding, with layers fused where they can be."
         return torch.func.functional_call(self.quick, self.params(theta), (x,))
+
+# %% ../nbs/08_unroll.ipynb #35087f13
+@patch
+def agrees(self:Functional, theta, x):
+    "Does `fast` give the two derivatives that the network gives, near a point?"
+    near = 1e-3 if theta.device.type == 'cpu' else .02 # TF32
+    if theta.dtype == torch.float64: near = 1e-9
+    g = rng_for('agrees')
+    def random(t): return torch.randn(t.shape, generator=g, dtype=t.dtype).to(t.device)
+    theta = (theta + .01*(1 + theta.abs())*random(theta)).requires_grad_() # no head is zero
+    v, to = random(theta), random(self(theta, x).detach())
+    def both(f):
+        loss = (f(theta, x) + to).square().sum()
+        dtheta, = torch.autograd.grad(loss, theta, create_graph=True)
+        return torch.stack([dtheta.detach(), *torch.autograd.grad((dtheta*v).sum(), theta)])
+    a = both(self)
+    try: b = both(self.fast)
+    except Exception: return False # a forward pass that asks its layers for more
+    return bool(((a - b).norm(dim=1) <= near*a.norm(dim=1)).all())
 
 # %% ../nbs/08_unroll.ipynb #138744f9
 @torch.enable_grad()

@@ -10,6 +10,7 @@ __all__ = ['EDGE', 'DRAWN', 'Parcel', 'draw_batch', 'learned_in', 'pull_batch', 
 from functools import partial
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 from .core import *
 from .augment import *
@@ -139,19 +140,22 @@ class Iteration:
         far, off = (start - target).square().sum(), theta - target
         grads = self.walk_back(lr, own, path, 2*off/far)
         return torch.cat([(off.square().sum()/far).view(1), *(g.flatten() for g in grads)])
-    def walk_back(self, lr, own, path, lam):
-        "And back: gradients of the rate and of what is learned."
-        dlr, total = torch.zeros_like(lr), None
-        for some, steps in reversed(path):
-            given = []
-            for theta, x, y in reversed(steps):
-                inner, dtheta, dx, *_ = self.back(theta, x.detach().requires_grad_(), y, lam)
-                given.append(dx)
-                dlr = dlr - inner
-                if self.exact: lam = lam - lr*dtheta
-            got = self.pull(*own, *some, -lr*torch.stack(given[::-1]))
-            total = got if total is None else [a + b for a, b in zip(total, got)]
-        return dlr, *total
+
+# %% ../nbs/08_whole.ipynb #d6bce386
+@patch
+def walk_back(self:Iteration, lr, own, path, lam):
+    "And back: gradients of the rate and of what is learned."
+    dlr, total = torch.zeros_like(lr), None
+    for some, steps in reversed(path):
+        given = []
+        for theta, x, y in reversed(steps):
+            inner, dtheta, dx, *_ = self.back(theta, x.detach().requires_grad_(), y, lam)
+            given.append(dx)
+            dlr = dlr - inner
+            if self.exact: lam = lam - lr*dtheta
+        got = self.pull(*own, *some, -lr*torch.stack(given[::-1]))
+        total = got if total is None else [a + b for a, b in zip(total, got)]
+    return dlr, *total
 
 # %% ../nbs/08_whole.ipynb #38ee776e
 def _near(ts): return [t for t in ts if not t.is_cuda]
@@ -234,8 +238,6 @@ class Whole(Graphs):
         return self.rooms[key]
 
 # %% ../nbs/08_whole.ipynb #1ad0919c
-from fastcore.basics import patch
-
 @patch
 def iterate(self:Whole, d, aug, exact, points, draws):
     "Loss of one iteration, with its gradients; None where it has to be walked step by step."
