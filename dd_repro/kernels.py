@@ -36,7 +36,7 @@ def _mean(a, b, c, d, QUADS: tl.constexpr): return (tl.sum(a + b + c + d, 1)/(4*
 
 # %% ../nbs/08_kernels.ipynb #9e691317
 @triton.jit
-def _passed(u): return tl.where(u < 0., 0., u) # what is no number stays none
+def _passed(u): return tl.where(u < 0., 0., u) # NaN stays NaN
 
 @triton.jit
 def _forwards(x, w, b, y, stats, rows, channels, EPS: tl.constexpr, SIDE: tl.constexpr,

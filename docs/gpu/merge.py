@@ -97,14 +97,24 @@ def check_rows(file, commit):
     fine = [c for c in cells if c['cell'] in MEASURED and 'error' not in c]
     return [check_row(c, device, commit, date) for c in fine]
 
-def merge_check(folder, results, commit):
-    "Append what a check measured, once."
+def row_seconds(done, rows, commit):
+    "What whole rows took, from the first line of their process to the last."
+    from dd_repro.core import settings_hash
+    from dd_repro.records import Row
+    device = {r.row: r.device for r in rows}
+    return [Row(f'gpu/row/{d["row"]}', 'decided', ' '.join(line.split()[1:]), 'row', '',
+                'row_seconds', 's', 1, mean=d['seconds'], device=device[d['row']], commit=commit,
+                date=d['date'], settings=settings_hash(line))
+            for line, d in done.items() if d['whole'] and d['row'] in device]
+
+def merge_check(folder, results, commit, more=()):
+    "Append what a check measured, and other seconds, once."
     from dd_repro.records import read_rows, record
-    new = [r for f in folder.glob('check.jsonl') for r in check_rows(f, commit)]
+    new = [r for f in folder.glob('check.jsonl') for r in check_rows(f, commit)] + list(more)
     have = {(r.row, r.mean) for r in read_rows(results/'gpu.csv')}
     new = [r for r in new if (r.row, r.mean) not in have]
     if new: record(new, results/'gpu.csv')
-    print(f'gpu.csv: {len(new)} new rows of the check')
+    print(f'gpu.csv: {len(new)} new rows of seconds')
 
 def merge_rows(came, done, a):
     "Append what is new, file by file; returns the new rows."
@@ -139,7 +149,8 @@ def take_over(a):
     try:
         rows, files = merge_rows(came, done, a), merge_state(came, done)
         last = read_json(came/'note.json').get('calls', [{}])[-1].get('commit', '')
-        merge_check(folder, Path(a.results), last)
+        fresh = [r for r in rows if not r.row.startswith(('plan/', 'smoke/'))]
+        merge_check(folder, Path(a.results), last, row_seconds(done, fresh, last))
         keep((came/'logs').glob('*'), LOGS, came/'logs')
         keep(folder.glob('check.jsonl'), LOGS, folder)
         return rows, files, done
