@@ -613,7 +613,7 @@ def others(
 )->'pd.DataFrame': # what was measured, and how
     "Measured rows of a paper that belong to no printed cell: studies, figures."
     df = _below(paper, runs).query('printed == "" and protocol != "smoke"')
-    df = df.sort_values('date', kind='stable', ignore_index=True)
+    df = df.sort_values('date', kind='stable').reset_index(drop=True)
     return df.assign(ours=[*map(_text, df['mean'], df['std'], df.n)])[
         'row method net metric ours unit protocol seconds device deviations'.split()]
 
