@@ -16,7 +16,7 @@ from functools import partial
 from statistics import median
 
 CELLS = ('machine', 'float64 against the CPU', 'method against the CPU', 'MTT iteration', 'expert',
-         'students', 'matching', 'd3', 'd3s', 'launches')
+         'students', 'matching', 'd3', 'd3s', 'launches', 'kernels')
 START = time.time()
 NOW = dict(cell='import') # the cell that is being run
 
@@ -287,6 +287,24 @@ def launches(mode):
     moved = sum(k for name, k in n.items() if name.startswith(('cudaMemcpy', 'cudaMemset')))
     return dict(launches=begun, copies=moved, most=dict(n.most_common(8)))
 
+def kernels(what):
+    "Where the time of an iteration of MTT, or of twenty steps of an expert, goes on the GPU."
+    from torch.profiler import ProfilerActivity, profile
+    data, net = noise(20*256), ConvNet(width=WIDTH).to(DEV)
+    run = (mtt_iteration(1, 'whole') if what == 'mtt'
+           else lambda: train([net], data, expert_protocol(1, batch=256)))
+    for _ in range(2): run()
+    sync()
+    with profile(activities=[ProfilerActivity.CUDA]) as p:
+        run()
+        sync()
+    ms, n = Counter(), Counter()
+    for e in p.events():
+        ms[e.name[:90]] += e.device_time_total/1e3
+        n[e.name[:90]] += 1
+    top = [(k, n[k], round(t, 2)) for k, t in ms.most_common(12)]
+    return dict(total_ms=round(sum(ms.values()), 2), n=sum(n.values()), most=top)
+
 # ------------------------------------------------------------ in order
 def mtt(ipc, *modes):
     "Cells of MTT at one size: pairs (mode, tf32)."
@@ -311,6 +329,7 @@ def cells():
     yield 'd3s', partial(measure_d3s, 64, device=DEV), {}
     for m in ('dsa', 'dm'): yield 'matching', matching, dict(method=m, ipc=10)
     for m in ('eager', 'whole'): yield 'launches', launches, dict(mode=m)
+    for w in ('mtt', 'expert'): yield 'kernels', kernels, dict(what=w)
     yield from mtt(1, ('compiled', True)) # takes a minute at first: after what is needed
     yield 'students', students, dict(ipc=50, together=True)
     yield from mtt(50, ('whole', True), ('eager', True))

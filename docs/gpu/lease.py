@@ -126,6 +126,7 @@ class Lease:
         file.write_text('\n'.join(' '.join(l) for l in queue) + '\n')
         command = [sys.executable, '-m', 'dd_repro', 'rows', file, '--last', '--root', self.data]
         command += ['--record_to', (self.home/'results').resolve(), '--device', self.a.device]
+        command += ['--workers', str(self.a.workers)]*bool(self.a.workers)
         command += ['--minutes', f'{max(.1, (self.hard - time.time())/60 - .1):.2f}']
         self.shown = log.stat().st_size if log.is_file() else 0
         with open(log, 'a') as f:
@@ -217,6 +218,7 @@ def words():
     p.add_argument('--data', default=str(home/'data'), help='where data are unpacked')
     p.add_argument('--site', default=str(home/'site'), help='where wheels are unpacked')
     p.add_argument('--device', default='cuda', help='of all but lines that begin with cpu')
+    p.add_argument('--workers', type=int, default=0, help='rows at a time on the GPU (default: 1)')
     p.add_argument('--check', action='store_true', help='begin with check_gpu.py')
     p.add_argument('--cells', default='', help='of check_gpu.py')
     p.add_argument('--check_seconds', type=float, default=120., help='its time box' + s)
