@@ -72,16 +72,19 @@ def _one_step(net_fn, kind, batch, device):
     return (lambda: loss().backward()) if kind == 'train' else torch.no_grad()(loss)
 
 def _probe(net_fn, kind, batch, device):
-    "(seconds an image, MB a step) of a kind of step, from one warm and one timed step."
+    "(seconds an image, MB a step) of a kind of step, timed once it is warm."
     cuda = torch.device(device).type == 'cuda'
     most = (40_000_000 if cuda else 300_000)//net_fn().arch['size']**2
     b = max(2, min(batch, most))
     step = _one_step(net_fn, kind, b, device)
-    with Cost(device) as first: step()
-    with Cost(device) as c: step()
+    warm, timed = (3, 10) if cuda else (1, 1) # a GPU runs ahead of its host: many are timed at once
+    with Cost(device) as first:
+        for _ in range(warm): step()
+    with Cost(device) as c:
+        for _ in range(timed): step()
     # a replayed graph allocates nothing, its capture did
     memory = max(c.memory_mb, first.memory_mb) if cuda else c.memory_mb
-    return c.seconds/b, memory*batch/b
+    return c.seconds/timed/b, memory*batch/b
 
 # %% ../nbs/25_plans.ipynb #ba72193b
 def _disk(r, n, net):
