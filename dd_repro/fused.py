@@ -179,7 +179,7 @@ def norm_relu_pool(
     h, side = x.shape[-2:]
     if h % 2 or side % 2 or side > WIDEST or not _batch(x, w):
         return F.avg_pool2d(F.relu(F.group_norm(x, len(w), w, b, eps)), 2)
-    # torch 2.6 takes strided scales for others
+    # PyTorch up to 2.11 at least takes strided scales for others
     return _Block.apply(x, w.contiguous(), b.contiguous(), eps)
 
 # %% ../nbs/08_fused.ipynb #657eb990

@@ -25,7 +25,7 @@ def both(n, c, h, w, dtype, eps, how):
     if how == 'flat': x[:, 0] = 3. # a channel without contrast
     if how == 'edge': g, b = torch.zeros_like(g), torch.zeros_like(b) # each pixel is at the ReLU's edge
     if how == 'strided': g = random(2*c, dtype=dtype)[::2]
-    whole = g.contiguous() # `norm_relu_pool` sees to that, since torch 2.6 takes strided scales for others
+    whole = g.contiguous() # `norm_relu_pool` sees to that, since PyTorch up to 2.11 takes strided scales for others
     y, stats = fused._there(x, whole, b, eps)
     dy = random(*y.shape, dtype=dtype)
     want = y, stats, *fused._back(dy, x, whole, b, stats), *fused._twice(dy, x, whole, b, stats, a, u, v)
