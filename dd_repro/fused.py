@@ -110,7 +110,8 @@ def _there(
     return y, stats
 
 # %% ../nbs/08_fused.ipynb #e7871196
-_OPS = {f.__name__: custom_op(f'dd_repro::block{f.__name__}', f, mutates_args=())
+_ROOM = __name__.strip('_').replace('.', '_') # a second definition would take the first one's place
+_OPS = {f.__name__: custom_op(f'{_ROOM}::block{f.__name__}', f, mutates_args=())
         for f in (_there, _back, _twice)}
 
 def _on_gpu(name):
