@@ -58,15 +58,18 @@ def learned_in(pure:Pure)->list:
     "Which of a set's tensors are learned."
     return [i for i, t in enumerate(pure.tensors) if t.requires_grad]
 
+def _pulled(draw, pure, *ts):
+    "Gradients of what is learned, from that of what is drawn, which comes last."
+    ts, g = [t.detach() for t in ts[:-1]], ts[-1]
+    leaves = [ts[i].requires_grad_() for i in learned_in(pure)]
+    with torch.enable_grad(): return torch.autograd.grad(draw(*ts)[0], leaves, g)
+
 def pull_batch(
     pure:Pure, aug, n:int, # as in `draw_batch`
     *ts # as there, and the gradient of the images
 )->tuple:
     "Gradients of what is learned in a set, from that of a batch of it."
-    ts, g = [t.detach() for t in ts[:-1]], ts[-1]
-    leaves = [ts[i].requires_grad_() for i in learned_in(pure)]
-    with torch.enable_grad():
-        return torch.autograd.grad(draw_batch(pure, aug, n, *ts)[0], leaves, g)
+    return _pulled(partial(draw_batch, pure, aug, n), pure, *ts)
 
 class Piece(Replay):
     "A function that is called as its flat list, on any device: part of a captured graph."
@@ -77,12 +80,7 @@ def many_draws(pure:Pure, aug, n:int, k:int)->tuple: # as in `draw_batch`; tenso
     one = partial(draw_batch, pure, aug, n)
     def single(*ts): return [t[None] for t in one(*ts[:n], *(t[0] for t in ts[n:]))]
     draw = torch.vmap(one, (None,)*n + (0,)*k) if pure.apart else single
-    def pull(*ts):
-        own, g = [t.detach() for t in ts[:n]], ts[-1]
-        leaves = [own[i].requires_grad_() for i in learned_in(pure)]
-        with torch.enable_grad(): x = draw(*own, *ts[n:-1])[0]
-        return torch.autograd.grad(x, leaves, g)
-    return draw, pull
+    return draw, partial(_pulled, draw, pure)
 
 # %% ../nbs/08_whole.ipynb #399ac313
 DRAWN = 1 << 30 # bytes that draws made at once may keep for their way back
