@@ -91,9 +91,10 @@ def test_a_lease(top):
     "Staged, checked, run, merged twice, restored."
     tree, said = top/'tree', stage(top)
     assert '--minutes 4 --check' in said and not (tree/'docs'/'artefacts').exists()
-    out = lease(top, 1, '--check', '--cells', 'machine,float64', '--check_seconds', '100')
+    out = lease(top, 1, '--check', '--cells', 'machine,float64,method', '--check_seconds', '100', '--workers', '1')
     cells = [json.loads(l) for l in (out/'check.jsonl').read_text().splitlines()]
-    assert [c['cell'].split()[0] for c in cells] == ['machine', *['float64']*4, 'end']
+    assert [c['cell'].split()[0] for c in cells] == ['machine', *['float64']*4, *['method']*6, 'end']
+    assert all(c['rel'] < 1e-12 for c in cells[5:11])
     assert max(c[k] for c in cells[1:5] for k in ('end', 'images', 'lr')) < 1e-9
     log = (out/'lease.log').read_text()
     assert 'data still to come: cifar10-train-2.npz cifar10-test.npz' in log
@@ -170,6 +171,20 @@ def test_paper_becomes_decided(merge, tmp_path, monkeypatch, no_git, capsys, sai
     assert (other.protocol, other.deviations) == ('reduced', '')
     assert (first.commit, other.commit) == ('abc', 'abc')
     assert '2 new of 2 rows' in (text := capsys.readouterr().out) and '0 new of 2 rows' in text
+
+CHECK = [dict(cell='machine', device='A card, TF32 convolutions'), dict(cell='MTT iteration', ipc=1, mode='whole', tf32=False, ms=7., twice=.1, tflops=2., memory_mb=9),
+         dict(cell='d3', total=.5), dict(cell='method against the CPU', what='dc', rel=1e-9, captured=[]), dict(cell='expert', error='no memory'), dict(cell='end')]
+
+def test_seconds_of_a_lease_are_recorded_once(merge, tmp_path, monkeypatch, no_git):
+    "What the check measured, and what whole rows took."
+    done = {'mtt/table1/x --last': dict(row='mtt/table1/x', whole=True, failed=0, seconds=12.5, date='2026-01-01'), 'mtt/table1/y': dict(row='mtt/table1/y', whole=False, failed=0, seconds=3.)}
+    out = packed(tmp_path/'came', a_row('decided', device='A card'), more=[('done.json', json.dumps(done).encode())])
+    (out/'check.jsonl').write_text('\n'.join(map(json.dumps, CHECK)))
+    for _ in range(2): merged(merge, monkeypatch, out)
+    rows = {r.row: r for r in read_rows('docs/results/gpu.csv')}
+    assert {n: (r.mean, r.unit, r.commit) for n, r in rows.items()} == {
+        'gpu/mtt-iteration/ipc=1/mode=whole/tf32=False': (7., 'ms', 'abc'), 'gpu/d3': (500., 'ms', 'abc'), 'gpu/method-against-the-cpu/what=dc': (1e-9, '', 'abc'), 'gpu/row/mtt/table1/x': (12.5, 's', 'abc')}
+    assert rows['gpu/mtt-iteration/ipc=1/mode=whole/tf32=False'].device == 'A card, TF32 off' and rows['gpu/row/mtt/table1/x'].deviations == '--last'
 
 def test_a_cut_archive(merge, tmp_path, monkeypatch, no_git, capsys):
     "What is whole in it is used, and a file that was cut is not kept."
