@@ -287,7 +287,8 @@ def _run(job, record_to):
     due = r.get('iterations', 0)//r.get('eval_every', 10**9) # looks that the paper took
     if r.get('eval_every') and r.stage == 'row' and not job.smoke and rows[0].k < max(due, 2):
         seen = f'best of {rows[0].k} looks' if rows[0].k > 1 else 'last state'
-        job.notes.append(f'{seen} (paper: best of {max(due, 2)} looks at the test set at this length)')
+        paper = f'best of {max(due, 2)} looks at the test set at this length'
+        job.notes.append(f'{seen} (paper: {paper})')
     artefact = file_sha256(file)[:16] if file.is_file() else ''
     for x in rows: _finish(x, job, r, artefact)
     if record_to:
