@@ -8,6 +8,7 @@ with status 3, even when the GPU hangs."""
 import argparse
 import json
 import os
+import tempfile
 import threading
 import time
 import warnings
@@ -16,7 +17,7 @@ from functools import partial
 from statistics import median
 
 CELLS = ('machine', 'float64 against the CPU', 'method against the CPU', 'MTT iteration', 'expert',
-         'students', 'matching', 'd3', 'd3s', 'launches', 'kernels')
+         'students', 'matching', 'a path', 'd3', 'd3s', 'layout', 'launches', 'kernels')
 START = time.time()
 NOW = dict(cell='import') # the cell that is being run
 
@@ -60,7 +61,7 @@ from torch.optim import SGD
 from dd_repro.all import (DC, DM, DSA, MTT, ConvNet, Functional, ImageTensors, LatentPriors,
                           Matching, NoNorm, Pixels, Run, RunOptions, Task, as_protocol,
                           device_name, expert_protocol, method_of, rng_for, seeded,
-                          steps_of, to_vector, train, unroll, whole_of)
+                          steps_of, to_vector, train, train_experts, unroll, whole_of)
 from dd_repro.bench import gflop, matmul_rate, measure_d3, measure_d3s, unroll_iteration
 
 DEV, GPU = A.device, A.device == 'cuda'
@@ -271,6 +272,47 @@ def matching(method, ipc):
     run = Run(d, objective, 10**6, {'images': partial(SGD, lr=.1, momentum=.5)})
     return dict(ms=ms(run.one, 10 if GPU else 2, 2))
 
+def a_path(method, **settings):
+    "An iteration of MTT or D3 as a row runs it, on noise and two experts of it."
+    real, net_fn = noise(2560 if GPU else 400), partial(ConvNet, width=WIDTH)
+    said = []
+    with tempfile.TemporaryDirectory() as tmp, warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter('always')
+        experts = train_experts(net_fn, real, tmp, 2, expert_protocol(4), quiet=True)
+        m = method_of(method, expert_epochs=2, max_start_epoch=2, **settings)
+        task = Task(real, net_fn=net_fn, experts=experts)
+        d = m.start(task)
+        run = Run(d, m.phases(d, task, RunOptions()), 10**6, m.opts(d))
+        t = time.time()
+        run.one()
+        sync()
+        first = round(time.time() - t, 1)
+        out = dict(ms=ms(run.one, 5 if GPU else 1, 3 if GPU else 0), first_s=first)
+        if GPU: out |= waits(run.one)
+        said = sorted({str(w.message)[:200] for w in heard})
+    return out | dict(said=[w for w in said if 'synchroniz' not in w])
+
+def layout(batch, last, dtype):
+    "Forward and backward of the ConvNet's convolutions alone, with channels last or not."
+    how = dict(device=DEV, dtype=getattr(torch, dtype))
+    form = torch.channels_last if last else torch.contiguous_format
+    inputs = []
+    for channels, side in ((3, 32), (WIDTH, 16), (WIDTH, 8)):
+        x = torch.randn(batch, channels, side, side, **how).to(memory_format=form)
+        w = torch.randn(WIDTH, channels, 3, 3, **how).to(memory_format=form)
+        inputs.append((x, w, torch.zeros(WIDTH, **how)))
+    conv, back = torch.ops.aten.convolution, torch.ops.aten.convolution_backward
+    rest = [1, 1], [1, 1], [1, 1], False, [0, 0], 1
+    def once():
+        for x, w, b in inputs:
+            y = conv(x, w, b, *rest)
+            back(y, x, w, [WIDTH], *rest, [True, True, True])
+    if not GPU: return dict(ms=ms(once, 2))
+    for _ in range(3): once()
+    sync()
+    g = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(g): once()
+    return dict(ms=ms(g.replay, 20, 3))
 
 def launches(mode):
     "What an iteration of MTT at ipc 1 asks of the GPU."
@@ -324,7 +366,14 @@ def cells():
     for m in ('dsa', 'dc', 'dm'): yield 'matching', matching, dict(method=m, ipc=1)
     yield from mtt(10, ('eager', False), ('whole', True))
     for t in (False, True): yield 'students', students, dict(ipc=10, together=t)
+    yield 'a path', a_path, dict(method='d3', ppc=1, syn_steps=30 if GPU else 2)
+    yield 'a path', a_path, dict(method='mtt', ipc=10, syn_steps=30 if GPU else 2, lr_img=100.)
+    for last in (False, True):
+        for t in ('float32', 'bfloat16'):
+            yield 'layout', layout, dict(batch=256 if GPU else 8, last=last, dtype=t)
     if not GPU: return
+    for last in (False, True):
+        for t in ('float32', 'bfloat16'): yield 'layout', layout, dict(batch=100, last=last, dtype=t)
     yield 'd3', partial(measure_d3, device=DEV), {}
     yield 'd3s', partial(measure_d3s, 64, device=DEV), {}
     for m in ('dsa', 'dm'): yield 'matching', matching, dict(method=m, ipc=10)
