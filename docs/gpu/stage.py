@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Run in the checkout before a lease: fills .carry/call-1, -2 and -3, and prints the commands.
 
-    .venv/bin/python docs/gpu/stage.py all --data DATA    # all three; moves two folders aside
+    .venv/bin/python docs/gpu/stage.py all --data DATA    # all three; moves three folders aside
     .venv/bin/python docs/gpu/stage.py 1                  # the first: half of the data, the check
     .venv/bin/python docs/gpu/stage.py 2                  # the second: the rest of the data
     .venv/bin/python docs/gpu/stage.py 3                  # the third: all that earlier leases left
-    .venv/bin/python docs/gpu/stage.py restore            # puts the two folders back
+    .venv/bin/python docs/gpu/stage.py restore            # puts the three folders back
 
-The two folders are docs/artefacts and docs/images. All that is made lies under .carry and .whl,
+The three folders are docs/artefacts, docs/images and nbs. All that is made lies under .carry and .whl,
 which git ignores. Commit nothing before `restore`."""
 import argparse
 import os
@@ -21,7 +21,7 @@ from lease import read_queue
 KIT, CARRY, WHL = Path(__file__).resolve().parent, Path('.carry'), Path('.whl')
 STATE, ASIDE = CARRY/'state', CARRY/'aside'
 MIB, LIMIT = 1 << 20, 60 # MiB that may travel; the machine takes 64
-BIG = 'docs/artefacts', 'docs/images'
+BIG = 'docs/artefacts', 'docs/images', 'nbs'
 DATA = {1: ('unpack.py', 'manifest.json', 'cifar10-train-1.npz'),
         2: ('cifar10-train-2.npz', 'cifar10-test.npz'), 3: ()}
 WHEELS = 'fastcore==1.14.5', 'kornia==0.9.0', 'kornia_rs==0.2.0'
@@ -42,7 +42,7 @@ def commit():
     return git('rev-parse', 'HEAD')[:12] + ('+' if changed else '')
 
 def move(back=False):
-    "docs/artefacts and docs/images out of the tree, or back."
+    "docs/artefacts, docs/images and nbs out of the tree, or back."
     for name in BIG:
         src, to = (ASIDE/name, Path(name)) if back else (Path(name), ASIDE/name)
         if not src.is_dir(): continue
@@ -71,7 +71,7 @@ def size(files):
     return sum(f.stat().st_size for f in files if f.is_file())
 
 def tree():
-    "Bytes of the tree that travels: tracked, or neither tracked nor ignored; not the two folders."
+    "Bytes of the tree that travels: tracked, or neither tracked nor ignored; not the three folders."
     names = git('ls-files', '-z', '--cached', '--others', '--exclude-standard').split('\0')
     return size({Path(n) for n in names if n and not n.startswith(tuple(f'{b}/' for b in BIG))})
 
