@@ -17,7 +17,8 @@ from functools import partial
 from statistics import median
 
 CELLS = ('machine', 'float64 against the CPU', 'method against the CPU', 'MTT iteration', 'expert',
-         'students', 'matching', 'a path', 'd3', 'd3s', 'layout', 'launches', 'kernels')
+         'students', 'matching', 'a path', 'd3', 'd3s', 'layout', 'teacher',
+         'launches', 'kernels')
 START = time.time()
 NOW = dict(cell='import') # the cell that is being run
 
@@ -60,7 +61,7 @@ import torch
 from torch.optim import SGD
 from dd_repro.all import (DC, DM, DSA, MTT, ConvNet, Functional, ImageTensors, LatentPriors,
                           Matching, NoNorm, Pixels, Run, RunOptions, Task, as_protocol,
-                          device_name, expert_protocol, method_of, rng_for, seeded,
+                          device_name, expert_protocol, make_net, method_of, rng_for, seeded,
                           steps_of, to_vector, train, train_experts, unroll, whole_of)
 from dd_repro.bench import gflop, matmul_rate, measure_d3, measure_d3s, unroll_iteration
 
@@ -314,6 +315,19 @@ def layout(batch, last, dtype):
     with torch.cuda.graph(g): once()
     return dict(ms=ms(g.replay, 20, 3))
 
+def teacher(last, dtype):
+    "A training step of a ResNet-18 at 224 px without its optimiser, channels last or not."
+    size, n = (224, 100) if GPU else (64, 4)
+    form = torch.channels_last if last else torch.contiguous_format
+    net = make_net('resnet18_bn', 3, 1000, size).to(DEV).train().to(memory_format=form)
+    x = torch.randn(n, 3, size, size, device=DEV).to(memory_format=form)
+    y = torch.arange(n, device=DEV)
+    def once():
+        with torch.autocast(DEV, getattr(torch, dtype), enabled=dtype != 'float32'):
+            loss = torch.nn.functional.cross_entropy(net(x), y)
+        torch.autograd.grad(loss, list(net.parameters()))
+    return dict(ms=ms(once, 10 if GPU else 1, 3), images=n)
+
 def launches(mode):
     "What an iteration of MTT at ipc 1 asks of the GPU."
     from torch.profiler import ProfilerActivity, profile
@@ -366,14 +380,16 @@ def cells():
     for m in ('dsa', 'dc', 'dm'): yield 'matching', matching, dict(method=m, ipc=1)
     yield from mtt(10, ('eager', False), ('whole', True))
     for t in (False, True): yield 'students', students, dict(ipc=10, together=t)
-    yield 'a path', a_path, dict(method='d3', ppc=1, syn_steps=30 if GPU else 2)
+    yield 'a path', a_path, dict(method='d3', ppc=1, syn_steps=30 if GPU else 2, lr_lr=1e-9)
     yield 'a path', a_path, dict(method='mtt', ipc=10, syn_steps=30 if GPU else 2, lr_img=100.)
     for last in (False, True):
         for t in ('float32', 'bfloat16'):
             yield 'layout', layout, dict(batch=256 if GPU else 8, last=last, dtype=t)
     if not GPU: return
     for last in (False, True):
-        for t in ('float32', 'bfloat16'): yield 'layout', layout, dict(batch=100, last=last, dtype=t)
+        for t in ('float32', 'bfloat16'):
+            yield 'layout', layout, dict(batch=100, last=last, dtype=t)
+            yield 'teacher', teacher, dict(last=last, dtype=t)
     yield 'd3', partial(measure_d3, device=DEV), {}
     yield 'd3s', partial(measure_d3s, 64, device=DEV), {}
     for m in ('dsa', 'dm'): yield 'matching', matching, dict(method=m, ipc=10)
