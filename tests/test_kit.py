@@ -173,7 +173,7 @@ def test_paper_becomes_decided(merge, tmp_path, monkeypatch, no_git, capsys, sai
     assert '2 new of 2 rows' in (text := capsys.readouterr().out) and '0 new of 2 rows' in text
 
 CHECK = [dict(cell='machine', device='A card, TF32 convolutions'), dict(cell='MTT iteration', ipc=1, mode='whole', tf32=False, ms=7., twice=.1, tflops=2., memory_mb=9),
-         dict(cell='d3', total=.5), dict(cell='method against the CPU', what='dc', rel=1e-9, captured=[]), dict(cell='expert', error='no memory'), dict(cell='end')]
+         dict(cell='d3', total=.5), dict(cell='method against the CPU', what='dc', rel=1.23456789e-9, captured=[]), dict(cell='teacher', last=True, dtype='bfloat16', ms=3.), dict(cell='expert', error='no memory'), dict(cell='end')]
 
 def test_seconds_of_a_lease_are_recorded_once(merge, tmp_path, monkeypatch, no_git):
     "What the check measured, and what whole rows took."
@@ -181,9 +181,12 @@ def test_seconds_of_a_lease_are_recorded_once(merge, tmp_path, monkeypatch, no_g
     out = packed(tmp_path/'came', a_row('decided', device='A card'), more=[('done.json', json.dumps(done).encode())])
     (out/'check.jsonl').write_text('\n'.join(map(json.dumps, CHECK)))
     for _ in range(2): merged(merge, monkeypatch, out)
-    rows = {r.row: r for r in read_rows('docs/results/gpu.csv')}
+    found = read_rows('docs/results/gpu.csv')
+    rows = {r.row: r for r in found}
+    assert len(rows) == len(found)
     assert {n: (r.mean, r.unit, r.commit) for n, r in rows.items()} == {
-        'gpu/mtt-iteration/ipc=1/mode=whole/tf32=False': (7., 'ms', 'abc'), 'gpu/d3': (500., 'ms', 'abc'), 'gpu/method-against-the-cpu/what=dc': (1e-9, '', 'abc'), 'gpu/row/mtt/table1/x': (12.5, 's', 'abc')}
+        'gpu/mtt-iteration/ipc=1/mode=whole/tf32=False': (7., 'ms', 'abc'), 'gpu/d3': (500., 'ms', 'abc'), 'gpu/method-against-the-cpu/what=dc': (1.23457e-9, '', 'abc'),
+        'gpu/teacher/last=True/dtype=bfloat16': (3., 'ms', 'abc'), 'gpu/row/mtt/table1/x': (12.5, 's', 'abc')}
     assert rows['gpu/mtt-iteration/ipc=1/mode=whole/tf32=False'].device == 'A card, TF32 off' and rows['gpu/row/mtt/table1/x'].deviations == '--last'
 
 def test_a_cut_archive(merge, tmp_path, monkeypatch, no_git, capsys):

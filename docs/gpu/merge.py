@@ -20,9 +20,9 @@ from pathlib import Path
 STATE, LOGS, RESULTS = Path('.carry/state'), Path('.carry/logs'), Path('docs/results')
 WHY = 'before the audit of recipes'
 MEASURED = {'MTT iteration': 'ms', 'expert': 'ms_a_step', 'students': 'ms_an_epoch_of_5',
-            'matching': 'ms', 'd3': 'total', 'd3s': 'full', 'launches': 'launches',
-            'method against the CPU': 'rel'} # cell of the check -> what is recorded
-ABOUT = 'what', 'method', 'ipc', 'batch', 'k', 'mode', 'together', 'tf32'
+            'matching': 'ms', 'a path': 'ms', 'layout': 'ms', 'teacher': 'ms', 'd3': 'total', 'd3s': 'full',
+            'launches': 'launches', 'method against the CPU': 'rel'} # cell of the check -> what is recorded
+ABOUT = ('what', 'method', 'ipc', 'ppc', 'batch', 'k', 'mode', 'together', 'tf32', 'last', 'dtype')
 UNITS = dict(launches='', rel='')
 
 
@@ -111,8 +111,9 @@ def merge_check(folder, results, commit, more=()):
     "Append what a check measured, and other seconds, once."
     from dd_repro.records import read_rows, record
     new = [r for f in folder.glob('check.jsonl') for r in check_rows(f, commit)] + list(more)
-    have = {(r.row, r.mean) for r in read_rows(results/'gpu.csv')}
-    new = [r for r in new if (r.row, r.mean) not in have]
+    told = lambda r: (r.row, f'{r.mean:.6g}') # as a file has it
+    have = {told(r) for r in read_rows(results/'gpu.csv')}
+    new = [r for r in new if told(r) not in have]
     if new: record(new, results/'gpu.csv')
     print(f'gpu.csv: {len(new)} new rows of seconds')
 
