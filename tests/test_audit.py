@@ -74,10 +74,11 @@ def test_both_readings_of_the_evaluation_of_latentdd():
     share = sum(DSA(one.aug).draw(4, rng_for(i))[0] == 'cutmix' for i in range(600))/600
     assert .1 < share < .24
 
-# A3, A4, A8 to A14: values of recipes
+# A3, A4, A7 to A14: values of recipes
 @pytest.mark.parametrize('row, name, value', [
     ('d3s/table1/imagenet21k/sre2l/ipc10/resnet18', 'alpha', 1), ('d3s/table5/cifar100/cda/ipc10', 'alpha', 1), ('d3s/table1/imagenet1k/ipc10/resnet18', 'alpha', 20),
     ('d3s/fig4_prose/tinyimagenet/label_epochs=300/ipc50', 'eval_epochs', 900), ('d3s/fig4_prose/tinyimagenet/label_epochs=25/ipc50', 'eval_epochs', 900),
+    ('mtt/table1/cifar10/random/ipc10', 'eval_protocol', 'dc'), ('mtt/table1/cifar100/herding/ipc1', 'eval_epochs', 301), ('mtt/table1/tinyimagenet/forgetting/ipc50', 'eval_aug', ''),
     ('mtt/table1/cifar10/dm/ipc1', 'iterations', 20000), ('d3/table1/cifar10/dm/ipc10', 'iterations', 20000),
     ('d3/table1/tinyimagenet/ppc1', 'lr_latent', 3e-4), ('d3/table1/tinyimagenet/ppc1', 'lr_decode', 3e-4), ('d3/table1/tinyimagenet/ppc2', 'lr_lr', 1e-6), ('d3/table1/imagewoof/ppc1', 'gamma2', 1), ('d3/table1/cifar10/ppc1', 'lr_latent', 1),
     ('d3/table1/cifar10/ppc2', 'decode', 'passes'), ('d3/table1/cifar10/ppc3', 'eval_samples', 3), ('d3/table1/cifar10/ppc3', 'eval_protocol', 'd3-code'),

@@ -170,9 +170,10 @@ def test_the_readme_says_which_rows_there_are_at_full_length():
     have = {}
     for r in rows: have.setdefault(r.method.lower(), set()).add(int(r.row.split('/ipc')[1].split('/')[0]))
     assert {r.protocol for r in rows} == {'decided'} and {r.net for r in rows} == {'convnet'} and all('/cifar10/' in r.row for r in rows)
-    assert have == {'mtt': {1, 10}, 'dc': {1}, 'dsa': {1}, 'dm': {1}, 'random': {1, 10}, 'herding': {10}}, 'the sentence in index.ipynb names these; say there what is new'
-    assert {r.row.split('eval=')[1] for r in rows if r.row.startswith('published/cifar10/random/ipc10/')} == {'dc', 'dsa'}
-    for words in ('MTT at 1 and 10 images per class; DC, DSA and DM at 1', 'random at 1 and 10, herding at 10', "under DC's and DSA's evaluation", '`decided`'): assert words in said
+    assert have == {'mtt': {1, 10}, 'datm': {10}, 'dc': {1}, 'dsa': {1}, 'dm': {1}, **dict.fromkeys(('random', 'herding', 'forgetting'), {1, 10, 50})}, 'the sentence in index.ipynb names these; say there what is new'
+    judged = {(int(r.row.split('/ipc')[1].split('/')[0]), r.row.split('eval=')[1]) for r in rows if 'eval=' in r.row}
+    assert judged == {(1, 'dc'), (1, 'dsa'), (10, 'dc'), (10, 'dsa'), (50, 'dc')}
+    for words in ('MTT at 1 and 10 images per class; DATM at 10; DC, DSA and DM at 1', 'random, herding and forgetting at 1, 10 and 50', "at 1 and 10 under DC's and DSA's evaluation, at 50 under DC's", '`decided`'): assert words in said
 
 # no false alarm
 def test_the_protocol_that_runs_is_told_as_the_recipe_has_it():

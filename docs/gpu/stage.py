@@ -7,8 +7,8 @@
     .venv/bin/python docs/gpu/stage.py 3                  # the third: all that earlier leases left
     .venv/bin/python docs/gpu/stage.py restore            # puts the three folders back
 
-The three folders are docs/artefacts, docs/images and nbs. All that is made lies under .carry and .whl,
-which git ignores. Commit nothing before `restore`."""
+The three folders are docs/artefacts, docs/images and nbs. All that is made lies under .carry and
+.whl, which git ignores. Commit nothing before `restore`."""
 import argparse
 import os
 import shutil
@@ -71,7 +71,7 @@ def size(files):
     return sum(f.stat().st_size for f in files if f.is_file())
 
 def tree():
-    "Bytes of the tree that travels: tracked, or neither tracked nor ignored; not the three folders."
+    "Bytes of what travels: tracked, or neither tracked nor ignored; not the three folders."
     names = git('ls-files', '-z', '--cached', '--others', '--exclude-standard').split('\0')
     return size({Path(n) for n in names if n and not n.startswith(tuple(f'{b}/' for b in BIG))})
 
