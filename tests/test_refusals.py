@@ -186,3 +186,8 @@ def test_rows(row, word): refuses(word, find_row, row)
     (lambda: least(dict(lr=float('nan')), 'above 0'), 'lr is nan; it must be above 0'),
     (lambda: one_of(dict(init='zeros'), dict(init=('real', 'noise'))), "init='zeros' is not one of real, noise")])
 def test_flags(what, word): refuses(word, what)
+
+# methods
+
+@pytest.mark.parametrize('name, word', [('mt', "method 'mt' is not known; did you mean mtt"), ('no.py:mt', 'no.py: no such file')])
+def test_methods(name, word): refuses(word, lambda: METHODS[name])
