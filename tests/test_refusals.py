@@ -191,3 +191,15 @@ def test_flags(what, word): refuses(word, what)
 
 @pytest.mark.parametrize('name, word', [('mt', "method 'mt' is not known; did you mean mtt"), ('no.py:mt', 'no.py: no such file')])
 def test_methods(name, word): refuses(word, lambda: METHODS[name])
+
+# synthesis
+
+def test_stores_of_images(taught, tmp_path):
+    real, net_fn, p, folder = taught
+    task, file = Task(real, teachers=load_teachers(folder, real)), tmp_path/'toy.safetensors'
+    d = StoredPixels(torch.empty(6, 1, 8, 8, dtype=torch.uint8, device='meta'), torch.arange(6) % 3, 3, norm=Normalize(.5, .25), name='toy')
+    create_store(file, d)
+    file.write_bytes(file.read_bytes()[:-10])
+    refuses('not a store of images, or cut off', open_images, file)
+    refuses('leave a last batch of 1', learn, task, D3SMethod(ipc=1, batch=3), tmp_path/'c', RunOptions(quiet=True))
+    assert not (tmp_path/'c').exists()
