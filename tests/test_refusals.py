@@ -203,3 +203,10 @@ def test_stores_of_images(taught, tmp_path):
     refuses('not a store of images, or cut off', open_images, file)
     refuses('leave a last batch of 1', learn, task, D3SMethod(ipc=1, batch=3), tmp_path/'c', RunOptions(quiet=True))
     assert not (tmp_path/'c').exists()
+
+# results
+
+def test_results(tmp_path):
+    refuses('has no values of ours, and this one has: half the experts', record, Row('my/row', 'paper', 'half the experts'), tmp_path/'r.csv')
+    refuses("protocol 'best' is not one of", Row, 'x', protocol='best')
+    assert not (tmp_path/'r.csv').exists()
