@@ -1,5 +1,6 @@
-"What sets, labels and autoencoders refuse: one clear line each (the notebooks show one refusal each, where it teaches)."
+"What each part of the library refuses: one clear line each (the notebooks show one refusal each, where it teaches)."
 import dataclasses
+from functools import partial
 
 import pytest, torch
 from PIL import Image
@@ -210,3 +211,23 @@ def test_results(tmp_path):
     refuses('has no values of ours, and this one has: half the experts', record, Row('my/row', 'paper', 'half the experts'), tmp_path/'r.csv')
     refuses("protocol 'best' is not one of", Row, 'x', protocol='best')
     assert not (tmp_path/'r.csv').exists()
+
+# runs
+
+@pytest.fixture
+def run_of(tmp_path):
+    "Distils ten digits with an objective: (loss, optimisers, **kw) -> the run."
+    real, _ = load('digits')
+    sgd = {'images': partial(torch.optim.SGD, lr=1.)}
+    return lambda loss, opts=sgd, **kw: distill(Pixels.from_real(real, 1), loss, 2, opts, quiet=True, **kw)
+
+def test_checkpoints_of_other_runs(run_of, tmp_path):
+    square, f = lambda d: d.images.square().mean(), tmp_path/'run.safetensors'
+    run_of(square, ckpt=f)
+    refuses('other settings', run_of, square, ckpt=f, settings={'lr_img': 7})
+    refuses('no group', run_of, square, {'latents': partial(torch.optim.SGD, lr=1.)})
+
+def test_losses_that_are_no_numbers(run_of, tmp_path):
+    f = tmp_path/'nan.safetensors'
+    refuses('the loss is nan', run_of, lambda d: d.images.sum()*float('nan'), ckpt=f)
+    assert f.is_file() and f.with_name('nan.diverged.safetensors').is_file()
