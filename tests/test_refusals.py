@@ -231,3 +231,27 @@ def test_losses_that_are_no_numbers(run_of, tmp_path):
     f = tmp_path/'nan.safetensors'
     refuses('the loss is nan', run_of, lambda d: d.images.sum()*float('nan'), ckpt=f)
     assert f.is_file() and f.with_name('nan.diverged.safetensors').is_file()
+
+# students
+
+@pytest.mark.parametrize('make, word', [
+    (lambda: as_protocol('mtt2'), "protocol 'mtt2' is not one of mtt, mtt-smoke, dc, dsa, full"),
+    (lambda: as_protocol('mtt').scaled(lr=-.1), 'learning rate is -0.1; it must be finite and above 0'),
+    (lambda: as_protocol('mtt').scaled(epochs=0), 'epochs is 0; it must be a whole number, 1 or more'),
+    (lambda: Team([make_net('convnet', 1, 10, 8, norm='batch') for _ in range(2)]), 'no running statistics')])
+def test_protocols(make, word): refuses(word, make)
+
+def test_rates_that_kill():
+    real, net = load('digits')[0], make_net('convnet', 1, 10, 8, width=4, depth=1, norm='none')
+    p = as_protocol('mtt-smoke').scaled(kind='smoke', epochs=3, aug='')
+    refuses('not finite by epoch 3 of 3, at a learning rate of 1e', train, net, real, p, lr=1e38, kind=Died)
+
+@pytest.mark.parametrize('word, kw', [
+    ('protocol mtt uses the learned rate and this set has none; pass lr=', dict(protocol='mtt', lr=None)), ('n_eval is 0', dict(n_eval=0)),
+    ('asks the set for its samples, which', dict(protocol=as_protocol('mtt').scaled(kind='smoke', epochs=20, view=dict(samples=2)))),
+    ('learning rate is 0.0', dict(lr=0)), ('the network expects .3, 32, 32.', dict(nets=dict(name='convnet', n_in=3, n_out=10, size=32)))])
+def test_evaluations(word, kw):
+    real, test = load('digits')
+    ten = real.new(torch.cat([real.of_class(c, 1) for c in range(10)]), torch.arange(10))
+    how = dict(nets=dict(name='convnet', n_in=1, n_out=10, size=8, width=4, depth=1), protocol=as_protocol('mtt').scaled(kind='smoke', epochs=20))
+    refuses(word, evaluate, ten, test, **how | dict(n_eval=2, lr=.01) | kw)
