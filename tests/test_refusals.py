@@ -255,3 +255,23 @@ def test_evaluations(word, kw):
     ten = real.new(torch.cat([real.of_class(c, 1) for c in range(10)]), torch.arange(10))
     how = dict(nets=dict(name='convnet', n_in=1, n_out=10, size=8, width=4, depth=1), protocol=as_protocol('mtt').scaled(kind='smoke', epochs=20))
     refuses(word, evaluate, ten, test, **how | dict(n_eval=2, lr=.01) | kw)
+
+# distilled sets and their files
+
+@pytest.mark.parametrize('ipc, word', [(1000, 'asked for; it has'), (0, 'ipc is 0')])
+def test_images_to_start_from(ipc, word): refuses(word, Pixels.from_real, load('digits')[0], ipc=ipc)
+
+def test_artefacts(tmp_path):
+    f = Pixels.from_real(load('digits')[0], 2).save(tmp_path/'digits.safetensors')
+    tensors, card = load_tensors(f)
+    for name, c, word in (('new', card | {'format': 9}, 'format 9 is newer'), ('other', {}, 'not a distilled dataset')):
+        save_tensors(tmp_path/f'{name}.safetensors', tensors, c)
+        refuses(word, Distilled.load, tmp_path/f'{name}.safetensors')
+    refuses("unknown kind 'Voxels'", class_of, 'Voxels')
+
+@pytest.mark.parametrize('kw, word', [(dict(classes=list('abcdefghij')), "class 'a' is in the distilled set only"),
+                                      (dict(source=dict(kind='folder', name='digits')), 'made from a folder of its own')])
+def test_real_images_of_a_set(tmp_path, kw, word):
+    e = Pixels.from_real(load('digits')[0], 1)
+    d = Pixels(e.images.detach(), e.y, 10, norm=e.norm, name='digits', **kw)
+    refuses(word, real_for, d, root=tmp_path)
