@@ -275,3 +275,17 @@ def test_real_images_of_a_set(tmp_path, kw, word):
     e = Pixels.from_real(load('digits')[0], 1)
     d = Pixels(e.images.detach(), e.y, 10, norm=e.norm, name='digits', **kw)
     refuses(word, real_for, d, root=tmp_path)
+
+# gradient and distribution matching
+
+@pytest.mark.parametrize('make, word', [
+    (lambda: match_loss([torch.ones(2, 2, 2)], [torch.ones(2, 2, 2)], 'l1'), "matching loss 'l1' is not one of cosine, mse"),
+    (lambda: dc_loops(7), 'no stated loops for ipc 7; known: 1, 10, 20'), (lambda: METHODS['dc'](ipc=7), 'no stated loops for ipc 7; known: 1, 10, 20'),
+    (lambda: Matching(batch_real=0), 'batch_real is 0'), (lambda: Matching(train_on='both'), "train_on='both' is not one of syn, real"),
+    (lambda: method_of('dm', outer=2), "'outer' is no setting of dm"), (lambda: DMMethod(init='zeros'), "init='zeros' is not one of real, noise"),
+    (lambda: DM(load('digits')[0], lambda: torch.nn.Linear(4, 2)), 'has no embed')])
+def test_matching(make, word): refuses(word, make)
+
+def test_more_images_than_a_class_has(tmp_path):
+    task = Task(load('digits')[0], net_fn=partial(ConvNet, n_in=1, n_out=10, size=8, width=16, depth=2))
+    refuses('asked for; it has', learn, task, DMMethod(ipc=1000), tmp_path/'x', RunOptions(quiet=True))
