@@ -289,3 +289,44 @@ def test_matching(make, word): refuses(word, make)
 def test_more_images_than_a_class_has(tmp_path):
     task = Task(load('digits')[0], net_fn=partial(ConvNet, n_in=1, n_out=10, size=8, width=16, depth=2))
     refuses('asked for; it has', learn, task, DMMethod(ipc=1000), tmp_path/'x', RunOptions(quiet=True))
+
+# discrepancy and diversity
+
+@pytest.mark.parametrize('make, word', [(lambda x: mix_rbf(x, x, (1, 0)), 'bandwidths are'), (lambda x: mmd2(x[:1], x), 'at least 2 samples')])
+def test_kernels(make, word): refuses(word, make, torch.ones(3, 4))
+
+@pytest.fixture(scope='module')
+def experts(tmp_path_factory):
+    "Digits at 16 px, how to make a small network of them, and two short experts."
+    real = load('digits', size=16)[0]
+    real, net_fn = real.subset(torch.arange(0, len(real), 4)), partial(ConvNet, n_in=1, n_out=10, size=16, width=4, depth=2)
+    return real, net_fn, train_experts(net_fn, real, tmp_path_factory.mktemp('experts'), 2, expert_protocol(2, .02, 32, ''), quiet=True)
+
+@pytest.mark.parametrize('kw, word', [
+    (dict(snapshot='best'), 'snapshot='), (dict(snapshot=3), 'the buffer holds 2 epochs'), (dict(depth=3), 'blocks 1 to 2'),
+    (dict(net=dict(width=8)), 'a buffer of a network'), (dict(real_samples=500), 'smallest class has'), (dict(samples=1), 'samples is 1'),
+    (dict(aug=DSA()), 'siamese')])
+def test_discrepancies(experts, kw, word):
+    real, net_fn, buffer = experts
+    refuses(word, MMD, real, buffer, **kw | ({'net': net_fn(**kw['net'])} if 'net' in kw else {}))
+
+def test_views_and_their_holders(experts):
+    real, net_fn, buffer = experts
+    view, few = ExpertView(buffer, samples=12), Pixels.from_real(real, 2)
+    refuses('belongs to the view', MMD, real, view, samples=30)
+    refuses('has none', Diversity(view), few)
+    few.ppc = 7
+    refuses('samples >= 14', Diversity(view), few)
+
+# priors and their decoder
+
+@pytest.mark.parametrize('make, word', [
+    (lambda: Decoder(24), 'px a side, not 24'), (lambda: Decoder(4), 'px a side, not 4'), (lambda: Decoder(z_dim=0), 'z_dim is 0'),
+    (lambda: LatentPriors(10, 0), 'ppc is 0'), (lambda: method_of('d3', lr_img=1.), "'lr_img' is no setting of d3"),
+    (lambda: LatentPriors(10, 2, size=8, n_in=1, width=8).sample(y=1, prior=2), 'no prior 2 of class 1')])
+def test_priors(make, word): refuses(word, make)
+
+def test_a_rate_of_priors_that_is_not_positive():
+    d = LatentPriors(10, 2, size=8, n_in=1, width=8)
+    d.lr.data.fill_(-.005)
+    refuses('the student learning rate fell to', distill, d, lambda d: d.lr + 0*d.latents.sum(), 1, {'lr': partial(torch.optim.SGD, lr=.02)}, quiet=True)
