@@ -330,3 +330,15 @@ def test_a_rate_of_priors_that_is_not_positive():
     d = LatentPriors(10, 2, size=8, n_in=1, width=8)
     d.lr.data.fill_(-.005)
     refuses('the student learning rate fell to', distill, d, lambda d: d.lr + 0*d.latents.sum(), 1, {'lr': partial(torch.optim.SGD, lr=.02)}, quiet=True)
+
+# statistics
+
+@pytest.mark.parametrize('make, word', [
+    (lambda: main_convs(torch.nn.Linear(2, 2)), 'Linear has no convolution'), (lambda: bn_layers(make_net('convnet')), 'ConvNet has no batch norm')])
+def test_layers(make, word): refuses(word, make)
+
+@pytest.mark.parametrize('kind, word', [('kl-multi', 'kl-multi needs whole covariances'), ('mmd', "loss 'mmd' is not one of bn-diag, bn-multi")])
+def test_losses_on_statistics(kind, word):
+    net = make_net('resnet18_bn', 3, 10, 32, width=4, layers=(1, 1)).eval()
+    with FeatureStats(net, bn_layers(net), cov=False, inputs=True) as f: net(torch.rand(4, 3, 32, 32))
+    refuses(word, feature_loss, kind, f.stats, bn_targets(net))
