@@ -8,6 +8,7 @@ from PIL import Image
 from dd_repro.all import *
 from dd_repro.data import scan, scan_halves
 from dd_repro.labels import check_disk
+from dd_repro.many import wanted
 from dd_repro.shell import beside, least, one_of
 
 
@@ -342,3 +343,8 @@ def test_losses_on_statistics(kind, word):
     net = make_net('resnet18_bn', 3, 10, 32, width=4, layers=(1, 1)).eval()
     with FeatureStats(net, bn_layers(net), cov=False, inputs=True) as f: net(torch.rand(4, 3, 32, 32))
     refuses(word, feature_loss, kind, f.stats, bn_targets(net))
+
+# queues
+
+@pytest.mark.parametrize('line, word', [('mtt/table1/cifar10/ipc1 widht=8', "'widht' is no setting of mtt/table1/cifar10/ipc1")])
+def test_lines_of_a_queue(line, word): refuses(word, wanted, line.split())
