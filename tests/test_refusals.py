@@ -1,5 +1,6 @@
-"What sets, labels and autoencoders refuse: one clear line each (the notebooks show one refusal each, where it teaches)."
+"What each part of the library refuses: one clear line each (the notebooks show one refusal each, where it teaches)."
 import dataclasses
+from functools import partial
 
 import pytest, torch
 from PIL import Image
@@ -7,6 +8,7 @@ from PIL import Image
 from dd_repro.all import *
 from dd_repro.data import scan, scan_halves
 from dd_repro.labels import check_disk
+from dd_repro.many import wanted
 from dd_repro.shell import beside, least, one_of
 
 
@@ -186,3 +188,163 @@ def test_rows(row, word): refuses(word, find_row, row)
     (lambda: least(dict(lr=float('nan')), 'above 0'), 'lr is nan; it must be above 0'),
     (lambda: one_of(dict(init='zeros'), dict(init=('real', 'noise'))), "init='zeros' is not one of real, noise")])
 def test_flags(what, word): refuses(word, what)
+
+# methods
+
+@pytest.mark.parametrize('name, word', [('mt', "method 'mt' is not known; did you mean mtt"), ('no.py:mt', 'no.py: no such file')])
+def test_methods(name, word): refuses(word, lambda: METHODS[name])
+
+# synthesis
+
+def test_stores_of_images(taught, tmp_path):
+    real, net_fn, p, folder = taught
+    task, file = Task(real, teachers=load_teachers(folder, real)), tmp_path/'toy.safetensors'
+    d = StoredPixels(torch.empty(6, 1, 8, 8, dtype=torch.uint8, device='meta'), torch.arange(6) % 3, 3, norm=Normalize(.5, .25), name='toy')
+    create_store(file, d)
+    file.write_bytes(file.read_bytes()[:-10])
+    refuses('not a store of images, or cut off', open_images, file)
+    refuses('leave a last batch of 1', learn, task, D3SMethod(ipc=1, batch=3), tmp_path/'c', RunOptions(quiet=True))
+    assert not (tmp_path/'c').exists()
+
+# results
+
+def test_results(tmp_path):
+    refuses('has no values of ours, and this one has: half the experts', record, Row('my/row', 'paper', 'half the experts'), tmp_path/'r.csv')
+    refuses("protocol 'best' is not one of", Row, 'x', protocol='best')
+    assert not (tmp_path/'r.csv').exists()
+
+# runs
+
+@pytest.fixture
+def run_of(tmp_path):
+    "Distils ten digits with an objective: (loss, optimisers, **kw) -> the run."
+    real, _ = load('digits')
+    sgd = {'images': partial(torch.optim.SGD, lr=1.)}
+    return lambda loss, opts=sgd, **kw: distill(Pixels.from_real(real, 1), loss, 2, opts, quiet=True, **kw)
+
+def test_checkpoints_of_other_runs(run_of, tmp_path):
+    square, f = lambda d: d.images.square().mean(), tmp_path/'run.safetensors'
+    run_of(square, ckpt=f)
+    refuses('other settings', run_of, square, ckpt=f, settings={'lr_img': 7})
+    refuses('no group', run_of, square, {'latents': partial(torch.optim.SGD, lr=1.)})
+
+def test_losses_that_are_no_numbers(run_of, tmp_path):
+    f = tmp_path/'nan.safetensors'
+    refuses('the loss is nan', run_of, lambda d: d.images.sum()*float('nan'), ckpt=f)
+    assert f.is_file() and f.with_name('nan.diverged.safetensors').is_file()
+
+# students
+
+@pytest.mark.parametrize('make, word', [
+    (lambda: as_protocol('mtt2'), "protocol 'mtt2' is not one of mtt, mtt-smoke, dc, dsa, full"),
+    (lambda: as_protocol('mtt').scaled(lr=-.1), 'learning rate is -0.1; it must be finite and above 0'),
+    (lambda: as_protocol('mtt').scaled(epochs=0), 'epochs is 0; it must be a whole number, 1 or more'),
+    (lambda: Team([make_net('convnet', 1, 10, 8, norm='batch') for _ in range(2)]), 'no running statistics')])
+def test_protocols(make, word): refuses(word, make)
+
+def test_rates_that_kill():
+    real, net = load('digits')[0], make_net('convnet', 1, 10, 8, width=4, depth=1, norm='none')
+    p = as_protocol('mtt-smoke').scaled(kind='smoke', epochs=3, aug='')
+    refuses('not finite by epoch 3 of 3, at a learning rate of 1e', train, net, real, p, lr=1e38, kind=Died)
+
+@pytest.mark.parametrize('word, kw', [
+    ('protocol mtt uses the learned rate and this set has none; pass lr=', dict(protocol='mtt', lr=None)), ('n_eval is 0', dict(n_eval=0)),
+    ('asks the set for its samples, which', dict(protocol=as_protocol('mtt').scaled(kind='smoke', epochs=20, view=dict(samples=2)))),
+    ('learning rate is 0.0', dict(lr=0)), ('the network expects .3, 32, 32.', dict(nets=dict(name='convnet', n_in=3, n_out=10, size=32)))])
+def test_evaluations(word, kw):
+    real, test = load('digits')
+    ten = real.new(torch.cat([real.of_class(c, 1) for c in range(10)]), torch.arange(10))
+    how = dict(nets=dict(name='convnet', n_in=1, n_out=10, size=8, width=4, depth=1), protocol=as_protocol('mtt').scaled(kind='smoke', epochs=20))
+    refuses(word, evaluate, ten, test, **how | dict(n_eval=2, lr=.01) | kw)
+
+# distilled sets and their files
+
+@pytest.mark.parametrize('ipc, word', [(1000, 'asked for; it has'), (0, 'ipc is 0')])
+def test_images_to_start_from(ipc, word): refuses(word, Pixels.from_real, load('digits')[0], ipc=ipc)
+
+def test_artefacts(tmp_path):
+    f = Pixels.from_real(load('digits')[0], 2).save(tmp_path/'digits.safetensors')
+    tensors, card = load_tensors(f)
+    for name, c, word in (('new', card | {'format': 9}, 'format 9 is newer'), ('other', {}, 'not a distilled dataset')):
+        save_tensors(tmp_path/f'{name}.safetensors', tensors, c)
+        refuses(word, Distilled.load, tmp_path/f'{name}.safetensors')
+    refuses("unknown kind 'Voxels'", class_of, 'Voxels')
+
+@pytest.mark.parametrize('kw, word', [(dict(classes=list('abcdefghij')), "class 'a' is in the distilled set only"),
+                                      (dict(source=dict(kind='folder', name='digits')), 'made from a folder of its own')])
+def test_real_images_of_a_set(tmp_path, kw, word):
+    e = Pixels.from_real(load('digits')[0], 1)
+    d = Pixels(e.images.detach(), e.y, 10, norm=e.norm, name='digits', **kw)
+    refuses(word, real_for, d, root=tmp_path)
+
+# gradient and distribution matching
+
+@pytest.mark.parametrize('make, word', [
+    (lambda: match_loss([torch.ones(2, 2, 2)], [torch.ones(2, 2, 2)], 'l1'), "matching loss 'l1' is not one of cosine, mse"),
+    (lambda: dc_loops(7), 'no stated loops for ipc 7; known: 1, 10, 20'), (lambda: METHODS['dc'](ipc=7), 'no stated loops for ipc 7; known: 1, 10, 20'),
+    (lambda: Matching(batch_real=0), 'batch_real is 0'), (lambda: Matching(train_on='both'), "train_on='both' is not one of syn, real"),
+    (lambda: method_of('dm', outer=2), "'outer' is no setting of dm"), (lambda: DMMethod(init='zeros'), "init='zeros' is not one of real, noise"),
+    (lambda: DM(load('digits')[0], lambda: torch.nn.Linear(4, 2)), 'has no embed')])
+def test_matching(make, word): refuses(word, make)
+
+def test_more_images_than_a_class_has(tmp_path):
+    task = Task(load('digits')[0], net_fn=partial(ConvNet, n_in=1, n_out=10, size=8, width=16, depth=2))
+    refuses('asked for; it has', learn, task, DMMethod(ipc=1000), tmp_path/'x', RunOptions(quiet=True))
+
+# discrepancy and diversity
+
+@pytest.mark.parametrize('make, word', [(lambda x: mix_rbf(x, x, (1, 0)), 'bandwidths are'), (lambda x: mmd2(x[:1], x), 'at least 2 samples')])
+def test_kernels(make, word): refuses(word, make, torch.ones(3, 4))
+
+@pytest.fixture(scope='module')
+def experts(tmp_path_factory):
+    "Digits at 16 px, how to make a small network of them, and two short experts."
+    real = load('digits', size=16)[0]
+    real, net_fn = real.subset(torch.arange(0, len(real), 4)), partial(ConvNet, n_in=1, n_out=10, size=16, width=4, depth=2)
+    return real, net_fn, train_experts(net_fn, real, tmp_path_factory.mktemp('experts'), 2, expert_protocol(2, .02, 32, ''), quiet=True)
+
+@pytest.mark.parametrize('kw, word', [
+    (dict(snapshot='best'), 'snapshot='), (dict(snapshot=3), 'the buffer holds 2 epochs'), (dict(depth=3), 'blocks 1 to 2'),
+    (dict(net=dict(width=8)), 'a buffer of a network'), (dict(real_samples=500), 'smallest class has'), (dict(samples=1), 'samples is 1'),
+    (dict(aug=DSA()), 'siamese')])
+def test_discrepancies(experts, kw, word):
+    real, net_fn, buffer = experts
+    refuses(word, MMD, real, buffer, **kw | ({'net': net_fn(**kw['net'])} if 'net' in kw else {}))
+
+def test_views_and_their_holders(experts):
+    real, net_fn, buffer = experts
+    view, few = ExpertView(buffer, samples=12), Pixels.from_real(real, 2)
+    refuses('belongs to the view', MMD, real, view, samples=30)
+    refuses('has none', Diversity(view), few)
+    few.ppc = 7
+    refuses('samples >= 14', Diversity(view), few)
+
+# priors and their decoder
+
+@pytest.mark.parametrize('make, word', [
+    (lambda: Decoder(24), 'px a side, not 24'), (lambda: Decoder(4), 'px a side, not 4'), (lambda: Decoder(z_dim=0), 'z_dim is 0'),
+    (lambda: LatentPriors(10, 0), 'ppc is 0'), (lambda: method_of('d3', lr_img=1.), "'lr_img' is no setting of d3"),
+    (lambda: LatentPriors(10, 2, size=8, n_in=1, width=8).sample(y=1, prior=2), 'no prior 2 of class 1')])
+def test_priors(make, word): refuses(word, make)
+
+def test_a_rate_of_priors_that_is_not_positive():
+    d = LatentPriors(10, 2, size=8, n_in=1, width=8)
+    d.lr.data.fill_(-.005)
+    refuses('the student learning rate fell to', distill, d, lambda d: d.lr + 0*d.latents.sum(), 1, {'lr': partial(torch.optim.SGD, lr=.02)}, quiet=True)
+
+# statistics
+
+@pytest.mark.parametrize('make, word', [
+    (lambda: main_convs(torch.nn.Linear(2, 2)), 'Linear has no convolution'), (lambda: bn_layers(make_net('convnet')), 'ConvNet has no batch norm')])
+def test_layers(make, word): refuses(word, make)
+
+@pytest.mark.parametrize('kind, word', [('kl-multi', 'kl-multi needs whole covariances'), ('mmd', "loss 'mmd' is not one of bn-diag, bn-multi")])
+def test_losses_on_statistics(kind, word):
+    net = make_net('resnet18_bn', 3, 10, 32, width=4, layers=(1, 1)).eval()
+    with FeatureStats(net, bn_layers(net), cov=False, inputs=True) as f: net(torch.rand(4, 3, 32, 32))
+    refuses(word, feature_loss, kind, f.stats, bn_targets(net))
+
+# queues
+
+@pytest.mark.parametrize('line, word', [('mtt/table1/cifar10/ipc1 widht=8', "'widht' is no setting of mtt/table1/cifar10/ipc1")])
+def test_lines_of_a_queue(line, word): refuses(word, wanted, line.split())
