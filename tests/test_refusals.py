@@ -186,3 +186,14 @@ def test_rows(row, word): refuses(word, find_row, row)
     (lambda: least(dict(lr=float('nan')), 'above 0'), 'lr is nan; it must be above 0'),
     (lambda: one_of(dict(init='zeros'), dict(init=('real', 'noise'))), "init='zeros' is not one of real, noise")])
 def test_flags(what, word): refuses(word, what)
+
+# a method of one's own (51)
+
+from test_your_method import mine # the notebook's three cells as a file
+
+def test_settings_and_needs_of_a_method_of_ones_own(mine, tmp_path):
+    refuses("'lr_imgs' is no setting of expert-means; did you mean lr_img?", method_of, 'expert-means', lr_imgs=1.)
+    refuses('n is 0; it must be at least 1', method_of, 'expert-means', n=0)
+    task = Task(load('digits')[0], net_fn=lambda: ConvNet(1, 10, 8, width=8, depth=2))
+    refuses('expert-means needs experts=', learn, task, 'expert-means', tmp_path/'c')
+    assert not (tmp_path/'c').exists()
