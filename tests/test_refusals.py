@@ -197,3 +197,54 @@ def test_settings_and_needs_of_a_method_of_ones_own(mine, tmp_path):
     task = Task(load('digits')[0], net_fn=lambda: ConvNet(1, 10, 8, width=8, depth=2))
     refuses('expert-means needs experts=', learn, task, 'expert-means', tmp_path/'c')
     assert not (tmp_path/'c').exists()
+
+# files of others (20_exchange)
+
+import numpy as np
+
+@pytest.fixture
+def strange(tmp_path):
+    "Files that are none of ours: a pickle of a function, one that is cut off, an array of objects, a bad archive."
+    import zipfile
+    torch.save(dict(x=torch.arange(3), acc=[np.float64(.5)]), tmp_path/'a.pt')
+    torch.save(print, tmp_path/'b.pt')
+    (tmp_path/'c.pt').write_bytes((tmp_path/'a.pt').read_bytes()[:300])
+    np.save(tmp_path/'e.npy', np.array([print]))
+    with zipfile.ZipFile(tmp_path/'bad.zip', 'w') as z: z.writestr('../out.pt', b'x')
+    return tmp_path
+
+@pytest.mark.parametrize('read, file, word', [
+    (read_pt, 'b.pt', 'not a PyTorch file of plain tensors'), (read_pt, 'c.pt', 'not a PyTorch file of plain tensors'),
+    (read_pt, 'b.pt', 'it needs builtins.print, so loading it could run code'), (read_pt, 'd.pt', 'no such file'),
+    (read_npz, 'e.npy', 'not a file of plain NumPy arrays')])
+def test_files_that_are_no_data(strange, read, file, word): refuses(word, read, strange/file)
+
+def test_an_archive_that_leaves_its_folder(strange):
+    with pytest.raises(ValueError, match='leaves the folder; nothing was unpacked'), unpacked(strange/'bad.zip'): pass
+    assert not (strange.parent/'out.pt').exists()
+
+@pytest.fixture
+def ten(tmp_path):
+    "Ten real digits as MTT would write them, and the real set."
+    real = load('digits')[0]
+    images = torch.stack([real.of_class(c, 1, rng_for(0, c))[0] for c in range(10)])
+    torch.save(images, tmp_path/'images_best.pt')
+    torch.save(torch.arange(10), tmp_path/'labels_best.pt')
+    return real, images, tmp_path
+
+@pytest.mark.parametrize('word, form, kw, shift', [
+    ("no file says the student's rate", 'auto', dict(real=True), 0), ('no file says the norm', 'auto', dict(lr=.02, n_classes=10), 0),
+    ('did you mean mtt', 'mtts', dict(real=True), 0), ('rate is 0|lr is 0', 'auto', dict(real=True, lr=0), 0),
+    ('labels run from 1 to 10', 'auto', dict(real=True, lr=.02), 1)])
+def test_imports(ten, word, form, kw, shift):
+    real, _, folder = ten
+    torch.save(torch.arange(10) + shift, folder/'labels_best.pt')
+    refuses(word, import_set, folder, form, **kw | (dict(real=real) if 'real' in kw else {}))
+
+def test_files_of_no_form(strange): refuses('no form is recognised', import_set, strange/'a.pt', real=load('digits')[0])
+
+def test_an_export_writes_over_nothing(ten):
+    real, images, folder = ten
+    d = Pixels(images, torch.arange(10), 10, classes=real.classes, norm=real.norm, lr=.02, name='digits')
+    export_set(d, folder/'out', 'mtt', quiet=True)
+    refuses('is there already', export_set, d, folder/'out', 'mtt')
