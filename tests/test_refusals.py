@@ -248,3 +248,14 @@ def test_an_export_writes_over_nothing(ten):
     d = Pixels(images, torch.arange(10), 10, classes=real.classes, norm=real.norm, lr=.02, name='digits')
     export_set(d, folder/'out', 'mtt', quiet=True)
     refuses('is there already', export_set, d, folder/'out', 'mtt')
+
+# hub and counts (20_hub, 21_counts)
+
+@pytest.mark.parametrize('name', ['../ten', 'ten', 'me/ten/digits', 'me/..'])
+def test_names_on_the_hub(name):
+    refuses('write OWNER/NAME', pull, name, api=object())
+    refuses('write OWNER/NAME', push, Distilled.example(), name, 'mit', api=object())
+
+def test_a_push_without_a_licence(): refuses('licence is missing', push, Distilled.example(), 'me/ten-digits', api=object())
+
+def test_networks_that_are_not_known(): refuses("network 'convnet9' is not known", net_name, 'convnet9')
