@@ -259,3 +259,22 @@ def test_names_on_the_hub(name):
 def test_a_push_without_a_licence(): refuses('licence is missing', push, Distilled.example(), 'me/ten-digits', api=object())
 
 def test_networks_that_are_not_known(): refuses("network 'convnet9' is not known", net_name, 'convnet9')
+
+# subjects of commands (22_cli)
+
+from dataclasses import dataclass
+
+from dd_repro.cli import Subject, distill_subject, take
+
+@dataclass(frozen=True)
+class Tea(Checked):
+    "Tea."
+    minutes: int = setting(3, 'how long it draws', least=1)
+
+@pytest.mark.parametrize('given, word', [
+    (dict(minute=4), "'minute' is no setting of tea; did you mean minutes?"), (dict(minutes=0), 'minutes is 0; it must be at least 1')])
+def test_options_of_a_subject(given, word): refuses(word, take, Subject('dd_cup', 'tea', 'Tea.', dict(cup=Tea)), given)
+
+@pytest.mark.parametrize('name, value, who', [('gamma1', 1., 'd3')])
+def test_options_of_another_method(name, value, who):
+    refuses(f'--{name} has no meaning for mtt; it is for {who}', take, distill_subject('mtt'), {name: value}, lambda: map(distill_subject, METHODS))
