@@ -278,3 +278,14 @@ def test_options_of_a_subject(given, word): refuses(word, take, Subject('dd_cup'
 @pytest.mark.parametrize('name, value, who', [('gamma1', 1., 'd3')])
 def test_options_of_another_method(name, value, who):
     refuses(f'--{name} has no meaning for mtt; it is for {who}', take, distill_subject('mtt'), {name: value}, lambda: map(distill_subject, METHODS))
+
+# tables (21_tables)
+
+@pytest.mark.parametrize('args, word', [
+    (('table1/svhn',), "'mtt/table1/svhn' is not known"), (('table1', 'pdf'), "format 'pdf' is not one of text, md, html"), (('table9',), 'mtt has no .table9.; it has table1')])
+def test_tables(args, word): refuses(word, table, 'mtt', *args)
+
+@pytest.mark.parametrize('kw', [dict(what='mtt', coverage=True, format='md'), dict(todo=True, coverage=True), dict(what='mtt/table1', todo=True), {}])
+def test_questions_that_no_table_answers(kw, capsys):
+    with pytest.raises(SystemExit): dd_table(**kw)
+    assert capsys.readouterr().out == ''
