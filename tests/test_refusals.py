@@ -289,3 +289,40 @@ def test_tables(args, word): refuses(word, table, 'mtt', *args)
 def test_questions_that_no_table_answers(kw, capsys):
     with pytest.raises(SystemExit): dd_table(**kw)
     assert capsys.readouterr().out == ''
+
+# published sets and RDED (20_published, 18_rded)
+
+from dd_repro.published import Published, published_set, read_layout
+
+@pytest.fixture
+def layouts(tmp_path):
+    "Ten real digits in the layouts of published sets, and the real set."
+    real = load('digits')[0]
+    x = torch.stack([real.of_class(c, 1, rng_for(0, c))[0] for c in range(10)])
+    for k in ('mtt', 'dc', 'datm'): (tmp_path/k).mkdir()
+    torch.save(x, tmp_path/'mtt/images_300.pt')
+    torch.save(torch.arange(10), tmp_path/'mtt/labels_300.pt')
+    torch.save(dict(data=[[x, torch.arange(10)], [-x, torch.arange(10)]], accs_all_exps={}), tmp_path/'dc/res_DC_x_ConvNet_1ipc.pt')
+    for k, v in dict(images=x, labels=5*torch.eye(10), lr=torch.tensor(.02)).items(): torch.save(v, tmp_path/f'datm/{k}.pt')
+    return real, tmp_path
+
+@pytest.mark.parametrize('args, word', [
+    (('mtt', 'datm'), 'no file here has a name like'), (('mtt/images_300.pt', 'dc'), 'this is a tensor .10, 1, 8, 8.'),
+    (('dc', 'dc', 2), 'run 2 was asked for; it has 2'), (('mtt', 'kip'), "layout 'kip' is not one of mtt, dc, datm")])
+def test_layouts(layouts, args, word): refuses(word, read_layout, layouts[1]/args[0], *args[1:])
+
+def test_soft_labels_in_a_layout_of_class_numbers(layouts):
+    torch.save(5*torch.eye(10), layouts[1]/'mtt/labels_300.pt')
+    refuses(r'class numbers .n. in this layout; this is a tensor .10, 10.', read_layout, layouts[1]/'mtt', 'mtt')
+
+@pytest.mark.parametrize('what, word', [
+    (dict(ipc=5), '5 images per class are expected; there are .1, 1,'), (dict(zca=True), 'belongs to ZCA images'),
+    ('kip', "published set 'kip' is not one of mtt-zca-cifar10-ipc1")])
+def test_published_sets(layouts, what, word):
+    real, folder = layouts
+    line = Published('mtt', 'random', 'mtt', 1, 70., 5., '1 x 5', 'nobody', judged='mtt', lr=.01)
+    refuses(word, published_set, what if isinstance(what, str) else dataclasses.replace(line, **what), folder, real)
+
+def test_too_few_patches():
+    refuses('candidates is 10; 3 images of 2 x 2 patches need 12', METHODS['rded'], ipc=3, candidates=10)
+    refuses('4 patches are needed and 3 images are there', best_patches, torch.tensor([[.3, .2], [.9, .8], [.1, .5]]), 4)
