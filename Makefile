@@ -49,7 +49,7 @@ outputs: $(STAMP) ## run the notebooks that changed and keep their outputs in nb
 diff:            ## git diff with notebooks as text, pictures as a line each (WHAT="main -- nbs": of what)
 	@git -c diff.jupyternotebook.textconv='python3 docs/outputs.py' diff $(WHAT)
 
-readme: $(STAMP) ## README.md from nbs/index.ipynb
+readme: $(STAMP) ## README.md from nbs/index.ipynb, Colab lines from settings.ini
 	@$(BIN)/python docs/build.py --readme
 
 assets: $(STAMP) ## text that ships and is made by the library: words of commands, counts of arithmetic

@@ -2,7 +2,7 @@
 
     python docs/build.py              notebooks as committed -> _docs/
     python docs/build.py --execute    run first (cached by source), so that the pages show outputs and pictures
-    python docs/build.py --readme     README.md from nbs/index.ipynb
+    python docs/build.py --readme     README.md from nbs/index.ipynb, and the Colab lines of recipe notebooks from settings.ini
     python docs/build.py --outputs    run what changed and write its outputs into nbs/ (--all, --slow, or notebooks by name)
 """
 import argparse, hashlib, importlib, io, json, os, re, shutil, subprocess, sys, tarfile, tempfile, time, warnings
@@ -15,6 +15,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 import outputs as stored
 from check import check_site
+from colab import write_colab
 from pages import Site, as_python, dress, lead, machine_paths, md_cell, raw_cells, relink, scrub, site_nb
 
 BEGIN = ('00_idea', '51_your_method') # read before the rest, whatever their numbers
@@ -318,7 +319,9 @@ def main():
         os.environ.pop('DD_DATA', None) # as their outputs were made
         return compare(Site(o.root))
     if o.outputs is not None: return write_outputs(Site(o.root, slow=o.slow), o.outputs, o.all)
-    if o.readme: return write_readme(o.root)
+    if o.readme:
+        write_colab(Site(o.root))
+        return write_readme(o.root)
     out, began = (o.out or o.root/'_docs').resolve(), time.time()
     n = build(o.root.resolve(), out, o.root/'_proc', o.execute)
     print(f'docs: {n} pages in {time.time()-began:.0f} s, every link holds: {os.path.relpath(out)}/index.html')

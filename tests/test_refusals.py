@@ -348,3 +348,143 @@ def test_losses_on_statistics(kind, word):
 
 @pytest.mark.parametrize('line, word', [('mtt/table1/cifar10/ipc1 widht=8', "'widht' is no setting of mtt/table1/cifar10/ipc1")])
 def test_lines_of_a_queue(line, word): refuses(word, wanted, line.split())
+
+# a method of one's own (51)
+
+from test_your_method import mine # the notebook's three cells as a file
+
+def test_settings_and_needs_of_a_method_of_ones_own(mine, tmp_path):
+    refuses("'lr_imgs' is no setting of expert-means; did you mean lr_img?", method_of, 'expert-means', lr_imgs=1.)
+    refuses('n is 0; it must be at least 1', method_of, 'expert-means', n=0)
+    task = Task(load('digits')[0], net_fn=lambda: ConvNet(1, 10, 8, width=8, depth=2))
+    refuses('expert-means needs experts=', learn, task, 'expert-means', tmp_path/'c')
+    assert not (tmp_path/'c').exists()
+
+# files of others (20_exchange)
+
+import numpy as np
+
+@pytest.fixture
+def strange(tmp_path):
+    "Files that are none of ours: a pickle of a function, one that is cut off, an array of objects, a bad archive."
+    import zipfile
+    torch.save(dict(x=torch.arange(3), acc=[np.float64(.5)]), tmp_path/'a.pt')
+    torch.save(print, tmp_path/'b.pt')
+    (tmp_path/'c.pt').write_bytes((tmp_path/'a.pt').read_bytes()[:300])
+    np.save(tmp_path/'e.npy', np.array([print]))
+    with zipfile.ZipFile(tmp_path/'bad.zip', 'w') as z: z.writestr('../out.pt', b'x')
+    return tmp_path
+
+@pytest.mark.parametrize('read, file, word', [
+    (read_pt, 'b.pt', 'not a PyTorch file of plain tensors'), (read_pt, 'c.pt', 'not a PyTorch file of plain tensors'),
+    (read_pt, 'b.pt', 'it needs builtins.print, so loading it could run code'), (read_pt, 'd.pt', 'no such file'),
+    (read_npz, 'e.npy', 'not a file of plain NumPy arrays')])
+def test_files_that_are_no_data(strange, read, file, word): refuses(word, read, strange/file)
+
+def test_an_archive_that_leaves_its_folder(strange):
+    with pytest.raises(ValueError, match='leaves the folder; nothing was unpacked'), unpacked(strange/'bad.zip'): pass
+    assert not (strange.parent/'out.pt').exists()
+
+@pytest.fixture
+def ten(tmp_path):
+    "Ten real digits as MTT would write them, and the real set."
+    real = load('digits')[0]
+    images = torch.stack([real.of_class(c, 1, rng_for(0, c))[0] for c in range(10)])
+    torch.save(images, tmp_path/'images_best.pt')
+    torch.save(torch.arange(10), tmp_path/'labels_best.pt')
+    return real, images, tmp_path
+
+@pytest.mark.parametrize('word, form, kw, shift', [
+    ("no file says the student's rate", 'auto', dict(real=True), 0), ('no file says the norm', 'auto', dict(lr=.02, n_classes=10), 0),
+    ('did you mean mtt', 'mtts', dict(real=True), 0), ('rate is 0|lr is 0', 'auto', dict(real=True, lr=0), 0),
+    ('labels run from 1 to 10', 'auto', dict(real=True, lr=.02), 1)])
+def test_imports(ten, word, form, kw, shift):
+    real, _, folder = ten
+    torch.save(torch.arange(10) + shift, folder/'labels_best.pt')
+    refuses(word, import_set, folder, form, **kw | (dict(real=real) if 'real' in kw else {}))
+
+def test_files_of_no_form(strange): refuses('no form is recognised', import_set, strange/'a.pt', real=load('digits')[0])
+
+def test_an_export_writes_over_nothing(ten):
+    real, images, folder = ten
+    d = Pixels(images, torch.arange(10), 10, classes=real.classes, norm=real.norm, lr=.02, name='digits')
+    export_set(d, folder/'out', 'mtt', quiet=True)
+    refuses('is there already', export_set, d, folder/'out', 'mtt')
+
+# hub and counts (20_hub, 21_counts)
+
+@pytest.mark.parametrize('name', ['../ten', 'ten', 'me/ten/digits', 'me/..'])
+def test_names_on_the_hub(name):
+    refuses('write OWNER/NAME', pull, name, api=object())
+    refuses('write OWNER/NAME', push, Distilled.example(), name, 'mit', api=object())
+
+def test_a_push_without_a_licence(): refuses('licence is missing', push, Distilled.example(), 'me/ten-digits', api=object())
+
+def test_networks_that_are_not_known(): refuses("network 'convnet9' is not known", net_name, 'convnet9')
+
+# subjects of commands (22_cli)
+
+from dataclasses import dataclass
+
+from dd_repro.cli import Subject, distill_subject, take
+
+@dataclass(frozen=True)
+class Tea(Checked):
+    "Tea."
+    minutes: int = setting(3, 'how long it draws', least=1)
+
+@pytest.mark.parametrize('given, word', [
+    (dict(minute=4), "'minute' is no setting of tea; did you mean minutes?"), (dict(minutes=0), 'minutes is 0; it must be at least 1')])
+def test_options_of_a_subject(given, word): refuses(word, take, Subject('dd_cup', 'tea', 'Tea.', dict(cup=Tea)), given)
+
+@pytest.mark.parametrize('name, value, who', [('gamma1', 1., 'd3')])
+def test_options_of_another_method(name, value, who):
+    refuses(f'--{name} has no meaning for mtt; it is for {who}', take, distill_subject('mtt'), {name: value}, lambda: map(distill_subject, METHODS))
+
+# tables (21_tables)
+
+@pytest.mark.parametrize('args, word', [
+    (('table1/svhn',), "'mtt/table1/svhn' is not known"), (('table1', 'pdf'), "format 'pdf' is not one of text, md, html"), (('table9',), 'mtt has no .table9.; it has table1')])
+def test_tables(args, word): refuses(word, table, 'mtt', *args)
+
+@pytest.mark.parametrize('kw', [dict(what='mtt', coverage=True, format='md'), dict(todo=True, coverage=True), dict(what='mtt/table1', todo=True), {}])
+def test_questions_that_no_table_answers(kw, capsys):
+    with pytest.raises(SystemExit): dd_table(**kw)
+    assert capsys.readouterr().out == ''
+
+# published sets and RDED (20_published, 18_rded)
+
+from dd_repro.published import Published, published_set, read_layout
+
+@pytest.fixture
+def layouts(tmp_path):
+    "Ten real digits in the layouts of published sets, and the real set."
+    real = load('digits')[0]
+    x = torch.stack([real.of_class(c, 1, rng_for(0, c))[0] for c in range(10)])
+    for k in ('mtt', 'dc', 'datm'): (tmp_path/k).mkdir()
+    torch.save(x, tmp_path/'mtt/images_300.pt')
+    torch.save(torch.arange(10), tmp_path/'mtt/labels_300.pt')
+    torch.save(dict(data=[[x, torch.arange(10)], [-x, torch.arange(10)]], accs_all_exps={}), tmp_path/'dc/res_DC_x_ConvNet_1ipc.pt')
+    for k, v in dict(images=x, labels=5*torch.eye(10), lr=torch.tensor(.02)).items(): torch.save(v, tmp_path/f'datm/{k}.pt')
+    return real, tmp_path
+
+@pytest.mark.parametrize('args, word', [
+    (('mtt', 'datm'), 'no file here has a name like'), (('mtt/images_300.pt', 'dc'), 'this is a tensor .10, 1, 8, 8.'),
+    (('dc', 'dc', 2), 'run 2 was asked for; it has 2'), (('mtt', 'kip'), "layout 'kip' is not one of mtt, dc, datm")])
+def test_layouts(layouts, args, word): refuses(word, read_layout, layouts[1]/args[0], *args[1:])
+
+def test_soft_labels_in_a_layout_of_class_numbers(layouts):
+    torch.save(5*torch.eye(10), layouts[1]/'mtt/labels_300.pt')
+    refuses(r'class numbers .n. in this layout; this is a tensor .10, 10.', read_layout, layouts[1]/'mtt', 'mtt')
+
+@pytest.mark.parametrize('what, word', [
+    (dict(ipc=5), '5 images per class are expected; there are .1, 1,'), (dict(zca=True), 'belongs to ZCA images'),
+    ('kip', "published set 'kip' is not one of mtt-zca-cifar10-ipc1")])
+def test_published_sets(layouts, what, word):
+    real, folder = layouts
+    line = Published('mtt', 'random', 'mtt', 1, 70., 5., '1 x 5', 'nobody', judged='mtt', lr=.01)
+    refuses(word, published_set, what if isinstance(what, str) else dataclasses.replace(line, **what), folder, real)
+
+def test_too_few_patches():
+    refuses('candidates is 10; 3 images of 2 x 2 patches need 12', METHODS['rded'], ipc=3, candidates=10)
+    refuses('4 patches are needed and 3 images are there', best_patches, torch.tensor([[.3, .2], [.9, .8], [.1, .5]]), 4)
