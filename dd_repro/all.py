@@ -53,9 +53,11 @@ from .public import *
 from .exchange import *
 from .foreign import *
 from .hub import *
+from .order import *
 from .published import *
 from .recipes import *
 from .counts import *
 from .tables import *
+from .score import *
 
 __all__ = [n for n in list(globals()) if not n.startswith('_')]
