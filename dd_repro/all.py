@@ -44,6 +44,7 @@ from .gauss import *
 from .isu import *
 from .teachers import *
 from .d3s import *
+from .thin import *
 from .labels import *
 from .rded import *
 from .autoenc import *
