@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['BASE_LR', 'HELD', 'SCORE_FACES', 'SCORE', 'robust', 'label_robust', 'augmentation_robust', 'has_soft', 'Hardened',
-           'hard_view', 'bytes_in', 'random_images', 'ipc_for_bytes', 'with_labels', 'ScoreOptions', 'own_protocol',
-           'one_protocol', 'looked', 'row_of', 'best_rate', 'Score', 'Judge', 'at_chance', 'score', 'cells', 'below',
-           'score_text', 'score_md', 'score_html', 'score_rows', 'JudgedOptions', 'score_words', 'dd_score']
+           'hard_view', 'bytes_in', 'random_images', 'ipc_for_bytes', 'with_labels', 'ScoreOptions', 'view_of',
+           'own_protocol', 'one_protocol', 'looked', 'row_of', 'best_rate', 'Score', 'Judge', 'at_chance', 'score',
+           'cells', 'below', 'score_text', 'score_md', 'score_html', 'score_rows', 'JudgedOptions', 'score_words',
+           'dd_score']
 
-# %% ../nbs/23_score.ipynb #ab4605ae
-import dataclasses, html, math, tempfile
+# %% ../nbs/23_score.ipynb #3f66c392
+import dataclasses, html, inspect, math, tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,7 +149,7 @@ def with_labels(
         p = torch.cat([mean_logits(teachers, b).softmax(1) for b in x.images.split(256)])
     return Pixels(x.images.detach(), p, x.n_classes, lr=x.lr.item(), arch=x.arch, **x.about)
 
-# %% ../nbs/23_score.ipynb #a818fba1
+# %% ../nbs/23_score.ipynb #fd72a522
 @dataclass(frozen=True)
 class ScoreOptions(Checked):
     "How a set is judged."
@@ -178,6 +179,13 @@ class ScoreOptions(Checked):
     @property
     def toy(self): return dataclasses.replace(self, epochs=2, n_eval=1, whole=min(self.whole, 1))
 
+def view_of(
+    p:Protocol, d # a protocol, and a set
+)->dict|None: # of those of its view that the set's `epoch` takes
+    "How a protocol looks at a set, as far as this set can be looked at so."
+    takes = inspect.signature((d.d if isinstance(d, Hardened) else d).epoch).parameters
+    return {k: v for k, v in (p.view or {}).items() if k in takes} or None
+
 _STORED = dict(tinyimagenet='tiny', imagenet1k='in1k', imagenet21k='in21k', cifar100='cifar100')
 
 def own_protocol(
@@ -193,14 +201,14 @@ def own_protocol(
     if isinstance(d, Relabelled): change = dict(batch=d.store.batch)
     elif getattr(inner, 'aug', None) is not None: change = dict(aug=inner.aug)
     if has_soft(d): change['labels'] = 'soft'
-    return _changed(p, how, change)
+    return _changed(p, how, change | dict(view=view_of(p, d)))
 
 def _changed(p, how, change):
     "A protocol with what differs."
     if how.epochs: change |= dict(epochs=how.epochs)
     change = {k: v for k, v in change.items() if v != getattr(p, k)}
-    kind = 'reduced' if change.get('epochs', p.epochs) < p.epochs else 'decided'
-    return p.scaled(kind=kind, **change) if change else p
+    short = change.get('epochs', p.epochs) < (p.base or p).epochs
+    return p.scaled(kind='reduced' if short else 'decided', **change) if change else p
 
 def one_protocol(
     d, # a set, or random images
@@ -215,6 +223,10 @@ def one_protocol(
     if has_soft(d): change |= dict(labels='soft', temperature=own.temperature, t2=own.t2)
     if isinstance(d, Relabelled): change |= dict(batch=d.store.batch, aug='')
     return _changed(p, how, change)
+
+def _fits(p, d):
+    "Can students learn from a set by a protocol?"
+    return has_soft(d) or p.labels == 'hard'
 
 # %% ../nbs/23_score.ipynb #a65acccd
 def _stops(epochs, k):
@@ -273,7 +285,7 @@ def best_rate(
     if not found: raise ValueError(f'students died at every rate of {", ".join(map(str, rates))}')
     return max(found, key=found.get)
 
-# %% ../nbs/23_score.ipynb #e58b78b4
+# %% ../nbs/23_score.ipynb #385538d4
 @dataclass(repr=False)
 class Score:
     "What came out: rows by name, bytes, scores, and what has to be said."
@@ -315,6 +327,7 @@ class Judge:
         return dict(arch=self.arch, seed=self.how.seed, content=content_of(d))
     def train(self, what, d, p, n, size):
         "Students of a set under a protocol, as a line of the table."
+        p = _changed(p, self.how, dict(view=view_of(p, d))) # real images are no distribution
         key, s = (id(d), repr(p.settings())), self.score
         if key not in self.kept: # d is kept, so that nobody else gets its id
             self.kept[key] = what, d
@@ -374,7 +387,7 @@ def _augmentation(j, random, n, size):
          j.train('random, its labels, no augmentation', random, q, *beside))
     j.score.scores['ARS'] = augmentation_robust(*a, *b, j.how.weight)
 
-# %% ../nbs/23_score.ipynb #b4be1d70
+# %% ../nbs/23_score.ipynb #2f449346
 def _fit(d, real, test):
     "ValueError where real images are not those that a set could be of."
     for what, r in dict(real=real, test=test).items():
@@ -394,13 +407,16 @@ def _first(j, n, size):
     told = size - j.score.bytes['labels']
     acc = j.train('class numbers', hard, one_protocol(hard, j.real, j.how), n, told)
     j.train('its labels', j.d, one_protocol(j.d, j.real, j.how), n, size)
-    if j.how.own: j.train('its own protocol', j.d, own_protocol(j.d, j.how), n, size)
+    own = own_protocol(j.d, j.how)
+    if j.how.own and _fits(own, j.d): j.train('its own protocol', j.d, own, n, size)
+    elif j.how.own:
+        j.score.notes.append(f'its own protocol, {own.name}, needs soft labels (--labels)')
     return hard, acc
 
 def _labels(j, hard_acc, random, net):
     "Hard-label recovery, improvement over random, and their score."
-    p = own_protocol(j.d, j.how) if j.how.own else one_protocol(j.d, j.real, j.how)
-    line = 'its own protocol' if j.how.own else 'its labels'
+    line = 'its own protocol' if 'its own protocol' in j.score.same else 'its labels'
+    p = own_protocol(j.d, j.how) if line != 'its labels' else one_protocol(j.d, j.real, j.how)
     own = j.score.acc(line)
     beside = j.train(f'random, {line}', random, p, *_size_beside(j, random))
     s = j.score.scores

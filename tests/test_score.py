@@ -10,6 +10,7 @@ from dd_repro.distilled import Distilled, Pixels
 from dd_repro.exchange import export_set
 from dd_repro.labels import Relabelled, ViewSettings, relabel
 from dd_repro.order import put_in_order
+from dd_repro.priors import LatentPriors
 from dd_repro.records import read_rows
 from dd_repro.score import *
 from dd_repro.soft import SoftPixels
@@ -107,6 +108,20 @@ def test_each_line_is_there_and_computed_once(sets, real, test_set, net, kind):
     whole, hard, own, beside = map(s.acc, ('whole set', 'class numbers', 'its own protocol', 'random, its own protocol'))
     assert math.isclose(s.scores['LRS'], label_robust(whole, hard, own, beside)) and math.isclose(s.scores['HLR'], whole - hard)
     assert s.about['random, same bytes'][1] == 10*(sum(s.bytes.values())//640)
+
+def test_a_distribution_is_sampled_and_real_images_are_not(real, test_set):
+    with seeded(0): d = LatentPriors(10, 1, 4, 8, 1, 4, arch=ARCH, classes=real.classes, norm=real.norm)
+    s = score(d, real, test_set, HOW)
+    assert 'samples' in str(own_protocol(d).view) and 'its own protocol' in s.same and 'random, its own protocol' in s.same and s.bytes['decoder'] > 0
+
+@pytest.mark.parametrize('protocol', ['d3s-cifar10', 'mtt-soft'])
+def test_a_protocol_of_soft_labels_needs_them(real, test_set, protocol):
+    s = score(Pixels.from_real(real, 1, arch=ARCH, protocol=protocol), real, test_set, HOW)
+    assert 'its own protocol' not in s.same and any('needs soft labels' in n for n in s.notes) and {'IOR', 'LRS'} <= set(s.scores)
+
+def test_shorter_students_are_reduced(sets, real, test_set):
+    s = score(sets['hard'], real, test_set, HOW)
+    assert {r.protocol for r in s.rows.values()} == {'reduced'} and all('epochs' in r.deviations for r in s.rows.values())
 
 def test_students_are_those_of_evaluate(sets, real, test_set):
     s, p = score(sets['hard'], real, test_set, dataclasses.replace(HOW, own=False, whole=0)), one_protocol(sets['hard'], real, HOW)
