@@ -39,8 +39,8 @@ def run(o):
         for how in arms(): judged(b, d, store, how, seed, lr)
 
 if __name__ == '__main__':
-    o = begin(__doc__, 'further', seeds=dict(nargs='*', type=int, help='default 0 1 2'))
-    o.seeds = o.seeds or [0] if o.smoke else o.seeds or [0, 1, 2]
+    o = begin(__doc__, 'further', seeds=dict(nargs='*', type=int, help='default 0 1'))
+    o.seeds = o.seeds or [0] if o.smoke else o.seeds or [0, 1]
     if o.smoke: base.M, base.EPOCHS = 2, 2
     if o.smoke: KEEP, TOPK, BITS, BOTH = KEEP[:1], TOPK[:1], BITS[:1], BOTH[:1]
     run(o)
