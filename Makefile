@@ -39,6 +39,7 @@ versions: $(STAMP) ## the tests on PyTorch 2.6, 2.11 and the newest, each in an 
 smoke: $(STAMP)  ## one step of the main job, then of every distinct method, network and resolution in the tables
 	@$(BIN)/dd_demo --smoke
 	@$(BIN)/dd_smoke
+	@$(BIN)/dd_score --smoke
 
 docs: $(STAMP)   ## the site with outputs and pictures: _docs/index.html
 	@$(BIN)/python docs/build.py --execute

@@ -44,6 +44,7 @@ from .gauss import *
 from .isu import *
 from .teachers import *
 from .d3s import *
+from .thin import *
 from .labels import *
 from .rded import *
 from .autoenc import *
@@ -53,9 +54,11 @@ from .public import *
 from .exchange import *
 from .foreign import *
 from .hub import *
+from .order import *
 from .published import *
 from .recipes import *
 from .counts import *
 from .tables import *
+from .score import *
 
 __all__ = [n for n in list(globals()) if not n.startswith('_')]

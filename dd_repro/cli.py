@@ -37,6 +37,7 @@ from .loop import *
 from .method import *
 from .teachers import *
 from .d3s import *
+from .thin import *
 from .labels import *
 from .autoenc import *
 from .latent import *
@@ -626,7 +627,13 @@ class ViewOptions(ViewSettings):
 
 RELABEL = Subject('dd_relabel', '', "Store soft labels for a distilled set: the mean of the "
                                     "teachers' logits under recorded views.",
-                  dict(views=ViewOptions, data=DataOptions), skip=('zca',))
+                  dict(views=ViewOptions, thin=Thin, data=DataOptions), skip=('zca',))
+
+def _thinner(store, how):
+    "A thinned store beside a whole one."
+    thin = thin_labels(store, f'{store.path}-{how.name}', dataclasses.replace(how, keep=1.))
+    say(f'{how.name}: {human(thin.nbytes)} instead of {human(store.nbytes)}')
+    return thin
 
 @command(kept='label epochs that are finished are kept; the same command goes on')
 def dd_relabel(
@@ -635,7 +642,7 @@ def dd_relabel(
 ):
     "Store soft labels for a distilled set: the mean of the teachers' logits under recorded views."
     got = take(RELABEL, options)
-    v, root = made_of(ViewOptions, got), got.get('root')
+    v, how, root = made_of(ViewOptions, got), made_of(Thin, got), got.get('root')
     d = Distilled.load(path, device_named(got.get('device', '')))
     name, size = v.data or d.source.get('name') or d.name, got.get('size')
     real, _ = real_for(d, v.data, root, str(d.device), size, got.get('skip_bad', False))
@@ -648,7 +655,9 @@ def dd_relabel(
     with _made_by(METHODS['d3s'], {k: x for k, x in own.items() if x}):
         t = load_teachers(folder, real)
     views = dataclasses.replace(made_of(ViewSettings, got), flip=v.flip and may_flip(real))
-    d, store = relabel_artefact(path, t, v.epochs, v.out or None, views=views)
+    d, store = relabel_artefact(path, t, how.epochs(v.epochs), v.out or None, views=views)
+    if how.thins:
+        store = _thinner(store, how)
     if v.pack:
         say(f'packed: {store.pack(f"{store.path}.zip")}')
     say(f'{store}; evaluate it: dd_eval {path} --labels {store.path}')

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'SUBJECTS', 'dd_demo', 'dd_experts', 'dd_distill', 'dd_relabel', 'dd_eval', 'dd_bench', 'dd_row',
-           'dd_rows', 'dd_plan', 'dd_table', 'dd_smoke', 'dd_import', 'dd_export', 'make_words', 'make_methods',
-           'start', 'run_module', 'write_assets']
+           'dd_rows', 'dd_plan', 'dd_table', 'dd_smoke', 'dd_import', 'dd_export', 'dd_score', 'make_words',
+           'make_methods', 'start', 'run_module', 'write_assets']
 
 # %% ../nbs/26_entry.ipynb #f5f1b6be
 import importlib, json, shlex, sys
@@ -20,7 +20,8 @@ from .method import *
 COMMANDS = dict(dd_demo='ten_images', dd_experts='cli', dd_distill='cli', dd_relabel='cli',
                 dd_eval='cli', dd_bench='bench',
                 dd_row='rows', dd_rows='many', dd_plan='plans', dd_table='tables',
-                dd_smoke='rows', dd_import='transfer', dd_export='transfer')
+                dd_smoke='rows', dd_import='transfer', dd_export='transfer',
+                dd_score='score')
 SUBJECTS = dict(dd_distill='METHOD', dd_experts='FOR')
 
 def make_words()->dict: # what assets/commands.json holds
@@ -28,6 +29,7 @@ def make_words()->dict: # what assets/commands.json holds
     importlib.import_module('dd_repro.all') # all methods
     cli = importlib.import_module('dd_repro.cli').command_words()
     cli |= importlib.import_module('dd_repro.transfer').transfer_words()
+    cli['dd_score'] = importlib.import_module('dd_repro.score').score_words()
     cli['dd_bench'] = importlib.import_module('dd_repro.bench').bench_words()
     cli['dd_row'] = importlib.import_module('dd_repro.rows').row_words()
     cli['dd_rows'] = importlib.import_module('dd_repro.many').rows_words()
@@ -145,4 +147,4 @@ def write_assets():
                      (json.dumps(make(), indent=0, ensure_ascii=False) + '\n').encode())
 
 (dd_demo, dd_experts, dd_distill, dd_relabel, dd_eval, dd_bench, dd_row, dd_rows, dd_plan,
- dd_table, dd_smoke, dd_import, dd_export) = (partial(start, n) for n in COMMANDS)
+ dd_table, dd_smoke, dd_import, dd_export, dd_score) = (partial(start, n) for n in COMMANDS)

@@ -16,6 +16,7 @@ sys.path.insert(0, str(HERE))
 import outputs as stored
 from check import check_site
 from colab import write_colab
+from leaderboard import page as leaderboard
 from pages import Site, as_python, dress, lead, machine_paths, md_cell, raw_cells, relink, scrub, site_nb
 
 BEGIN = ('00_idea', '51_your_method') # read before the rest, whatever their numbers
@@ -165,7 +166,7 @@ def toctree(caption, entries):
     rows = '\n'.join(f'{title} <{page}>' for title, page in entries)
     return f'```{{toctree}}\n:hidden:\n:caption: "{caption}"\n\n{rows}\n```'
 
-def contents(site, api):
+def contents(site, api, board=''):
     "The groups of notebooks, as tables for the index page and as toctrees for the sidebar."
     shown, trees = ['## The notebooks, in order', '', LEGEND, ''], []
     later = [p for p in site.notebooks if p.stem not in BEGIN]
@@ -177,7 +178,7 @@ def contents(site, api):
         if nbs: shown += [f'**{caption}**', '', '| | notebook | what it is about |', '|---|---|---|', *rows, '']
         if nbs: trees.append(toctree(caption, [(f'{num} · {title or stem[3:]}', stem) for num, stem, title, _ in nbs]))
     texts = [(re.search(r'^# +(.+)$', p.read_text(), re.M)[1], site.pages[p]) for p in site.texts]
-    about = [('Every name', 'api')] * bool(api) + texts
+    about = [('Leaderboard', 'leaderboard')] * bool(board) + [('Every name', 'api')] * bool(api) + texts
     return '\n'.join(shown), '\n\n'.join(trees + [toctree('About', about)] * bool(about))
 
 def module_docs(path, name):
@@ -211,7 +212,9 @@ def rendered(site, done):
     if bad: fail(bad)
     api = api_page(site)
     if api: made['api.md'] = api
-    shown, trees = contents(site, api)
+    board = leaderboard(site.root)
+    if board: made['leaderboard.md'] = relink(board, lambda l, pic: site.resolve(l, site.root/'docs', 'leaderboard', pic))
+    shown, trees = contents(site, api, board)
     title = f'# {site.settings.get("title", "dd_repro")}\n\n{site.settings.get("description", "")}'
     if site.index: made['index.ipynb'].cells += [md_cell(shown, 'contents'), md_cell(trees, 'toctrees')]
     else: made['index.md'] = f'{title}\n\n{shown}\n\n{trees}\n'

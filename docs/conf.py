@@ -14,6 +14,7 @@ myst_url_schemes = {'http': None, 'https': None, 'mailto': None, 'page': {'url':
 mathjax_path = 'mathjax/tex-svg-full.js'
 html_theme = 'sphinx_book_theme'
 html_css_files = ['site.css']
+html_js_files = ['sort.js']
 html_copy_source = html_show_sourcelink = False
 html_use_index = False
 html_show_search_summary = False  # summaries are fetched, which pages opened from a disk may not do
