@@ -173,7 +173,8 @@ class SynthesisStep:
         names, # of its parameters and buffers, in the order in which they are given
         method, # a `D3SMethod`
         layers, # in the order in which they speak
-        widths # C -> how many tensors the layers of C channels are compared with
+        widths, # C -> how many tensors the layers of C channels are compared with
+        last=False # do the channels of a place lie side by side?
     ): store_attr()
     def features(self):
         "Features of a pass, where the method looks at them."
@@ -182,7 +183,7 @@ class SynthesisStep:
     def loss(self, x, y, shares, state, known, running):
         "Shares: of the batch in all that is done, and alpha."
         p = self.method
-        with self.features() as f: z = functional_call(self.net, state, (x,))
+        with self.features() as f: z = functional_call(self.net, state, (laid(x, self.last),))
         if list(f.stats) != self.layers: raise RuntimeError('layers speak in another order')
         made = stacked_moments(f.stats, p.kind.endswith('multi'))
         for C in running: made[C] = [torch.lerp(old, new, shares[0])
@@ -218,10 +219,13 @@ class _Stage:
     def __init__(self, net, targets, p):
         self.p, self.at = p, (None, None)
         known, state = stacked_targets(targets, p.kind), _numbers(net)
-        self.state, self.known = [t.clone() for t in state.values()], sum(known.values(), [])
+        self.known, first = sum(known.values(), []), next(iter(state.values()))
+        self.last = last = lies_last(getattr(net, 'arch', None), first.is_cuda)
+        self.state = [laid(t, last).clone() for t in state.values()]
         self.running = self.stacked(None, targets) if p.isu else []
         counts = {C: len(ts) for C, ts in known.items()}
-        self.make = partial(_Listed, SynthesisStep(net, list(state), p, list(targets), counts))
+        step = SynthesisStep(net, list(state), p, list(targets), counts, last)
+        self.make = partial(_Listed, step)
     def stacked(self, stats, targets):
         "Running statistics of the layers of each width; zeros where nothing has run."
         out, whole, widths = [], self.p.kind.endswith('multi'), {}
@@ -252,7 +256,7 @@ class Quick(Graphs):
         super().__init__('an iteration of synthesis is not captured; its layers are called one '
                          'by one')
         self.teachers, self.targets, self.p = teachers, targets, method
-        self.of, self.stages = {}, {}
+        self.of, self.stages, self.last = {}, {}, False
     def stage(self, m):
         "That of teachers like this one."
         if m not in self.of:
@@ -273,6 +277,7 @@ class Quick(Graphs):
             stage.enter(m, self.teachers[m], self.targets[m], isu and isu.running[m])
         shares = torch.tensor([share, alpha], dtype=x.dtype)
         row = self.run(key, stage.make, stage.here, (x.detach(), y, shares))
+        self.last |= row is not None and stage.last
         return None if row is None else Known.apply(row, x)
 
 # %% ../nbs/17_d3s.ipynb #8238a743
@@ -599,7 +604,7 @@ def publish(self:Synthesis, d):
 def _publish(self:Synthesis, d):
     self.read_history()
     d.info.update(iterations=self.it, seed=self.seed, seconds=round(self.seconds, 1),
-                  device=device_name(self.real.device),
+                  device=device_name(self.real.device) + ', channels last'*self.quick.last,
                   losses=[round(h['loss'], 4) for h in self.history][:100])
     d.file.flush()
     with open(self.part, 'rb+') as f:
