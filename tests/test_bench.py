@@ -127,12 +127,12 @@ def test_counted_arithmetic_is_the_nominal_one():
     assert .9 < got/want < 1.15
 
 def test_steps_hold_no_memory():
-    "What autograd keeps for the way back does not grow with the steps."
-    from dd_repro.cost import saved_bytes
+    "Bytes that are alive at once hardly grow with the steps: a point of the student's weights for each."
+    from dd_repro.unroll import peak_bytes
     def held(N):
         step = bench.growing_iteration(N=N, side=16, width=4)
         step()
-        return saved_bytes(step)
+        return peak_bytes(step)
     assert held(8) < 1.5*held(2)
 
 def test_growth_by_the_command(tmp_path, monkeypatch, capsys):
