@@ -660,11 +660,11 @@ def _their(folder, names):
 @dataclass
 class _Inputs:
     "What both sides compute with."
-    batch: int # distilled images
-    N: int # steps
-    width: int # of the ConvNet-3
-    real: int # real images of a class
     device: str
+    batch: int = 10 # distilled images
+    N: int = 1 # steps
+    width: int = 128 # of the ConvNet-3
+    real: int = 256 # real images of a class
     def __post_init__(self):
         with seeded('bench', 'net'): self.net = ConvNet(width=self.width).to(self.device)
         x = torch.randn(self.batch, 3, 32, 32, generator=rng_for('bench', 'images'))
@@ -772,13 +772,13 @@ def _theirs(m, part, s, aug):
 # %% ../nbs/26_bench.ipynb #cc9e4b9b
 def measure_beside(
     part:str, side:str, folder:str, # of `BESIDE`; ours, theirs or both; the checkout
-    batch:int=10, N:int=1, width:int=128, real:int=256, # as in the table above
     threads=0, device='cpu', # 0: as PyTorch chooses; cpu or cuda
+    **size # batch, N, width, and real images of a class
 )->dict: # seconds and memory_mb of a side, or how far both `agree`; processor
     "A part with their code or ours, in this process."
     if threads: torch.set_num_threads(threads)
     if side == 'ours' and device == 'cpu': tune_allocator()
-    s, which = _Inputs(batch, N, width, real, device), _THEIRS[part][0]
+    s, which = _Inputs(device, **size), _THEIRS[part][0]
     names = [f[:-3] for f in CHECKOUTS[which] if f[:-3] in ('networks', 'utils', 'reparam_module')]
     with _their(folder, names) as m:
         if side == 'both':
