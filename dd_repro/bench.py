@@ -909,7 +909,9 @@ def measure_growth(
     step = growing_iteration(device=device, **size)
     with Cost(device) as cost:
         step()
-        seconds = timed(step, device=device)
+        start = time.process_time()
+        wall = timed(step, device=device)
+    seconds = wall if device == 'cuda' else time.process_time() - start
     return dict(seconds=seconds, memory_mb=cost.memory_mb,
                 gflop=counted_gflop(growing_iteration(**size)), processor=device_name(device))
 
@@ -922,7 +924,8 @@ def growth_rows(
     units = dict(seconds='s', memory_mb='MB', gflop='GFLOP')
     return [_bench_row(f'bench/growth/{c["grows"]}/{c[c["grows"]]}', c, m, u,
                        c.get(m, float('nan')), kind, n=int(m in c),
-                       deviations=c.get('error', f'width {c["width"]}; one visit'))
+                       deviations=c.get('error') or f'width {c["width"]}; one visit'
+                                                    + '; seconds of the processor'*(m == 'seconds'))
             for c in cells for m, u in units.items()]
 
 def growth_text(
