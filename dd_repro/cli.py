@@ -188,6 +188,7 @@ class ExpertOptions(LatentExpertOptions):
     n: int = setting(100, 'how many', least=1)
     epochs: int = setting(50, 'to train and keep; T+ + M are enough', least=1)
     aug: str = setting(None, "DSA strategy; '' for none (default: all of it that suits the set)")
+    bf16: bool = setting(False, 'products in bfloat16 (autocast), also on a CPU; a deviation')
     record_to: str = setting('', 'append the cost to this results file')
 
 # %% ../nbs/22_cli.ipynb #d4973cef
@@ -201,6 +202,7 @@ class TeacherOptions(Checked):
     lr: float = setting(None, 'another rate', above=0)
     batch: int = setting(None, 'another number of images a step', least=1)
     aug: str = setting(None, 'another DSA strategy')
+    bf16: bool = setting(False, 'products in bfloat16 (autocast), also on a CPU; a deviation')
     path: str = setting('', 'the folder (default: under DD_HOME, named by the settings)')
     seed: int = setting(0, 'teacher i uses (seed, i)')
     def check(self):
@@ -266,7 +268,7 @@ def _teach(got, o, real):
     t = made_of(TeacherOptions, got)
     house = TeacherProtocol('teacher', epochs=30, batch=64, lr=.05, schedule='onecycle')
     p = TEACHERS.get(known_name(real), house)
-    changes = {k: got[k] for k in ('epochs', 'lr', 'batch', 'aug') if k in got}
+    changes = {k: got[k] for k in ('epochs', 'lr', 'batch', 'aug', 'bf16') if k in got}
     kw = {} if t.width is None else dict(width=t.width)
     new = partial(make_net, t.net, real.shape[0], real.n_classes, real.shape[1], **kw)
     path = t.path or teachers_path(o, t.width)
@@ -298,6 +300,7 @@ def _train_pixels(got, o, real):
     with _keeps('expert', path, e.n), Cost(real.device) as c:
         how = dict(seed=e.seed, on_expert=_told(e.epochs))
         p = expert_protocol(e.epochs, e.lr, e.batch, aug)
+        if e.bf16: p = p.scaled(bf16=True)
         b = train_experts(net_fn_of(real, net), real, path, e.n, p, **how)
     say(b, f'{b.nbytes/len(b)/1e6:.1f} MB an expert, in {path}')
     if e.record_to:
@@ -334,7 +337,9 @@ def expert_rows(
     seconds = torch.tensor([load_tensors(f, [])[1]['seconds']/buffer.epochs for f in buffer.files])
     c, arch = buffer.card, buffer.card['arch'] or {}
     part = f'; data: {c["name"]}' if ' (' in c['name'] else ''
-    about = f'{len(buffer)} experts; {buffer.epochs} epochs kept; width {arch.get("width")}{part}'
+    half = '; bf16'*c.get('bf16', False)
+    about = (f'{len(buffer)} experts; {buffer.epochs} epochs kept; width {arch.get("width")}'
+             f'{part}{half}')
     kw = dict(protocol='reduced', method='experts', net=str(arch.get('name', '')), n=len(buffer),
               deviations=about)
     kw |= dict(device=device_name(device), settings=settings_hash(c), content=c.get('content', ''))
@@ -701,7 +706,7 @@ class EvalOptions(Checked):
             read_rows(self.record_to)
 
 # %% ../nbs/22_cli.ipynb #e7dcb0f1
-_CHANGED = 'epochs batch lr opt momentum wd schedule drop_every warmup aug'.split()
+_CHANGED = 'epochs batch lr opt momentum wd schedule drop_every warmup aug bf16'.split()
 STUDENT_CHANGES = changes_of(Protocol, _CHANGED)
 EVALUATE = Subject('dd_eval', '', 'Train fresh networks on a distilled set and test them.',
                    dict(subject=EvalOptions, students=STUDENT_CHANGES, data=DataOptions,

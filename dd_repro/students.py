@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['OPTS', 'SCHEDULES', 'LABELS', 'PROTOCOLS', 'PROTOCOL_ROOMS', 'TOGETHER_MAX', 'STEP_MAX', 'LOOK_EVERY', 'CAPTURED',
            'Protocol', 'check_lr', 'Died', 'lr_factor', 'as_protocol', 'stateless', 'Team', 'go_together',
-           'student_loss', 'part_of', 'step_work', 'in_trainings', 'trainings', 'check_finite', 'train', 'hits',
-           'accuracy', 'content_of', 'evaluate']
+           'student_loss', 'part_of', 'step_work', 'halved', 'in_trainings', 'trainings', 'check_finite', 'train',
+           'hits', 'accuracy', 'content_of', 'evaluate']
 
 # %% ../nbs/05_students.ipynb #002ebd69
 import dataclasses, importlib, inspect, math, sys, threading
@@ -55,6 +55,7 @@ class Protocol:
     view: dict|None = None # passed on to the set's `epoch`: how a distribution is sampled, say
     test_batch: int = 128 # images a step at test time
     amp: bool = False # bfloat16 autocast on a GPU
+    bf16: bool = setting(False, 'products in bfloat16 (autocast), also on a CPU; a deviation')
     base: 'Protocol|None' = dataclasses.field(default=None, repr=False) # what `scaled` began from
     def __post_init__(self): _check_protocol(self)
 
@@ -124,7 +125,8 @@ def settings(self:Protocol)->dict:
     "The values that decide a result, for its settings hash."
     got = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)
            if f.name not in ('name', 'kind', 'base', 'test_batch')}
-    return {k: v for k, v in got.items() if k not in ('t2', 'view', 'drop_every', 'warmup') or v}
+    rare = 't2', 'view', 'drop_every', 'warmup', 'bf16' # named where they act
+    return {k: v for k, v in got.items() if k not in rare or v}
 
 @patch(as_prop=True)
 def soft(self:Protocol)->bool:
@@ -238,6 +240,8 @@ class Team:
     "Networks that are trained as one; `logits` takes and returns a leading axis over them."
     def __init__(self, nets, at=0):
         self.nets, self.k, self.at = nets, len(nets), at
+        self.last = self.k == 1 and lies_last(getattr(nets[0], 'arch', None),
+                                              next(nets[0].parameters()).is_cuda)
         self.P = self._stacked() if self.k > 1 else dict(nets[0].named_parameters())
         self.params = [p for p in self.P.values() if p.requires_grad]
         if not self.params:
@@ -255,9 +259,10 @@ class Team:
         return {n: torch.stack([m.get_parameter(n).detach()
                                 for m in nets]).requires_grad_(p.requires_grad)
                 for n, p in nets[0].named_parameters()}
+    def one(self, x): return laid(x[0]) if self.last else x[0]
     def logits(self, x):
         net = self.nets[0]
-        if self.k == 1: return net(x[0])[None]
+        if self.k == 1: return net(self.one(x))[None]
         if hasattr(net, 'arch'): check_shape(x[0], net.arch)
         if _as_written(net): return _convnets(net, self.P, x)
         try: return vmap(lambda p, x: functional_call(net, p, (x,)))(self.P, x)
@@ -271,10 +276,16 @@ class Team:
 @patch
 def under(self:Team, P, x):
     "Logits with other parameters: a function of them."
-    if self.k == 1: return functional_call(self.nets[0], P, (x[0],))[None]
+    if self.k == 1: return functional_call(self.nets[0], P, (self.one(x),))[None]
     mine, self.P = self.P, P
     try: return self.logits(x)
     finally: self.P = mine
+
+@patch
+def lay(self:Team, last):
+    "Weights with the channels of a place side by side, or not, where that is the network's way."
+    if not self.last: return
+    for p in self.nets[0].parameters(): p.data = laid(p.data, last)
 
 @patch
 @torch.no_grad()
@@ -366,13 +377,21 @@ def step_work(
     return images*(a.get('width') or 64)*(a.get('size') or side)**2*(
         1 if a.get('name') == 'convnet' else 4)
 
+def halved(
+    p:Protocol, # may ask for it
+    device # where a step is taken
+)->'torch.autocast': # a context manager
+    "Products in bfloat16: where a protocol says `bf16`, or `amp` and there is a GPU."
+    kind = torch.device(device).type
+    return torch.autocast(kind, torch.bfloat16, enabled=p.bf16 or p.amp and kind == 'cuda',
+                          cache_enabled=False)
+
 def _gradients(team, x, y, p, part):
     "The gradient of one step, in parts of so many images."
     for xs, ys in zip(x.split(part, 1), y.split(part, 1)):
-        with torch.autocast(x.device.type, torch.bfloat16,
-                            enabled=p.amp and x.device.type == 'cuda'):
-            z = team.logits(xs)
-        (student_loss(z.float() if p.amp else z, ys, p)*(xs.shape[1]/x.shape[1])).backward()
+        with halved(p, x.device): z = team.logits(xs)
+        z = z.float() if p.amp or p.bf16 else z
+        (student_loss(z, ys, p)*(xs.shape[1]/x.shape[1])).backward()
 
 # %% ../nbs/05_students.ipynb #a328bec5
 LOOK_EVERY = 50 # epochs between looks whether weights are still numbers
@@ -406,6 +425,7 @@ def _check_alive(team, e, p, lr):
 def _run(team, data, p, lr, rngs, device, hook):
     "Train a team for all epochs."
     _check_view(p, data)
+    team.lay(True)
     quick = (importlib.import_module(CAPTURED).captured_epochs(team, data, p, lr, rngs)
              if team.params[0].is_cuda else None)
     opt = _optimiser(p, team.params, lr)
@@ -430,6 +450,7 @@ def _run(team, data, p, lr, rngs, device, hook):
             hook(e, team.nets)
             if quick: quick.take_in()
     if quick: quick.end()
+    team.lay(False)
     team.sync()
 
 # %% ../nbs/05_students.ipynb #c926a117
@@ -638,6 +659,13 @@ def _parts(d, test):
     return [f'data: {n}' for n in part if not any(m != n and m.startswith(n[:-1]) for m in part)]
 
 # %% ../nbs/05_students.ipynb #73d6a9ae
+def _halved_before(d):
+    "What a row says of experts or teachers of a set that were trained in bfloat16."
+    s = (getattr(getattr(d, 'd', d), 'info', None) or {}).get('settings') or {}
+    who = dict(experts=(s.get('buffer') or {}).get('bf16'),
+               teachers=any('bf16' in t['name'] for t in s.get('teachers') or ()))
+    return [f'bf16: {k}' for k, v in who.items() if v]
+
 @steady
 @trainings()
 def evaluate(
@@ -664,7 +692,7 @@ def evaluate(
     _check_eval(d, test, archs, n_eval)
     _one_of('kind', kind, PROTOCOL_KINDS)
     if lr is not None: deviations = '; '.join(filter(None, (deviations, f'lr {lr:g} (given)')))
-    if parts := _parts(d, test):
+    if parts := _parts(d, test) + _halved_before(d):
         kind, deviations = weakest(kind, 'reduced'), '; '.join(filter(None, (deviations, *parts)))
     rows, lr = [], _pick_lr(p, d, lr)
     for a in archs:
@@ -679,13 +707,18 @@ def evaluate(
     return rows
 
 # %% ../nbs/05_students.ipynb #a07b21e6
+def _where(test, arch):
+    "The processor, and how images lay in its memory where that was chosen."
+    device = torch.device(getattr(test, 'device', 'cpu'))
+    return device_name(device) + ', channels last'*lies_last(arch, device.type == 'cuda')
+
 def _filled(row, accs, cost, test, settings):
     "A row with its accuracies and their cost."
     t, tested = torch.tensor(accs, dtype=torch.float64), getattr(test, 'key', '')
     r = dataclasses.replace(
         row, net=settings['arch']['name'], n=len(accs), mean=float(t.mean()),
         std=float(t.std(correction=0)), last=float(t.mean()), seconds=cost.seconds,
-        memory_mb=cost.memory_mb, device=device_name(getattr(test, 'device', 'cpu')),
+        memory_mb=cost.memory_mb, device=_where(test, settings['arch']),
         content=settings['content'],
         settings=settings_hash(settings | dict(data=test.title, test=tested)))
     r.accs = accs

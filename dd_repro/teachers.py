@@ -236,6 +236,7 @@ def _check_known(path):
                              'but none can be added; give another folder')
 
 def _save_teacher(file, net, real, card, seconds):
+    if lies_last(card['arch'], real.device.type == 'cuda'): card = card | dict(layout='last')
     tensors = {f'net.{k}': v for k, v in net.state_dict().items()} | {
         f'norm.{k}': v for k, v in real.norm.state()[0].items()}
     return save_tensors(file, tensors, card | dict(seconds=seconds))
@@ -346,7 +347,8 @@ def load_teachers(
     nets, norms, cards = zip(*map(load_teacher, files[:M]))
     for f, c in zip(files, cards): same_content(c.get('content'), real, f)
     return Teachers(nets, real, norms,
-                    [f'{c["arch"]["name"]} {c["name"]} {c["seed"]}/{c["teacher"]}' for c in cards])
+                    [f'{c["arch"]["name"]} {c["name"]} {c["seed"]}/{c["teacher"]}'
+                     + ' bf16'*c.get('protocol', {}).get('bf16', False) for c in cards])
 
 # %% ../nbs/16_teachers.ipynb #d4895bbe
 def teacher_stats(

@@ -32,7 +32,7 @@ class TeamStep:
         self.f = None
     def look(self, theta, x):
         "Is one network a function of its weights, whose layers can be fused? Else it is as it is."
-        if self.team.k > 1: return
+        if self.team.k > 1 or self.team.last or self.p.bf16: return
         try:
             self.f = Functional(self.team.nets[0])
             self.f.check(theta, x)
@@ -41,13 +41,23 @@ class TeamStep:
         "One network with its layers fused; several as they are."
         if self.f: return self.f.fast(theta, x[0])[None]
         return self.team.under(self.params(theta), x)
+    def last(self, q): return self.team.last and q.ndim == 4
+    def flat(self, team):
+        "All parameters of a team as one vector, in the order in which they lie."
+        return torch.cat([(q.permute(0, 2, 3, 1) if self.last(q) else q).detach().flatten()
+                          for q in team.P.values()])
     def params(self, theta):
-        parts = theta.split(self.sizes)
-        return {n: t.view(q.shape) for (n, q), t in zip(self.team.P.items(), parts)}
+        "The parts of a vector as parameters."
+        def shaped(q, t):
+            if not self.last(q): return t.view(q.shape)
+            return t.view(q.shape[0], *q.shape[2:], q.shape[1]).permute(0, 3, 1, 2)
+        parts = zip(self.team.P.items(), theta.split(self.sizes))
+        return {n: shaped(q, t) for (n, q), t in parts}
     def gradient(self, theta, x, y):
         theta = theta.detach().requires_grad_()
         with torch.enable_grad():
-            loss = student_loss(self.logits(theta, x), y, self.p)
+            with halved(self.p, x.device): z = self.logits(theta, x)
+            loss = student_loss(z.float() if self.p.bf16 else z, y, self.p)
             return torch.autograd.grad(loss, theta)[0]
     def __call__(self, theta, v, images, labels, lr, idx, which, u):
         x = torch.stack([self.aug.by_number(images.index_select(0, i), w, n)
@@ -68,8 +78,9 @@ class Epochs:
     "The training of a team, a replay a step."
     def __init__(self, team, tensors, p):
         self.tensors, self.aug, self.n = tensors, DSA(p.aug) if p.aug else noop, len(tensors[0])
-        self.theta = torch.cat([q.detach().flatten() for q in team.P.values()])
-        self.v, self.step = torch.zeros_like(self.theta), TeamStep(team, p, self.aug)
+        self.step = TeamStep(team, p, self.aug)
+        self.theta = self.step.flat(team)
+        self.v = torch.zeros_like(self.theta)
         self.graphs = Graphs('a training step is not captured; it is launched by operations')
         self.team = None
     def begin(self, team, p, lr, rngs):
@@ -81,7 +92,7 @@ class Epochs:
     @torch.no_grad()
     def take_in(self):
         "The vector becomes what the parameters are."
-        self.theta.copy_(torch.cat([q.detach().flatten() for q in self.team.P.values()]))
+        self.theta.copy_(self.step.flat(self.team))
     @torch.no_grad()
     def hand_out(self):
         "The parameters become what the vector is, in memory of their own."
@@ -142,7 +153,7 @@ def _kind_of(team, tensors, p):
     plain = {k: v for k, v in vars(p).items() if k not in ('name', 'kind', 'epochs', 'lr', 'base')}
     loose = [v for m in net.modules() for v in vars(m).values() if isinstance(v, Tensor)]
     if loose: return None
-    kind = (described(net), team.k, [(n, q.shape, q.dtype) for n, q in team.P.items()],
+    kind = (described(net), team.k, team.last, [(n, q.shape, q.dtype) for n, q in team.P.items()],
             [(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in tensors], repr(plain),
             [OPS[o] for o in aug.ops], repr(aug.state()), repr(RATIOS), rounding())
     return tuple(map(_fixed, kind))

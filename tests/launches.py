@@ -19,8 +19,11 @@ from pretend import pretend_gpu
 from dd_repro.augment import DSA
 from dd_repro.convnet import ConvNet
 from dd_repro.core import rng_for, seeded
+from dd_repro.d3s import D3S, D3SMethod, Quick
 from dd_repro.distilled import Pixels
 from dd_repro.experts import expert_protocol, to_vector, train_expert
+from dd_repro.gauss import batch_stats, targets
+from dd_repro.isu import ISU
 from dd_repro.loop import Course, Run
 from dd_repro.match import DC, DM, Matching
 from dd_repro.method import RunOptions, Task, method_of
@@ -29,6 +32,8 @@ from dd_repro.mtt import MTT, mtt_opts
 from dd_repro.priors import D3Method
 from dd_repro.sets import ImageTensors
 from dd_repro.students import as_protocol, train
+from dd_repro.teachers import Teachers
+from dd_repro.zoo import make_net
 
 SIDE, WIDTH = 32, 4
 NET = dict(n_in=3, n_out=10, size=SIDE, width=WIDTH)
@@ -84,6 +89,19 @@ def dm(gpu, ipc=10):
     run = run_of(d, DM(real(), net, aug=DSA(siamese=True)), {'images': partial(SGD, lr=1., momentum=.5)})
     return counted(gpu, run.one, 2, 10)
 
+def d3s(gpu, captured=True):
+    "The second batch of a synthesis by a ResNet-18, crop and optimiser included."
+    data, method = real(4), D3SMethod(batch=10, flip=True)
+    with seeded('launches'): teachers = Teachers([make_net('resnet18_bn', width=WIDTH)], data)
+    stats = batch_stats(teachers[0], data.x)
+    aims, isu = [targets(stats.to('cpu'), device='meta')], ISU()
+    isu.fold(1, [stats])
+    quick = Quick(teachers, aims, method)
+    quick.enabled = captured
+    d = Pixels.from_noise(data, 1)
+    run = run_of(d, D3S(teachers, aims, method, 1, isu, 0, quick), {'images': partial(torch.optim.Adam, lr=.25)})
+    return counted(gpu, run.one, 2, 10)
+
 def expert(gpu, batch=100):
     "One step of an expert: what an epoch more costs, by its steps."
     data = real()
@@ -105,6 +123,7 @@ def students(gpu, together, ipc=1):
     return [(y - x)/10 for x, y in zip(a, b)]
 
 WHAT = dict(mtt=('MTT, ipc 1, N = 10, an iteration', mtt), d3=('D3, ppc 1, N = 10, an iteration', d3), dsa=('DSA, ipc 10, an update', dsa), dm=('DM, ipc 10, an iteration', dm),
+            d3s_apart=('D3S, layer by layer, an iteration', partial(d3s, captured=False)), d3s=('D3S, an iteration', d3s),
             expert=('an expert, a step', expert), apart=('five students one by one, an epoch', partial(students, together=False)), team=('five students together, an epoch', partial(students, together=True)))
 
 def table(only=()):

@@ -94,7 +94,7 @@ def test_bad_input_to_the_command(monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert e.value.code == 2 and err.splitlines()[-1] == "dd_repro: batch 'ten' is not a whole number of 1 or more" and out == ''
 
-@pytest.mark.parametrize('subject', ['unroll', 'students', 'd3', 'd3s', 'd3s-memory', 'd3s-plan'])
+@pytest.mark.parametrize('subject', ['unroll', 'students', 'd3', 'd3s', 'd3s-memory', 'd3s-plan', 'growth'])
 def test_every_subject_measures_the_device_that_is_asked_for(monkeypatch, subject):
     seen = []
     monkeypatch.setattr(bench, 'run_cell', lambda c: seen.append(c) or c | dict(error='not measured'))
@@ -114,3 +114,35 @@ def test_a_call_that_was_cut_off_goes_on_and_records_each_cell_once(monkeypatch,
     (tmp_path/'again').touch()
     dd_bench('d3s', device='cpu', record_to=str(file))
     assert made == [16, 64] and len(read_rows(file)) == 10 and not list(tmp_path.glob('*.part.json'))
+
+@pytest.mark.parametrize('k, low, high', [('N', 1.98, 2.02), ('ipc', 1.98, 2.02), ('classes', 1.98, 2.05), ('side', 4, 4.5)])
+def test_arithmetic_grows_as_the_work(k, low, high):
+    small = dict(N=2, ipc=1, classes=4, side=16, width=12)
+    a, b = (bench.counted_gflop(bench.growing_iteration(**small | {k: n*small[k]})) for n in (1, 2))
+    assert low <= b/a <= high
+
+def test_counted_arithmetic_is_the_nominal_one():
+    from dd_repro.convnet import ConvNet
+    got, want = bench.counted_gflop(bench.growing_iteration(N=2, width=16)), bench.gflop(ConvNet(width=16).arch, 'adjoint', 10, 2)
+    assert .9 < got/want < 1.15
+
+def test_steps_hold_no_memory():
+    "Bytes that are alive at once hardly grow with the steps: a point of the student's weights for each."
+    from dd_repro.unroll import peak_bytes
+    def held(N):
+        step = bench.growing_iteration(N=N, side=16, width=4)
+        step()
+        return peak_bytes(step)
+    assert held(8) < 1.5*held(2)
+
+def test_growth_by_the_command(tmp_path, monkeypatch, capsys):
+    def here(c): return c | bench.measure_growth(**{k: v for k, v in c.items() if k != 'subject'})
+    monkeypatch.setattr(bench, 'run_cell', here)
+    dd_bench('growth', quick=True, threads=1, record_to=str(tmp_path/'b.csv'))
+    rows = {r.row: r for r in read_rows(tmp_path/'b.csv')}
+    assert len(rows) == 12 and rows['bench/growth/N/5/gflop'].unit == 'GFLOP' and {r.protocol for r in rows.values()} == {'smoke'}
+    assert 'side 16: ' in capsys.readouterr().out
+
+def test_every_point_of_growth_is_a_cell_of_its_own():
+    cells = bench.growth_cells(width=8, threads=1, device='cpu')
+    assert len(cells) == 16 and all({k: v for k, v in c.items() if k in bench.GROWTH_BASE and k != c['grows']}.items() <= bench.GROWTH_BASE.items() for c in cells)

@@ -91,8 +91,8 @@ def test_the_installed_commands_are_those_of_the_entry():
 # --- flags: each acts, or is refused in a line that names it
 WORDS = json.loads(asset('commands.json').read_text(encoding='utf-8'))
 def names_of(words): return [o['name'] for o in words['options']]
-ALWAYS = dict(dd_experts='', dd_distill='', dd_bench='subject threads quick record_to', dd_table='what todo coverage', dd_import='path as out',
-    dd_eval='path nets n_eval protocol epochs batch lr opt momentum wd schedule drop_every warmup aug full random data seed root device row kind deviations record_to skip_bad')
+ALWAYS = dict(dd_experts='', dd_distill='', dd_bench='subject path threads quick record_to', dd_table='what todo coverage', dd_import='path as out',
+    dd_eval='path nets n_eval protocol epochs batch lr opt momentum wd schedule drop_every warmup aug bf16 full random data seed root device row kind deviations record_to skip_bad')
 SUBJECTS = {n: {k: names_of(v) for k, v in WORDS[n].items()} for n in ('dd_experts', 'dd_distill')} | dict(dd_eval=cli._EVAL_OWN, dd_bench=BENCH_OWN, dd_table=tables._TAKES, dd_import=IMPORT_OWN)
 COMMAND = dict(dd_experts=dd_experts, dd_distill=dd_distill, dd_eval=dd_eval, dd_bench=dd_bench, dd_table=dd_table, dd_import=dd_import)
 VALUES = dict(init='noise', grad='bptt', losses='all', snapshot='last', kind='kl-diag', crop='full', ens='iter', aug='flip', net='convnet', form='bptt', alloc='default', batch='4', N='2', format='md', layers='conv', loss='mse', stats='mtt', of='cifar10')

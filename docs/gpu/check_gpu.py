@@ -18,7 +18,7 @@ from statistics import median
 
 CELLS = ('machine', 'float64 against the CPU', 'method against the CPU', 'MTT iteration', 'expert',
          'students', 'matching', 'a path', 'd3', 'd3s', 'layout', 'teacher',
-         'launches', 'kernels')
+         'synthesis', 'factors', 'launches', 'kernels')
 START = time.time()
 NOW = dict(cell='import') # the cell that is being run
 
@@ -61,9 +61,14 @@ import torch
 from torch.optim import SGD
 from dd_repro.all import (DC, DM, DSA, MTT, ConvNet, Functional, ImageTensors, LatentPriors,
                           Matching, NoNorm, Pixels, Run, RunOptions, Task, as_protocol,
-                          device_name, expert_protocol, make_net, method_of, rng_for, seeded,
-                          steps_of, to_vector, train, train_experts, unroll, whole_of)
+                          batch_stats, device_name, expert_protocol, make_net, method_of, rng_for,
+                          seeded, steps_of, targets, to_vector, train, train_experts, unroll,
+                          whole_of)
 from dd_repro.bench import gflop, matmul_rate, measure_d3, measure_d3s, unroll_iteration
+
+from dd_repro.d3s import D3S, D3SMethod, Quick
+from dd_repro.isu import ISU
+from dd_repro.teachers import Teachers
 
 DEV, GPU = A.device, A.device == 'cuda'
 WIDTH = 128 if GPU else 8
@@ -328,6 +333,37 @@ def teacher(last, dtype):
         torch.autograd.grad(loss, list(net.parameters()))
     return dict(ms=ms(once, 10 if GPU else 1, 3), images=n)
 
+def synthesis(graph, px=32, batch=100):
+    "An iteration of D3S by a ResNet-18, in the second batch; how far the graph's gradient is off."
+    width, data = 64 if GPU else 4, noise(40, px)
+    with seeded('check', 'teacher'):
+        teachers = Teachers([make_net('resnet18_bn', size=px, width=width)], data)
+    how = D3SMethod(batch=batch, flip=True, crop='none')
+    stats, isu = batch_stats(teachers[0], data.x), ISU()
+    aims = [targets(stats.to('cpu'), device=DEV)]
+    isu.fold(1, [stats])
+    quick = Quick(teachers, aims, how)
+    quick.enabled = graph
+    d = Pixels.from_noise(noise(batch, px), batch//10)
+    def one(quick):
+        o = D3S(teachers, aims, how, 1, isu, 0, quick)
+        d.images.grad = None
+        o.backward(d)
+        return d.images.grad.clone()
+    want, got = one(None), one(quick)
+    objective = D3S(teachers, aims, how, 1, isu, 0, quick)
+    run = Run(d, objective, 10**6, {'images': partial(torch.optim.Adam, lr=.25)})
+    return dict(ms=ms(run.one, 10 if GPU else 1, 3 if GPU else 0), off=rel(got, want),
+                graphs=sum(g is not None for g in quick.kept.values()), laid=quick.last)
+
+def factors(channels, stacked):
+    "Cholesky factors and inverses of the layers of one width alone."
+    x = torch.randn(stacked, channels, 2*channels, device=DEV)
+    S = x@x.mT/(2*channels) + .01*torch.eye(channels, device=DEV)
+    L = torch.linalg.cholesky_ex(S)[0]
+    return dict(ms_factor=ms(lambda: torch.linalg.cholesky_ex(S), 20 if GPU else 2, 3),
+                ms_inverse=ms(lambda: torch.cholesky_inverse(L), 20 if GPU else 2, 3))
+
 def launches(mode):
     "What an iteration of MTT at ipc 1 asks of the GPU."
     from torch.profiler import ProfilerActivity, profile
@@ -385,7 +421,12 @@ def cells():
     for last in (False, True):
         for t in ('float32', 'bfloat16'):
             yield 'layout', layout, dict(batch=256 if GPU else 8, last=last, dtype=t)
+    for c in (False, True):
+        yield 'synthesis', synthesis, dict(graph=c, batch=100 if GPU else 10)
+    for w, k in ((64, 5), (512, 4)) if GPU else ((8, 2),):
+        yield 'factors', factors, dict(channels=w, stacked=k)
     if not GPU: return
+    for c in (False, True): yield 'synthesis', synthesis, dict(graph=c, px=224)
     for last in (False, True):
         for t in ('float32', 'bfloat16'):
             yield 'layout', layout, dict(batch=100, last=last, dtype=t)

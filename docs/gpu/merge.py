@@ -19,11 +19,13 @@ from pathlib import Path
 
 STATE, LOGS, RESULTS = Path('.carry/state'), Path('.carry/logs'), Path('docs/results')
 WHY = 'before the audit of recipes'
+# cell of the check -> what is recorded
 MEASURED = {'MTT iteration': 'ms', 'expert': 'ms_a_step', 'students': 'ms_an_epoch_of_5',
             'matching': 'ms', 'a path': 'ms', 'layout': 'ms', 'teacher': 'ms', 'd3': 'total',
-            'd3s': 'full', 'launches': 'launches',
-            'method against the CPU': 'rel'} # cell of the check -> what is recorded
-ABOUT = ('what', 'method', 'ipc', 'ppc', 'batch', 'k', 'mode', 'together', 'tf32', 'last', 'dtype')
+            'd3s': 'full', 'synthesis': 'ms', 'factors': 'ms_factor',
+            'launches': 'launches', 'method against the CPU': 'rel'}
+ABOUT = ('what', 'method', 'ipc', 'ppc', 'batch', 'k', 'mode', 'together', 'tf32', 'last',
+         'dtype', 'graph', 'px', 'channels', 'stacked')
 UNITS = dict(launches='', rel='')
 
 
