@@ -14,6 +14,7 @@ from .norm import *
 from .sets import *
 from .students import *
 from .distilled import *
+from .public import *
 from .exchange import *
 
 # %% ../nbs/20_published.ipynb #ac2f4861
@@ -91,6 +92,8 @@ def published_set(
     if not isinstance(name, Published) and name not in PUBLISHED:
         raise ValueError(f'published set {name!r} is not one of {", ".join(PUBLISHED)}')
     p = name if isinstance(name, Published) else PUBLISHED[name]
+    listed = {s.folder: s for s in public_sets().values()}
+    if p is not name and p.name in listed: check_listed(listed[p.name], Path(folder)/p.name)
     x, y, lr = read_layout(Path(folder)/p.name, p.layout, run)
     _fits(p, x, y, real)
     lr = next(v for v in (lr, p.lr, p.protocol.lr) if v is not None)

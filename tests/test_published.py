@@ -229,3 +229,17 @@ def test_the_accuracy_in_a_file_is_the_printed_one():
         accs = 100*np.array(read_pt(file)['accs_all_exps']['ConvNet'])
         assert len(accs) == np.prod([int(k) for k in p.networks.split(' x ')])
         assert (round(accs.mean(), 2), round(accs.std(), 2)) == (p.printed, p.spread)
+
+def test_a_listed_set_is_what_the_list_says(tmp_path):
+    "By its name the bytes have to be those that were published; another set in its folder, or one byte more, is refused."
+    import shutil
+    p, other = (need(f'{m}-cifar10-ipc1') for m in ('dc', 'dsa'))
+    real = ImageTensors(torch.zeros(10, 3, 32, 32), torch.arange(10), 10, norm=Normalize(*STATS['cifar10']['mtt']), name='cifar10')
+    (to := tmp_path/p.name).mkdir()
+    file, = p.glob('*.pt')
+    shutil.copy(file, to/file.name)
+    assert len(published_set(p.name, tmp_path, real)) == 10
+    for bad in (next(other.glob('*.pt')).read_bytes(), file.read_bytes() + b'0'):
+        (to/file.name).chmod(0o644)
+        (to/file.name).write_bytes(bad)
+        with pytest.raises(ValueError, match='not the file of dc/cifar10/ipc1'): published_set(p.name, tmp_path, real)

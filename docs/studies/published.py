@@ -48,7 +48,7 @@ def of_set(o, name, net='convnet', run=0):
     whose = dict(MTT="made by DC-BENCH with MTT's code, last iteration (printed: the best of about 51 looks)", DM="made by DC-BENCH with DM's code").get(p.method, '')
     which = f'set {run + 1} of {p.runs} in the file' if p.runs > 1 else ''
     dev = '; '.join(filter(None, (which, few, rate, whose)))
-    return job(p.method, p.ipc, lambda i, real: published_set(name, o.folder, real, run), p.protocol, 'decided' if dev else 'paper', p.zca, net, str(run), dev,
+    return job(p.method, p.ipc, lambda i, real: published_set(p if o.smoke else name, o.folder, real, run), p.protocol, 'decided' if dev else 'paper', p.zca, net, str(run), dev,
                o.folder/p.name, '' if net == 'convnet' else f'/net={net}', n)
 
 def of_choice(o, m, ipc, protocol):
