@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['OF_A_LINE', 'ABOVE', 'AFTER', 'GRACE_S', 'BASE_MB', 'ROWS', 'Wanted', 'read_line', 'wanted', 'read_queue',
-           'find_rows', 'Part', 'in_order', 'shared_names', 'counted', 'looks_of', 'Weight', 'weigh', 'tree', 'Batch',
-           'batches', 'ledger', 'now', 'note_row', 'is_done', 'claim', 'run_batch', 'run_child', 'Worker', 'free_mb',
-           'how_many', 'workers_for', 'Queue', 'human_clock', 'outcome', 'last_line', 'table_of', 'log_of', 'Starter',
-           'RowsOptions', 'rows_words', 'run_rows', 'fill', 'dd_rows']
+           'find_rows', 'Part', 'in_order', 'longest', 'as_long', 'shared_names', 'counted', 'looks_of', 'Weight',
+           'weigh', 'tree', 'Batch', 'batches', 'ledger', 'now', 'note_row', 'is_done', 'claim', 'run_batch',
+           'run_child', 'Worker', 'free_mb', 'how_many', 'workers_for', 'Queue', 'human_clock', 'outcome', 'last_line',
+           'table_of', 'log_of', 'Starter', 'RowsOptions', 'rows_words', 'run_rows', 'fill', 'dd_rows']
 
 # %% ../nbs/28_many.ipynb #a6878bf5
 import dataclasses, json, math, os, signal, subprocess, sys, tempfile, threading, time
@@ -48,6 +48,7 @@ class Wanted:
     key: str # its line: row, options, settings
     options: dict = field(default_factory=dict) # of `OF_A_LINE`
     lane: str = '' # cpu: on the cores, beside a GPU
+    epochs: int = 0 # of its experts, where another row of the call needs longer ones
     @property
     def smoke(self): return bool(self.options.get('smoke'))
     @property
@@ -174,6 +175,27 @@ def in_order(
 # %% ../nbs/28_many.ipynb #7121095e
 def _id(*about): return settings_hash([*map(str, about)])
 
+def _read_epochs(r): return r.get('max_start_epoch', 0) + r.get('expert_epochs', 0)
+
+def longest(
+    rows # of Wanted
+)->dict: # buffer key -> epochs
+    "Epochs of the longest experts that the rows need."
+    out = {}
+    for r in (w.work for w in rows if not w.smoke):
+        if n := _read_epochs(r): out[r.key('buffer')] = max(n, out.get(r.key('buffer'), 0))
+    return out
+
+def as_long(
+    rows, # of Wanted
+    epochs:dict # as `longest` gives them; empty where each row makes its own
+)->list: # of Wanted
+    "Rows that know how long their experts are made."
+    def told(w):
+        if w.smoke or w.r.stage != 'row' or not _read_epochs(w.r): return w
+        return dataclasses.replace(w, epochs=epochs.get(w.r.key('buffer'), 0))
+    return [*map(told, rows)] if epochs else [*rows]
+
 def shared_names(
     w:Wanted
 )->tuple: # experts or teachers ('' where there are none), set, students
@@ -181,7 +203,7 @@ def shared_names(
     r = w.work
     out = _id('set', r.key('distilled'), r.stage, w.seed, w.smoke)
     above, made = '', not w.smoke and r.metric != 'comp_rate'
-    epochs = r.get('max_start_epoch', 0) + r.get('expert_epochs', 0)
+    epochs = max(_read_epochs(r), w.epochs)
     if epochs and made: above = _id('experts', r.key('buffer'), epochs, w.seed)
     if r.get('teacher_n') and made: above = _id('teachers', r.key('teachers'), w.seed)
     told = {n: v for n, v in r.values.items() if n.split('_')[0] in ('eval', 'student', 'label')}
@@ -250,7 +272,9 @@ def tree(
         s, (above, out, who) = weights[w.key].seconds, w.shares
         own = sum(v for k, v in s.items() if k not in ABOVE + AFTER)
         first = sum(s.get(k, 0) for k in ABOVE)
-        if above: parts.setdefault(above, Part(first))
+        if above:
+            experts = parts.setdefault(above, Part())
+            experts.seconds = max(experts.seconds, first)
         parts.setdefault(out, Part(own + START_S + (0 if above else first), 0, above or None))
         parts.setdefault(who, Part(sum(s.get(k, 0) for k in AFTER), 0, out))
         parts[w.key] = Part(0., 1, who)
@@ -367,7 +391,7 @@ def run_child():
     signal.signal(signal.SIGTERM, _stop)
     _watch_parent()
     with program(), manners(), tempfile.TemporaryDirectory() as tmp:
-        rows = [wanted(words) for words in a['lines']]
+        rows = as_long([wanted(words) for words in a['lines']], a['epochs'])
         kept = {('epochs', k): e for k, e in a['epochs'].items()}
         home = tmp if rows[0].smoke else None
         try: run_batch(rows, Places(a['root'] or None, home, a['device'] or None, kept),
@@ -691,14 +715,6 @@ def _asked(what, o):
     open_ = [l.row for l in todo.lines(own=False) if named is None or l.row in named]
     return find_rows(open_, also)
 
-def _longest(rows):
-    "Buffer key -> epochs of the longest experts that the rows need."
-    out = {}
-    for r in (w.work for w in rows if not w.smoke):
-        epochs = r.get('max_start_epoch', 0) + r.get('expert_epochs', 0)
-        if epochs: out[r.key('buffer')] = max(epochs, out.get(r.key('buffer'), 0))
-    return out
-
 def _order_text(found, weights):
     "The order with minutes, a line a row."
     at, cells = 0., []
@@ -725,6 +741,8 @@ def run_rows(
     if not rows:
         say('nothing is left to do')
         return []
+    epochs = {} if o.minutes else longest(rows)
+    rows = as_long(rows, epochs)
     weights = weigh(rows, device, min(60., 3*(o.minutes or math.inf)))
     found = batches(rows, weights)
     sets = len({w.shares[1] for w in rows})
@@ -732,7 +750,7 @@ def run_rows(
     if o.plan:
         say(_order_text(found, weights))
         return []
-    begin = Starter(o.root, o.record_to, {} if o.minutes else _longest(rows))
+    begin = Starter(o.root, o.record_to, epochs)
     workers = workers_for(o.workers, found, device)
     # the plans are in the box, too
     left = o.minutes and max(o.minutes - (time.monotonic() - start)/60, 1e-3)

@@ -57,7 +57,7 @@ def _lacks(task, need):
 # %% ../nbs/09_method.ipynb #71478953
 @dataclass(frozen=True)
 class RunOptions(Checked):
-    "How a method is run; nothing here changes what is learned."
+    "How a method is run: when it is saved, stopped and looked at, and at what cost."
     every: int = setting(100, 'iterations between checkpoints', least=1)
     minutes: float = setting(None, 'time box of the distillation (default: none)', above=0)
     eval_every: int = setting(None, 'iterations between looks at the test set (default: '
@@ -94,7 +94,7 @@ class RunOptions(Checked):
 def _shipped():
     "The house's methods as text: name -> module, class, doc, needs, settings."
     file = asset('methods.json')
-    # before it is made
+    # not there yet while `make assets` writes it for the first time
     return json.loads(file.read_text(encoding='utf-8')) if file.is_file() else {}
 
 @cache
@@ -219,8 +219,6 @@ class Method(Checked):
     def remark(self, loss):
         "A word on the last loss of a run, where it says something."
 
-# what every run of the loop offers
-
 # %% ../nbs/09_method.ipynb #8ba49cc8
 @patch
 def begun(self:Method, task):
@@ -247,7 +245,7 @@ def save(self:Method, d, run, task, out):
     return d
 
 # %% ../nbs/09_method.ipynb #207e67de
-LOOP = ('every', 'minutes', 'eval_every', 'eval_epochs', 'n_eval')
+LOOP = ('every', 'minutes', 'eval_every', 'eval_epochs', 'n_eval') # of every run of the loop
 FORM = 2 # of the settings of a run; another form cannot go on
 
 # %% ../nbs/09_method.ipynb #35452699

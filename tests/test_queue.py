@@ -92,6 +92,19 @@ def test_sets_that_share_experts_go_together():
     assert found in (['MTT', 'D3', 'DM'], ['D3', 'MTT', 'DM'], ['DM', 'MTT', 'D3'], ['DM', 'D3', 'MTT'])
     assert len({w.shares[0] for w in got if w.r.method != 'DM'}) == 1
 
+@pytest.mark.parametrize('what', [['mtt/table1/cifar10/ipc1', 'mtt/table1/cifar10/ipc10'], ['mtt/table1/cifar10/ipc10', 'mtt/table1/cifar100/ipc1', 'mtt/table1/cifar10/ipc1']])
+def test_experts_of_different_lengths_are_one_part_of_a_plan_that_makes_them_once(what):
+    got = find_rows(what)
+    keys = {w.r.key('buffer') for w in got}
+    cost = {w.key: Weight(dict(experts=100*w.r['max_start_epoch'], distill=9)) for w in got}
+    most = {k: max(100*w.r['max_start_epoch'] for w in got if w.r.key('buffer') == k) for k in keys}
+    one = many.as_long(got, many.longest(got))
+    assert len({w.shares[0] for w in one}) == len(keys) < len({w.shares[0] for w in got})
+    assert sum(b.seconds for b in batches(one, cost)) == sum(most.values()) + len(got)*(9 + many.START_S)
+    apart = sum(b.seconds for b in batches(many.as_long(got, {}), cost))
+    assert apart == sum(100*w.r['max_start_epoch'] + 9 + many.START_S for w in got) # in a box each makes its own
+    assert [w.shares[1:] for w in one] == [w.shares[1:] for w in got]
+
 def test_only_what_fits_into_the_budget_is_planned_and_the_rest_is_corrected():
     got, seen, now = find_rows(['mtt/table1/cifar10/*']), [], [0.]
     plain = {w.key: sum(many.counted(w).values()) for w in got}
