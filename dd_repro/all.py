@@ -54,6 +54,7 @@ from .exchange import *
 from .foreign import *
 from .hub import *
 from .published import *
+from .uses import *
 from .recipes import *
 from .counts import *
 from .tables import *
