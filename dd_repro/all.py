@@ -56,6 +56,7 @@ from .foreign import *
 from .hub import *
 from .order import *
 from .published import *
+from .uses import *
 from .recipes import *
 from .counts import *
 from .tables import *

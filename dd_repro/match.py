@@ -131,6 +131,9 @@ class DC(Objective):
     ):
         super().__init__(seed)
         _check_match(real, net_fn, aug)
+        if real.n_classes < 2:
+            raise ValueError('the data have one class; its loss has no gradient, and gradient '
+                             'matching needs at least two (DM does not)')
         self.real, self.net_fn, self.aug, self.together = real, net_fn, aug, together
         for k, v in how.settings().items(): setattr(self, k, v)
         self.train_aug, self.counts = (aug_from_state(aug.state() | dict(siamese=False)) if aug.ops

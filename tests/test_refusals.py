@@ -488,3 +488,19 @@ def test_published_sets(layouts, what, word):
 def test_too_few_patches():
     refuses('candidates is 10; 3 images of 2 x 2 patches need 12', METHODS['rded'], ipc=3, candidates=10)
     refuses('4 patches are needed and 3 images are there', best_patches, torch.tensor([[.3, .2], [.9, .8], [.1, .5]]), 4)
+# uses
+def test_gradients_of_one_class_cannot_be_matched():
+    from dd_repro.all import DC, DM, ConvNet, load, only
+    from functools import partial
+    one = only(load('digits')[0], [3])
+    net = partial(ConvNet, 1, 1, 8, 4, 1)
+    with pytest.raises(ValueError, match='one class; its loss has no gradient'): DC(one, net)
+    assert DM(one, net)(Pixels.from_real(one, 1)).isfinite()
+
+@pytest.mark.parametrize('f, word', [
+    (lambda real: class_steps(10, 0), '10 classes in 0 steps'), (lambda real: class_steps(10, 4), r'one size .1, 2, 5, 10.'),
+    (lambda real: only(real, (1, 1)), 'each once'), (lambda real: only(real, (1, 10)), 'of 0 to 9'), (lambda real: in_bits(real.x, real.norm, 0), 'bits is 0'),
+    (lambda real: rank_correlation([1, 2], [1, 2]), 'at least 3'), (lambda real: rank_correlation([1, 2, 3], [1, 2]), 'one length'),
+    (lambda real: rank_correlation([1, 1, 1], [1, 2, 3]), 'no order'), (lambda real: rank_correlation([1, 2, float('nan')], [1, 2, 3]), 'not a number')])
+def test_uses(f, word):
+    with pytest.raises(ValueError, match=word): f(load('digits')[0])
