@@ -1,5 +1,6 @@
 """Class-incremental learning on digits by memory alone (GDumb): one image a class in 8 bits, chosen at random, by herding, or distilled by DM (and, with two classes a step, DSA) when its class comes; five steps
-of two classes and ten of one. Beside them the same distilled images in 32 bits, and random images of that many bytes (four a class)."""
+of two classes and ten of one. Beside them DM's images in 32 bits, and random and herded images of that
+many bytes (four a class); and DM's in 8 bits between their own smallest and largest value."""
 from functools import partial
 from study import *
 
@@ -18,7 +19,7 @@ def learned(o, m, lr, seed, steps, part):
     return learn(Task(part, net_fn=partial(net, k), seed=seed), method, o.home/'continual'/tag, RunOptions(every=1000, quiet=True))[0]
 
 def arms(o, seed, steps):
-    "Name -> (how a step's images are chosen, bits, what is said)."
+    "Name -> (how a step's images are chosen, how they are stored, what is said)."
     kept = {}
     def once(m, lr):
         def choose(part):
@@ -26,14 +27,25 @@ def arms(o, seed, steps):
             if key not in kept: kept[key] = learned(o, m, lr, seed, steps, part)
             return kept[key]
         return choose
-    herd = lambda part: coreset(part, 1, 'herding', partial(net, part.n_classes), WATCHED, seed)
+    herd = lambda n, part: coreset(part, n, 'herding', partial(net, part.n_classes), WATCHED, seed)
+    own, full = dict(span=None), dict(bits=None)
     some = lambda n, part: Pixels.from_real(part, n, seed)
     said = 'lr_img {} as chosen for all ten classes; {} iterations'
     dm, dsa = once('dm', 10.), once('dsa', 1.)
-    made = {'random': (partial(some, 1), 8, 'random images'), 'herding': (herd, 8, f'herding by a network of {WATCHED} epochs'),
-            'dm': (dm, 8, 'DM, ' + said.format(10, ITS['dm'])), 'dsa': (dsa, 8, 'DSA, ' + said.format(1, ITS['dsa'])),
-            'dm-32': (dm, None, 'DM in 32 bits, ' + said.format(10, ITS['dm'])), 'random-4': (partial(some, 4), 8, 'four random images a class, the bytes of one in 32 bits')}
+    made = {'random': (partial(some, 1), {}, 'random images'), 'herding': (partial(herd, 1), {}, f'herding by a network of {WATCHED} epochs'),
+            'dm': (dm, {}, 'DM, ' + said.format(10, ITS['dm'])), 'dsa': (dsa, {}, 'DSA, ' + said.format(1, ITS['dsa'])),
+            'dm-32': (dm, full, 'DM in 32 bits, ' + said.format(10, ITS['dm'])), 'random-4': (partial(some, 4), {}, 'four random images a class, the bytes of one in 32 bits'),
+            'herding-4': (partial(herd, 4), {}, f'four images a class, herding by a network of {WATCHED} epochs'),
+            'dm-span': (dm, own, 'DM in 8 bits between its own smallest and largest value, ' + said.format(10, ITS['dm']))}
     return {name: arm for name, arm in made.items() if name != 'dsa' or steps < 10} # a class alone has no gradient to match
+
+def outside(o, real, steps, choose, row, seed, said):
+    "The share of values that no picture could hold, as a row."
+    t = time.process_time()
+    v = torch.cat([real.norm.inverse(choose(only(real, c)).images.detach()).flatten() for c in steps])
+    share = ((v < 0) | (v > 1)).double().mean().item()
+    put(o, Row(row, 'reduced', f'{COMMON}; {said}', 'dm', 'convnet', 'outside', '1', 1, str(seed), mean=share, seconds=time.process_time() - t, device=device_name('cpu'),
+               settings=settings_hash([said, seed, steps]), content=real.key))
 
 def run(o):
     "Every arm, one seed after another."
@@ -42,11 +54,12 @@ def run(o):
     for seed in o.seeds:
         for k in (5, 10):
             steps = class_steps(10, k, seed)
-            for name, (choose, bits, said) in arms(o, seed, k).items():
+            for name, (choose, stored, said) in arms(o, seed, k).items():
                 rows = [f'{ROW}/steps={k}/{name}/classes={(i + 1)*10//k}' for i in range(k)]
                 if {(r, str(seed)) for r in rows} <= {(r.row, r.seeds) for r in read_rows(o.csv)}: continue
+                if name == 'dm-span': outside(o, real, steps, choose, f'{ROW}/steps={k}/dm/outside', seed, said)
                 t = time.process_time()
-                made = replay(real, test, steps, choose, arch, bits, protocol=p, n_eval=1 if o.smoke else N, seed=seed)
+                made = replay(real, test, steps, choose, arch, stored, protocol=p, n_eval=1 if o.smoke else N, seed=seed)
                 each = (time.process_time() - t)/k
                 put(o, [dataclasses.replace(r, row=row, method=name.split('-')[0], protocol='reduced', seeds=str(seed), seconds=each, deviations=f'{r.deviations}; {COMMON}; {said}') for row, r in zip(rows, made)])
 
