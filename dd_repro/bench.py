@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import median, pstdev
 from types import SimpleNamespace
 
+# %% ../nbs/26_bench.ipynb #5967f72a
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -819,6 +820,7 @@ def _side_text(c):
             f'{c["ratio_seconds"]:.2f}, memory {c["ratio_memory_mb"]:.2f}; they agree to '
             f'{c["agree"]:.0e}')
 
+# %% ../nbs/26_bench.ipynb #11558d67
 def bench_beside(
     found:dict, # of `checkouts`
     cells=BESIDE, # parts and sizes
@@ -882,6 +884,7 @@ def growing_iteration(
         return d.images.grad
     return iteration
 
+# %% ../nbs/26_bench.ipynb #5b14a2cf
 def counted_gflop(
     fn # is run twice: at first a network is looked at
 )->float: # 1e9 floating-point operations of products and convolutions
@@ -891,6 +894,7 @@ def counted_gflop(
     from torch.utils.flop_counter import flop_registry
     found = []
     class Counter(TorchDispatchMode):
+        "Adds up what the calls below it cost."
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             out = func(*args, **kwargs or {})
             if rule := flop_registry.get(func.overloadpacket):

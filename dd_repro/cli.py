@@ -634,6 +634,7 @@ RELABEL = Subject('dd_relabel', '', "Store soft labels for a distilled set: the 
                                     "teachers' logits under recorded views.",
                   dict(views=ViewOptions, thin=Thin, data=DataOptions), skip=('zca',))
 
+# %% ../nbs/22_cli.ipynb #a12b80bf
 def _thinner(store, how):
     "A thinned store beside a whole one."
     thin = thin_labels(store, f'{store.path}-{how.name}', dataclasses.replace(how, keep=1.))

@@ -144,17 +144,20 @@ class D3S(Objective):
         x, y = self.seen(d)
         known = self._quick and self._quick(x, y, m, alpha, self.isu)
         return self.called(x, y, m, alpha) if known is None else known
-    def called(self, x, y, m, alpha):
-        "The loss of a view, layer by layer."
-        with watch(self.teachers[m], self.kind, self.layers) as f: z = self.teachers[m](x)
-        stats = self.isu.mix(f.stats, m) if self.isu else f.stats
-        return self.weight*feature_loss(self.kind, stats, self.targets[m],
-                                        self.first) + alpha*F.cross_entropy(z, y)
     def after(self, d): self.t += 1
     def state_dict(self): return super().state_dict() | dict(t=self.t)
     def load_state_dict(self, s):
         super().load_state_dict(s)
         self.t = s['t']
+
+# %% ../nbs/17_d3s.ipynb #5d7fb6a9
+@patch
+def called(self:D3S, x, y, m, alpha):
+    "The loss of a view, layer by layer."
+    with watch(self.teachers[m], self.kind, self.layers) as f: z = self.teachers[m](x)
+    stats = self.isu.mix(f.stats, m) if self.isu else f.stats
+    return self.weight*feature_loss(self.kind, stats, self.targets[m],
+                                    self.first) + alpha*F.cross_entropy(z, y)
 
 # %% ../nbs/17_d3s.ipynb #af1ecc8e
 def watch(

@@ -210,6 +210,7 @@ def shared_names(
     net = r.eval_net if r.eval_net == 'unseen-avg4' else row_net_name(r, 'eval')
     return above, out, _id(out, net, sorted(told.items()))
 
+# %% ../nbs/28_many.ipynb #c76b7785
 def counted(
     w:Wanted,
     device='cpu' # or cuda

@@ -179,6 +179,7 @@ class ScoreOptions(Checked):
     @property
     def toy(self): return dataclasses.replace(self, epochs=2, n_eval=1, whole=min(self.whole, 1))
 
+# %% ../nbs/23_score.ipynb #1be3301c
 def view_of(
     p:Protocol, d # a protocol, and a set
 )->dict|None: # of those of its view that the set's `epoch` takes
@@ -210,6 +211,7 @@ def _changed(p, how, change):
     short = change.get('epochs', p.epochs) < (p.base or p).epochs
     return p.scaled(kind='reduced' if short else 'decided', **change) if change else p
 
+# %% ../nbs/23_score.ipynb #367ca8de
 def one_protocol(
     d, # a set, or random images
     real, # the real set
@@ -302,6 +304,7 @@ class Score:
         "The accuracy of a line, also of one that it shares, as a fraction."
         return self.rows[self.same.get(what, what)].mean/100
 
+# %% ../nbs/23_score.ipynb #18166521
 class Judge:
     "Trains students and keeps what came out."
     def __init__(self, d, real, test, how, score):

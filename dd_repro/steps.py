@@ -115,6 +115,7 @@ def unrounded():
     finally:
         if was: cudnn.allow_tf32 = was[0]
 
+# %% ../nbs/08_steps.ipynb #99d2ed44
 _said = set()
 
 def say_once(

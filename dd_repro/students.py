@@ -666,6 +666,7 @@ def _halved_before(d):
                teachers=any('bf16' in t['name'] for t in s.get('teachers') or ()))
     return [f'bf16: {k}' for k, v in who.items() if v]
 
+# %% ../nbs/05_students.ipynb #a6010c3a
 @steady
 @trainings()
 def evaluate(

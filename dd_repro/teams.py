@@ -53,18 +53,22 @@ class TeamStep:
             return t.view(q.shape[0], *q.shape[2:], q.shape[1]).permute(0, 3, 1, 2)
         parts = zip(self.team.P.items(), theta.split(self.sizes))
         return {n: shaped(q, t) for (n, q), t in parts}
-    def gradient(self, theta, x, y):
-        theta = theta.detach().requires_grad_()
-        with torch.enable_grad():
-            with halved(self.p, x.device): z = self.logits(theta, x)
-            loss = student_loss(z.float() if self.p.bf16 else z, y, self.p)
-            return torch.autograd.grad(loss, theta)[0]
     def __call__(self, theta, v, images, labels, lr, idx, which, u):
         x = torch.stack([self.aug.by_number(images.index_select(0, i), w, n)
                          for i, w, n in zip(idx, which, u)])
         y = torch.stack([labels.index_select(0, i) for i in idx])
         v = self.p.momentum*v + self.gradient(theta, x, y) + self.p.wd*theta
         return theta - lr*v, v
+
+# %% ../nbs/09_teams.ipynb #64f6aa9e
+@patch
+def gradient(self:TeamStep, theta, x, y):
+    "Of the loss, with respect to the vector."
+    theta = theta.detach().requires_grad_()
+    with torch.enable_grad():
+        with halved(self.p, x.device): z = self.logits(theta, x)
+        loss = student_loss(z.float() if self.p.bf16 else z, y, self.p)
+        return torch.autograd.grad(loss, theta)[0]
 
 # %% ../nbs/09_teams.ipynb #bc5313f1
 _EPOCHS = ImageTensors.epoch, Pixels.epoch

@@ -126,7 +126,7 @@ def stage(calls, a):
     for n, (files, left) in plans.items(): fill(n, files, left)
 
 def restore():
-    "The two folders back, the folders of calls away."
+    "The three folders back, the folders of calls away."
     move(back=True)
     for folder in CARRY.glob('call-*'): shutil.rmtree(folder)
     for folder in (ASIDE/'docs', ASIDE):
