@@ -8,7 +8,6 @@ __all__ = ['class_steps', 'only', 'in_bits', 'remembered', 'replay', 'rank_corre
 # %% ../nbs/23_uses.ipynb #e8237581
 import math
 from collections.abc import Callable
-import pandas as pd
 import torch
 from torch import Tensor
 from .core import rng_for
@@ -99,6 +98,7 @@ def rank_correlation(
     a, b # two lists of numbers of the same things
 )->float: # -1 to 1
     "Spearman's rank correlation."
+    import pandas as pd
     if len(a) != len(b) or len(a) < 3:
         raise ValueError(f'lists of {len(a)} and {len(b)}; they must be of one length, at least 3')
     if not all(math.isfinite(v) for v in (*a, *b)): raise ValueError('a value is not a number')
