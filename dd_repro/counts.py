@@ -121,8 +121,8 @@ def row_net_name(
     "The house's name of a row's network: D3S's have batch norm, D3 tests on networks of its own."
     name = net_name(getattr(r, f'{which}_net'))
     if name == 'resnet18' and r.paper == 'd3s': return 'resnet18_bn'
-    own = ('resnet18', 'vgg11', 'alexnet', 'vit') if r.paper == 'd3' and which == 'eval' else ()
-    return f'{name}_d3' if name in own else name
+    own = which == 'eval' and r.get('student_nets') == 'd3'
+    return f'{name}_d3' if own and name in ('resnet18', 'vgg11', 'alexnet', 'vit') else name
 
 def _net_of(r, which):
     "What `gmacs` takes for the network that a row distils with ('train') or is tested on ('eval')."
