@@ -153,7 +153,7 @@ def acting(r):
     names |= {n for n, f in settings_fields(m).items() if n not in ('ipc', 'ppc', 'lpc') and (not f.metadata['needs'] or getattr(m, f.metadata['needs']))} - idle(m)
     if 'experts' in m.needs: names |= {f'expert_{n}' for n in ('n', 'lr', 'batch', 'aug', 'momentum', 'wd')}
     if 'codes' in m.needs: names |= {'ae_f', 'ae_latent_scale', 'ae_posterior'}
-    if 'teachers' in m.needs: names |= {f'teacher_{n}' for n in ('n', 'epochs', 'lr', 'batch', 'wd', 'optimizer', 'schedule', 'aug', 'amp')} | {f'label_{n}' for n in ('aug', 'epochs', 'temperature')}
+    if 'teachers' in m.needs: names |= {f'teacher_{n}' for n in ('n', 'epochs', 'lr', 'batch', 'wd', 'optimizer', 'schedule', 'aug')} | {f'label_{n}' for n in ('aug', 'epochs', 'temperature')}
     return names
 
 @pytest.mark.parametrize('paper', ['mtt', 'd3', 'd3s', 'latentdd'])
@@ -165,7 +165,7 @@ def test_every_setting_that_acts_stands_in_the_recipe(paper):
         for n in acting(r) - set(r.settings): lacks.setdefault((r.method, r.dataset, n), []).append(l.row)
     assert not lacks, {k: len(v) for k, v in lacks.items()}
 
-TEACHER = dict(epochs='epochs', lr='lr', batch='batch', wd='wd', optimizer='opt', schedule='schedule', aug='how', amp='amp', momentum='momentum', warmup='warmup', drop_every='drop_every')
+TEACHER = dict(epochs='epochs', lr='lr', batch='batch', wd='wd', optimizer='opt', schedule='schedule', aug='how', momentum='momentum', warmup='warmup', drop_every='drop_every')
 
 def test_the_teachers_that_are_trained_are_those_of_the_recipe():
     seen, differ = set(), set()
