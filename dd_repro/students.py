@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from .core import *
 from .fields import *
 from .cost import *
+from .parallel import *
 from .records import *
 from .norm import *
 from .sets import *
@@ -625,9 +626,10 @@ def _student(i, d, test, arch, p, lr, seed):
 def _apart(d, test, arch, p, lr, n_eval, seed):
     "What `_judged` says of students that are trained one by one, in processes where that pays."
     work, device = step_work(arch, _step_images(p, d)), getattr(test, 'device', 'cpu')
-    with closing(spread(_student, range(n_eval), (d, test, arch, p, lr, seed), work,
-                        device)) as done:
-        found = dict(done)
+    jobs = spread(_student, my_share(range(n_eval)), (d, test, arch, p, lr, seed), work, device)
+    found = {}
+    with together(), closing(jobs): found = dict(jobs)
+    found = {i: said for part in gathered(found) for i, said in part.items()}
     return [found[i] for i in range(n_eval)]
 
 def _evaluate_one(d, test, arch, p, lr, n_eval, seed, together):
@@ -637,7 +639,7 @@ def _evaluate_one(d, test, arch, p, lr, n_eval, seed, together):
         for i in range(n_eval):
             with seeded(seed, arch['name'], i): nets.append(make_net(arch).to(device))
         if together == 'auto': together = go_together(nets, _step_images(p, d))
-        if not together and n_eval > 1 and not hasattr(d, 'notes'):
+        if not together and n_eval > 1 and (n_ranks() > 1 or not hasattr(d, 'notes')):
             found = _apart(d, test, arch, p, lr, n_eval, seed)
         else:
             train(nets, d, p, lr, seed, together)

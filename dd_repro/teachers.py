@@ -17,6 +17,7 @@ from fastcore.basics import patch
 
 from .core import *
 from .files import *
+from .parallel import *
 from .norm import *
 from .sets import *
 from .data import *
@@ -351,6 +352,19 @@ def load_teachers(
                      + ' bf16'*c.get('protocol', {}).get('bf16', False) for c in cards])
 
 # %% ../nbs/16_teachers.ipynb #d4895bbe
+def _kept_stats(file):
+    "Statistics that were measured before; None where there are none."
+    if not file or not file.is_file(): return
+    try: return Stats.load(file)
+    except ValueError as e: print(f'{e}; measured again')
+
+def _measured(net, real, bs, quiet):
+    "Statistics of the whole set; ranks take every k-th batch each."
+    if n_ranks() < 2: return dataset_stats(net, timely(real.batches(bs)), quiet=quiet)
+    mine = real.batches(bs, mine=slice(my_rank(), None, n_ranks()))
+    made = dataset_stats(net, timely(mine), quiet=quiet, shared=True)
+    return from_one(lambda: made)
+
 def teacher_stats(
     teachers, # a `Teachers`
     real, # the real training set
@@ -363,14 +377,10 @@ def teacher_stats(
     for net, h, own in zip(teachers.nets, teachers.hashes, teachers.norms):
         file = (Path(path)/f'stats-{key_of(h, real.key, norm_words(real.norm), own)}.safetensors'
                 if path else None)
-        if file and file.is_file():
-            try:
-                out.append(Stats.load(file))
-                continue
-            except ValueError as e: print(f'{e}; measured again')
-        out.append(dataset_stats(net, timely(real.batches(bs)), quiet=quiet))
-        if file:
-            out[-1].save(file, teacher=h, data=real.title, n_images=len(real), content=real.key)
+        have = from_one(lambda: _kept_stats(file))
+        out.append(have or _measured(net, real, bs, quiet))
+        about = dict(teacher=h, data=real.title, n_images=len(real), content=real.key)
+        if file and not have: from_one(lambda: out[-1].save(file, **about))
     return out
 
 def stats_hash(
