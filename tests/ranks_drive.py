@@ -20,6 +20,7 @@ from dd_repro.gauss import KINDS, batch_stats, bn_targets, targets
 from dd_repro.isu import ISU
 from dd_repro.labels import Relabelled, ViewSettings, relabel
 from dd_repro.loop import Objective
+from dd_repro.match import DC, DM, Matching
 from dd_repro.method import RunOptions, Task, learn, method_of
 from dd_repro.norm import Normalize
 from dd_repro.parallel import (add_grads, agree, alike, from_one, gathered, in_turn, joined, leads, my_rank, my_share, my_slice, n_ranks, one_holds, split_sizes,
@@ -211,6 +212,49 @@ def synthesis_with_running_statistics(top):
     off = (one.int() - images_of(two).int()).abs()
     assert off.max() <= 1 and (off > 0).float().mean() < .01 and run.stopped == 'done' and len(set(gathered(images_of(two).sum().item()))) == 1
     assert bytes_of(top/'one', 'stats-*') == bytes_of(top/'two', 'stats-*')
+
+# --- classes shared out
+
+def matched(make, d, steps=2):
+    "Values, gradients and images of some updates."
+    o, out = make(), []
+    for _ in range(steps):
+        d.images.grad = None
+        loss = o.backward(d)
+        if o.joint: add_grads(d)
+        with torch.no_grad(): d.images -= .1*d.images.grad
+        o.after(d)
+        out += [loss, d.images.grad.clone(), d.images.detach().clone(), torch.as_tensor(list(o.rng.get_state()[:40]))]
+    return out
+
+@check
+def gradient_and_distribution_matching(top):
+    real = noise(26, dtype=D)
+    net = lambda: ConvNet(1, 4, 8, 4, 1).double()
+    aug, how = DSA('flip_scale', siamese=True), Matching(3, 1, 4, batch_train=3)
+    cases = dict(dc=lambda: DC(real, net, how, together=False), dsa=lambda: DC(real, net, dataclasses.replace(how, batch_syn=1), aug, together=True),
+                 mse=lambda: DC(real, net, dataclasses.replace(how, loss='mse', train_on='real'), aug), dm=lambda: DM(real, net, 4, aug, piece=3), some=lambda: DM(real, net, 99, batch_syn=1))
+    for name, make in cases.items():
+        start = lambda: Pixels(torch.randn(8, 1, 8, 8, generator=rng_for('x'), dtype=D), torch.arange(8) % 4, 4, lr=.01)
+        got, want = matched(make, start()), by_one(lambda: matched(make, start()))
+        far = max(float((a.double() - b.double()).norm()/b.double().norm()) for a, b in zip(got, want))
+        assert far < 1e-10, (name, far)
+
+@check
+def a_run_of_dsa(top):
+    m = method_of('dsa', ipc=2, iterations=2, outer=2, inner=1, batch_real=4, aug='flip')
+    go = lambda at: learn(Task(noise(), net_fn=NET, seed=1), m, at, RunOptions(quiet=True, every=1))
+    one = by_one(lambda: images_of(go(top/'one')[0]).detach())
+    two, run = go(top/'two')
+    assert run.it == 4 and torch.allclose(one, two.images, atol=1e-5) and not torch.equal(two.images, torch.zeros(()))
+    assert bytes_of(top/'two', '*.csv')
+    assert len(set(gathered(float(two.images.sum())))) == 1
+    assert '5 classes' not in error_of(lambda: learn(Task(noise(classes=1), net_fn=lambda: ConvNet(1, 1, 8, 4, 1)), m, top/'x', RunOptions(quiet=True)))
+
+@check
+def what_cannot_be_shared_is_refused(top):
+    said = error_of(lambda: learn(Task(noise(), net_fn=NET, experts=object()), 'mtt', top, RunOptions(quiet=True)))
+    assert 'mtt on 2 ranks' in said and not list(top.iterdir())
 
 if __name__ == '__main__':
     top, only, said = Path(sys.argv[1]), sys.argv[2:], {}
