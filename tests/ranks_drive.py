@@ -27,7 +27,7 @@ from dd_repro.parallel import (add_grads, agree, alike, from_one, gathered, in_t
                                together, total, total_of)
 from dd_repro.sets import ImageStream, ImageTensors
 from dd_repro.students import as_protocol, evaluate
-from dd_repro.teachers import Teachers, teacher_stats
+from dd_repro.teachers import TeacherProtocol, Teachers, load_teacher, teacher_stats, train_teachers
 from dd_repro.zoo import make_net
 
 D = torch.double
@@ -213,6 +213,23 @@ def synthesis_with_running_statistics(top):
     assert off.max() <= 1 and (off > 0).float().mean() < .01 and run.stopped == 'done' and len(set(gathered(images_of(two).sum().item()))) == 1
     assert bytes_of(top/'one', 'stats-*') == bytes_of(top/'two', 'stats-*')
 
+# --- teachers
+
+@check
+def teachers_of_one_batch(top):
+    real = noise(27)
+    p = TeacherProtocol('t', epochs=2, batch=9, lr=.05, momentum=.9, how='flip_scale', init='random')
+    def made(at, norm): return train_teachers(lambda: make_net('convnet', 1, 4, 8, width=4, depth=1, norm=norm), real, at, 1, p, quiet=True)
+    def weights(t): return torch.cat([v.flatten() for v in t[0].state_dict().values()])
+    one = by_one(lambda: weights(made(top/'one', 'instance')))
+    two = weights(made(top/'two', 'instance'))
+    assert float((one - two).norm()/one.norm()) < 1e-5, float((one - two).norm()/one.norm())
+    bn = made(top/'bn', 'batch')
+    card = load_teacher(top/'bn'/'teacher_000.safetensors')[2]
+    assert card['ranks'] == 2 and 'running statistics of rank 0' in card['batch_norm'] and len(set(gathered(bn.hashes[0]))) == 1
+    assert by_one(lambda: made(top/'bn', 'batch').hashes) == bn.hashes # one process goes on with what two have made
+    assert 'leave a rank of 2 less than two' in error_of(lambda: train_teachers(NET, real, top/'x', 1, p.scaled(batch=3), quiet=True))
+
 # --- classes shared out
 
 def matched(make, d, steps=2):
@@ -248,7 +265,7 @@ def a_run_of_dsa(top):
     two, run = go(top/'two')
     assert run.it == 4 and torch.allclose(one, two.images, atol=1e-5) and not torch.equal(two.images, torch.zeros(()))
     assert bytes_of(top/'two', '*.csv')
-    assert len(set(gathered(float(two.images.sum())))) == 1
+    assert len(set(gathered(two.images.sum().item()))) == 1
     assert '5 classes' not in error_of(lambda: learn(Task(noise(classes=1), net_fn=lambda: ConvNet(1, 1, 8, 4, 1)), m, top/'x', RunOptions(quiet=True)))
 
 @check
