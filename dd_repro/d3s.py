@@ -139,8 +139,8 @@ class D3S(Objective):
     def seen(self, d):
         "A view of the batch, and its labels."
         x, y = d.sample()
-        self.n = len(x)
-        if self.joint: x, y = (t[my_slice(self.n)] for t in (x, y))
+        self._n = len(x)
+        if self.joint: x, y = (t[my_slice(self._n)] for t in (x, y))
         flip = may_flip(d) if self.flip is None else self.flip
         share = crop_share(self.crop, self.t/self.steps, self.scale)
         return augment_batch(x, self.rng, share, flip, self.jitter, self.jitter_back), y
@@ -163,7 +163,7 @@ def called(self:D3S, x, y, m, alpha):
     with watch(self.teachers[m], self.kind, self.layers) as f: z = self.teachers[m](x)
     stats, labels = f.stats, F.cross_entropy(z, y)
     if self.joint:
-        share = len(x)/self.n
+        share = len(x)/self._n
         stats, labels = over_ranks(stats, share), total(share*labels)
     if self.isu: stats = self.isu.mix(stats, m)
     return self.weight*feature_loss(self.kind, stats, self.targets[m], self.first) + alpha*labels

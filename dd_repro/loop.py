@@ -111,8 +111,8 @@ def _made_of(o):
     terms = [_made_of(t) for t in held.get('terms', ())]
     return found | (dict(terms=terms) if any(terms) else {})
 
-# memory and places decide nothing
-_FREE = {'keep', 'compiled', 'piece', 'together', 'device', 'path', 'out'}
+# memory, places and ranks decide nothing
+_FREE = {'keep', 'compiled', 'piece', 'together', 'device', 'path', 'out', 'joint'}
 
 def _said(v):
     "A value as settings can hold it; None where it is something else, or nothing."

@@ -455,8 +455,8 @@ class DM(Objective):
                              'the features before the classifier')
         self.real, self.net_fn, self.aug, self.batch_syn, self.piece = (
             real, net_fn, aug, batch_syn, piece)
-        self.counts = _counts(real)
-        self.sizes = [min(batch_real, n) for n in self.counts]
+        self._counts = _counts(real)
+        self.sizes = [min(batch_real, n) for n in self._counts]
         self._flat, self._graphs, self.joint = None, Graphs(_EAGER), _by_classes(real)
         if self.joint and not stateless(net_fn()):
             raise ValueError('a network with running statistics sees all classes at once, and '
@@ -475,7 +475,7 @@ def _over(draw, device):
 def real_means(self:DM, net, draw):
     "Mean features of real images, class by class [classes, k]."
     xs = [self.real.of_class(c, n, self.rng) if _mine(c)
-          else torch.randperm(self.counts[c], generator=self.rng)
+          else torch.randperm(self._counts[c], generator=self.rng)
           for c, n in enumerate(self.sizes)]
     x = torch.cat(my_share(xs))
     return class_means(torch.cat([net.embed(self.aug.apply(p, *draw))

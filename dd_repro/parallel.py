@@ -7,7 +7,7 @@ __all__ = ['WAIT', 'n_ranks', 'my_rank', 'leads', 'of_ranks', 'my_share', 'split
            'add_grads', 'gathered', 'from_one', 'together', 'alike', 'in_turn', 'one_holds', 'code_hash', 'agree',
            'started', 'rank_device', 'first_to_say', 'hushed', 'one_complains', 'joined']
 
-# %% ../nbs/00_ranks.ipynb #54009ecc
+# %% ../nbs/00_ranks.ipynb #f3de4a09
 import hashlib, os, sys, time
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from datetime import timedelta
@@ -15,7 +15,7 @@ from functools import cache
 
 from .core import *
 
-# %% ../nbs/00_ranks.ipynb #20733198
+# %% ../nbs/00_ranks.ipynb #c13253c0
 _world = dict(rank=0, size=1)
 
 def n_ranks()->int:
@@ -34,7 +34,7 @@ def of_ranks()->str: # '' where there is one
     "How many ranks there are, as rows and cards name it behind the device."
     return f', {n_ranks()} ranks' if n_ranks() > 1 else ''
 
-# %% ../nbs/00_ranks.ipynb #aa2d99b3
+# %% ../nbs/00_ranks.ipynb #ad3c97ad
 def my_share(
     items, # a list, the same on all ranks
     rank=None, # whose; this one's when None
@@ -61,7 +61,7 @@ def my_slice(
     at = sum(sizes[:my_rank()])
     return slice(at, at + sizes[my_rank()])
 
-# %% ../nbs/00_ranks.ipynb #9767a1ef
+# %% ../nbs/00_ranks.ipynb #e32c1da9
 @cache
 def _total():
     "The sum as a function that autograd knows; PyTorch is imported when it is first used."
@@ -93,7 +93,7 @@ def total_of(
     row = total(torch.cat([t.reshape(-1) for t in ts]))
     return [s.view(t.shape) for s, t in zip(row.split([t.numel() for t in ts]), ts)]
 
-# %% ../nbs/00_ranks.ipynb #a3c9c44e
+# %% ../nbs/00_ranks.ipynb #a04d85a0
 def add_grads(
     d, # a module whose parameters all ranks hold; those without a gradient are left alone
 ):
@@ -103,7 +103,7 @@ def add_grads(
     for p in d.parameters():
         if p.grad is not None: dist.all_reduce(p.grad)
 
-# %% ../nbs/00_ranks.ipynb #21cfc64a
+# %% ../nbs/00_ranks.ipynb #7ca338ce
 def gathered(
     value # anything that can be pickled
 )->list: # one of each rank, in order
@@ -146,7 +146,7 @@ def together():
         found = next(filter(None, gathered(own and _sent(own))), None)
         if own or found: raise own or found
 
-# %% ../nbs/00_ranks.ipynb #3a3336d6
+# %% ../nbs/00_ranks.ipynb #cc02f368
 def alike(
     tensors # of this rank, the same shapes on all
 ):
@@ -186,7 +186,7 @@ def one_holds(
     with lock(*given) if leads() else nullcontext():
         with together(): yield
 
-# %% ../nbs/00_ranks.ipynb #12ce3e36
+# %% ../nbs/00_ranks.ipynb #d1881ff5
 @cache
 def code_hash()->str: # 12 hex digits
     "A hash of the source of this package."
@@ -206,7 +206,7 @@ def agree(
                 raise ValueError(f'rank {r} has other {k} than rank 0 ({text}; rank 0: '
                                  f'{seen[0][k][1]}); all ranks need the same')
 
-# %% ../nbs/00_ranks.ipynb #ad4d8bc5
+# %% ../nbs/00_ranks.ipynb #e4c12d92
 _BY_TORCHRUN = 'RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT'.split()
 WAIT = timedelta(days=7) # for the slowest rank; that one has died is torchrun's to see
 
@@ -232,7 +232,7 @@ def rank_device(
     torch.cuda.set_device(mine)
     return f'cuda:{mine}'
 
-# %% ../nbs/00_ranks.ipynb #95e9f98b
+# %% ../nbs/00_ranks.ipynb #61ea682a
 def _see_one_folder():
     "ValueError on all ranks unless they share `DD_HOME`; ranks of one machine are not asked."
     if all(gathered(os.environ['LOCAL_WORLD_SIZE'] == os.environ['WORLD_SIZE'])): return
@@ -254,10 +254,10 @@ def first_to_say(
 )->bool: # always where there is one process
     "Whether no other rank has said this yet."
     if n_ranks() < 2: return True
-    import torch.distributed as dist
-    return dist.distributed_c10d._get_default_store().add(f'said {settings_hash(text)}', 1) == 1
+    try: return _world['store'].add(f'said {settings_hash(text)}', 1) == 1
+    except RuntimeError: return True # the store has gone, too
 
-# %% ../nbs/00_ranks.ipynb #133577be
+# %% ../nbs/00_ranks.ipynb #2e259cf6
 @contextmanager
 def hushed():
     "What is printed goes nowhere while the block runs."
@@ -289,12 +289,22 @@ def joined(
     import torch
     import torch.distributed as dist
     far = torch.cuda.is_available() and dist.is_nccl_available()
-    dist.init_process_group('cpu:gloo,cuda:nccl' if far else 'gloo', timeout=WAIT)
-    _world.update(rank=rank, size=size)
+    plain, *_ = next(dist.rendezvous('env://', timeout=WAIT))
+    # torchrun may keep its store over restarts, with the addresses of those who died
+    which = f'{size} ranks, start {os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}'
+    store = dist.PrefixStore(which, plain)
+    dist.init_process_group('cpu:gloo,cuda:nccl' if far else 'gloo', timeout=WAIT, rank=rank,
+                            world_size=size, store=store)
+    _world.update(rank=rank, size=size, store=store)
     agree(code=code_hash(), versions=[torch.__version__, sys.version_info[:2]], **same)
     _see_one_folder()
     with together(): rank_device(device or default_device())
-    with nullcontext() if leads() else hushed(): yield
+    try:
+        with nullcontext() if leads() else hushed(): yield
+    except RuntimeError as e:
+        if 'gloo' not in str(e) and not isinstance(e, dist.DistError): raise
+        raise OSError('another rank has gone; started again (torchrun does so with --max-restarts),'
+                      ' all go on from what is on disk') from None
     gathered(None) # nobody leaves while others still need him
     dist.destroy_process_group()
     _world.update(rank=0, size=1)

@@ -438,7 +438,7 @@ def _check_alive(team, e, p, lr):
 def _run(team, data, p, lr, rngs, device, hook):
     "Train a team for all epochs."
     _check_view(p, data)
-    split = getattr(data, 'split', False) # does each rank see its part of every batch?
+    split = getattr(data, 'by_parts', False) # does each rank see its part of every batch?
     team.lay(True)
     quick = (importlib.import_module(CAPTURED).captured_epochs(team, data, p, lr, rngs)
              if team.params[0].is_cuda and not split else None)

@@ -78,12 +78,12 @@ class TeacherViews:
         if self.photos:
             crops = PhotoCrops(real.ds, real.size, seed_of(rng or rng_for('views', e)))
             real, how = real.new(ds=crops, y=real.y), how[4:]
-        if self.split: yield from self.parts(real, how, bs, rng)
+        if self.by_parts: yield from self.parts(real, how, bs, rng)
         else:
             for x, y in real.epoch(e, bs, rng):
                 if len(x) > 1: yield seen(x, how, rng), y
     @property
-    def split(self): return n_ranks() > 1 # does each rank see its part of every batch?
+    def by_parts(self): return n_ranks() > 1 # does each rank see its part of every batch?
     def parts(self, real, how, bs, rng):
         "This rank's part of every batch, drawn as for all of it; `weight` is its share, times ranks."
         whole = [n for n in _sizes(len(real), bs) if n >= 2*n_ranks()]

@@ -1,15 +1,15 @@
 """What two ranks do, started once by torchrun for all of `test_ranks.py`: every check compares with one process, and its outcome is a line of a file.
 
     OMP_NUM_THREADS=1 torchrun --standalone --nproc-per-node=2 tests/ranks_drive.py FOLDER"""
-import dataclasses, hashlib, json, sys, traceback
-from contextlib import contextmanager
+import dataclasses, hashlib, io, json, os, sys, traceback
+from contextlib import contextmanager, redirect_stderr
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from dd_repro import parallel
+from dd_repro import entry, parallel
 from dd_repro.augment import DSA
 from dd_repro.convnet import ConvNet
 from dd_repro.core import TimeUp, rng_for, seeded
@@ -25,6 +25,7 @@ from dd_repro.method import RunOptions, Task, learn, method_of
 from dd_repro.norm import Normalize
 from dd_repro.parallel import (add_grads, agree, alike, from_one, gathered, in_turn, joined, leads, my_rank, my_share, my_slice, n_ranks, one_holds, split_sizes,
                                together, total, total_of)
+from dd_repro.records import read_rows
 from dd_repro.sets import ImageStream, ImageTensors
 from dd_repro.students import as_protocol, evaluate
 from dd_repro.teachers import TeacherProtocol, Teachers, load_teacher, teacher_stats, train_teachers
@@ -267,6 +268,50 @@ def a_run_of_dsa(top):
     assert bytes_of(top/'two', '*.csv')
     assert len(set(gathered(two.images.sum().item()))) == 1
     assert '5 classes' not in error_of(lambda: learn(Task(noise(classes=1), net_fn=lambda: ConvNet(1, 1, 8, 4, 1)), m, top/'x', RunOptions(quiet=True)))
+
+# --- ranks that change between starts
+
+@check
+def two_ranks_and_then_one(top):
+    m = D3SMethod(ipc=3, batch=6, iterations=4, lr_img=.1)
+    go = lambda at, **kw: learn(task_of(), m, at, RunOptions(quiet=True, every=1, **kw))
+    whole = by_one(lambda: images_of(go(top/'whole')[0]))
+    def stopped(at):
+        "A run that ends in the middle of its second batch."
+        after = D3S.after
+        def to_two(self, d):
+            after(self, d)
+            if (self.b, self.t) == (1, 2): raise InterruptedError
+        D3S.after = to_two
+        try: go(at)
+        except InterruptedError: pass
+        finally: D3S.after = after
+        gathered(None)
+        assert (at/'batch-000001.safetensors').is_file() and not (at/'distilled.safetensors').is_file()
+    stopped(top/'down')
+    down = by_one(lambda: images_of(go(top/'down')[0]))
+    by_one(lambda: stopped(top/'up'))
+    up, run = go(top/'up')
+    for d in (down, images_of(up)): assert (d.int() - whole.int()).abs().max() <= 1
+    assert run.stopped == 'done' and len(run.history) == run.n_batches == 2
+
+@check
+def commands(top):
+    os.environ['DD_HOME'] = str(top)
+    start = lambda name, *words: entry.start(name, [str(w) for w in words])
+    start('dd_experts', 'd3s', '--data', 'digits', '--net', 'convnet', '--width', 4, '--n', 1, '--epochs', 1)
+    start('dd_distill', 'd3s', '--data', 'digits', '--width', 4, '--ipc', 1, '--batch', 5, '--iterations', 2, '--lr_img', .1, '--out', top/'run')
+    start('dd_relabel', top/'run'/'distilled.safetensors', '--width', 4, '--epochs', 2, '--batch', 5)
+    start('dd_eval', top/'run'/'distilled.safetensors', '--labels', top/'run'/'distilled.labels', '--n_eval', 2, '--epochs', 2, '--record_to', top/'rows.csv')
+    start('dd_eval', '--random', '--data', 'digits', '--width', 4, '--n_eval', 2, '--epochs', 2, '--record_to', top/'rows.csv')
+    gathered(None)
+    rows = read_rows(top/'rows.csv')
+    assert [r.n for r in rows] == [2, 2] and all(r.device.endswith(', 2 ranks') for r in rows)
+    said = io.StringIO()
+    with redirect_stderr(said):
+        try: start('dd_distill', 'mtt', '--data', 'digits', '--ipc', 1, '--out', top/'mtt')
+        except SystemExit as e: assert e.code == 2
+    assert sorted(map(bool, gathered(said.getvalue()))) == [False, True] # one of them says it
 
 @check
 def what_cannot_be_shared_is_refused(top):
