@@ -62,11 +62,6 @@ class MTT(Objective):
 
 # %% ../nbs/10_mtt.ipynb #1fe14ae5
 @patch
-def step_images(self:MTT, d)->int:
-    "Images that pass through the network at once."
-    return min(self.batch_syn or len(d), len(d))
-
-@patch
 def __call__(self:MTT, d):
     _same_data(self.buffer, d)
     near = 'cpu' if d.lr.is_cuda else d.device # a graph's numbers go over in one copy
@@ -75,12 +70,18 @@ def __call__(self:MTT, d):
     draws = [(s, seed_of(self.rng))
              for s in d.steps(self.syn_steps, self.batch_syn, self.rng)]
     if (loss := self.at_once(d, points, draws)) is not None: return loss
+    # a start that was drawn, N steps of a student, and equation 2
     start, target = (sent(p, d.device) for p in points)
     batches = [self.augmented(*s) for s in draws]
     end = unroll(self.f, start, batches, d.student_lr, self.grad, self.keep)
     return (end - target).square().sum()/(start - target).square().sum()
 
 # %% ../nbs/10_mtt.ipynb #7be0412d
+@patch
+def step_images(self:MTT, d)->int:
+    "Images that pass through the network at once."
+    return min(self.batch_syn or len(d), len(d))
+
 @patch
 def at_once(self:MTT, d, points, draws):
     "The loss from one captured graph; None where there is none: on a CPU, or with graphs kept."
@@ -97,6 +98,16 @@ def augmented(self:MTT, draw, seed):
     return batch
 
 _augmented = MTT.augmented
+
+# %% ../nbs/10_mtt.ipynb #9644588e
+def mtt_opts(
+    lr_img=100., # step of the images
+    lr_lr=1e-7, # step of the student's rate
+    momentum=.5, # of both
+)->dict: # group -> optimiser factory
+    "MTT's optimisers: SGD with momentum for images and learned rate."
+    return {'images': partial(SGD, lr=lr_img, momentum=momentum),
+            'lr': partial(SGD, lr=lr_lr, momentum=momentum)}
 
 # %% ../nbs/10_mtt.ipynb #a49d780a
 def _same_arch(buffer, net):
@@ -123,16 +134,6 @@ def _same_data(buffer, d):
 def _check(**kw):
     for k, v in kw.items():
         if v < 1: raise ValueError(f'{k} is {v}; it must be at least 1')
-
-# %% ../nbs/10_mtt.ipynb #9644588e
-def mtt_opts(
-    lr_img=100., # step of the images
-    lr_lr=1e-7, # step of the student's rate
-    momentum=.5, # of both
-)->dict: # group -> optimiser factory
-    "MTT's optimisers: SGD with momentum for images and learned rate."
-    return {'images': partial(SGD, lr=lr_img, momentum=momentum),
-            'lr': partial(SGD, lr=lr_lr, momentum=momentum)}
 
 # %% ../nbs/10_mtt.ipynb #d3c0a102
 def lost_way(
