@@ -4,7 +4,7 @@ from study import *
 from thin_digits import called
 
 ROW, WIDTH, EPOCHS, B, LR, N = 'further/thin/cifar10', 8, 150, 50, 4e-3, 3
-KEEP, TOPK, BITS, BOTH = (.5, .25, .1), (3, 1), (4, 2, 1), ((.25, 3, 4), (.1, 3, 4))
+KEEP, TOPK, BITS, BOTH = (.5, .25, .1), (3, 1), (4, 1), ((.1, 3, 4),)
 NAME = 'cifar10-d3s-ipc10-k600'
 
 def arms():
