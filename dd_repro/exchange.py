@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMS', 'read_pt', 'read_npz', 'Found', 'unpacked', 'Raw', 'Form', 'form', 'writes', 'ImportOptions', 'cut_apart',
-           'class_order', 'recognise', 'check_form', 'read_form', 'import_set', 'Sheet', 'in_place', 'export_set',
-           'load_set', 'forms']
+           'class_order', 'recognise', 'check_form', 'read_form', 'check_real', 'check_count', 'import_set', 'Sheet',
+           'in_place', 'export_set', 'load_set', 'forms']
 
 # %% ../nbs/20_exchange.ipynb #829617f4
 import dataclasses, io, json, lzma, os, re, shutil, tarfile, tempfile, zipfile, zlib
@@ -46,7 +46,8 @@ def _why_not(path, e):
             needs = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception: needs = []
     if needs: return f'it needs {", ".join(needs[:3])}, so loading it could run code'
-    return f'{type(e).__name__}: {" ".join(str(e).split())[:80]}'
+    said = ' '.join(str(e).split())[:80]
+    return 'no pickle of tensors' if 'Weights only' in said else f'{type(e).__name__}: {said}'
 
 def read_pt(
     path # a file that `torch.save` wrote
@@ -56,12 +57,28 @@ def read_pt(
     if not path.is_file(): raise ValueError(f'{path}: {what_file(path)}')
     try:
         with torch.serialization.safe_globals(_numbers_of_numpy()):
-            return torch.load(path, map_location='cpu', weights_only=True)
+            got = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e:
         raise ValueError(f'{path}: truncated, damaged or not a PyTorch file of plain tensors '
                          f'({_why_not(path, e)})') from None
+    if _plain(got): return got
+    raise ValueError(f'{path}: holds a tensor that is sparse, nested or without numbers; only '
+                     'plain ones are read')
+
+# %% ../nbs/20_exchange.ipynb #56fadb3d
+def _plain(v):
+    "Are all tensors in here dense, with numbers behind them?"
+    if isinstance(v, dict): return all(map(_plain, v.values()))
+    if isinstance(v, (list, tuple)): return all(map(_plain, v))
+    return not isinstance(v, Tensor) or (v.layout == torch.strided and not v.is_meta
+                                         and not v.is_nested)
 
 # %% ../nbs/20_exchange.ipynb #1ae5a03c
+def _tensor(a):
+    "An array as a tensor, whatever the order of its bytes."
+    a = np.asarray(a)
+    return torch.from_numpy(a.astype(a.dtype.newbyteorder('=')))
+
 def read_npz(
     path # a file of NumPy arrays, .npy or .npz
 )->dict: # name -> tensor; 'images' where the file has no names
@@ -69,8 +86,8 @@ def read_npz(
     if not Path(path).is_file(): raise ValueError(f'{path}: {what_file(path)}')
     try:
         got = np.load(path, allow_pickle=False)
-        if isinstance(got, np.ndarray): return {Path(path).stem: torch.from_numpy(got)}
-        with got: return {k: torch.from_numpy(np.asarray(got[k])) for k in got.files}
+        if isinstance(got, np.ndarray): return {Path(path).stem: _tensor(got)}
+        with got: return {k: _tensor(got[k]) for k in got.files}
     except Exception as e:
         why = f'{type(e).__name__}: {" ".join(str(e).split())[:80]}'
         raise ValueError(f'{path}: truncated, damaged or not a file of plain NumPy arrays '
@@ -88,14 +105,28 @@ class Found:
             f.name for f in self.path.iterdir() if f.is_file() and f.name[0] != '.')
         self.dirs = [] if single else sorted(
             f.name for f in self.path.iterdir() if f.is_dir() and f.name[0] != '.')
-        self.got, self.card = {}, None
+        self.seen, self.got, self.bad = {}, {}, {} # read; used by a reader; not to be read
     def has(self, name): return (self.folder/name).is_file()
+    def _read(self, name, how):
+        if name not in self.seen: self.seen[name] = how(self.folder/name)
+        return self.seen[name]
     def pt(self, name):
-        if name not in self.got: self.got[name] = read_pt(self.folder/name)
+        self.got[name] = self._read(name, read_pt)
         return self.got[name]
     def npz(self, name):
-        if name not in self.got: self.got[name] = read_npz(self.folder/name)
+        self.got[name] = self._read(name, read_npz)
         return self.got[name]
+    def _passes(self, name, test):
+        try: return name not in self.bad and test(self._read(name, read_pt))
+        except ValueError as e: self.bad[name] = e
+    @property
+    def tensors(self):
+        "Files of tensors by their endings; the file that was named, whatever it is called."
+        if self.path.is_file(): return self.names
+        return [n for n in self.names if n.endswith(('.pt', '.pth'))]
+    def holding(self, test):
+        "Files whose content passes a test; one that cannot be read does not."
+        return [n for n in self.tensors if self._passes(n, test)]
     def like(self, pattern):
         "Name -> match of those files that have a name like this."
         return {n: m for n in self.names if (m := re.fullmatch(pattern, n))}
@@ -133,8 +164,8 @@ def _opened(path):
     if zipfile.is_zipfile(path):
         z = zipfile.ZipFile(path)
         names = z.namelist()
-        if all(n.endswith('.npy') for n in names) or any(n.endswith('data.pkl') for n in names):
-            return z.close()
+        arrays = all(n.endswith('.npy') and '/' not in n for n in names)
+        if arrays or any(n.endswith('data.pkl') for n in names): return z.close()
         return z
 
 # %% ../nbs/20_exchange.ipynb #ad5b3ca5
@@ -182,23 +213,39 @@ def _turned(v):
     "Are the channels last?"
     return v.ndim == 4 and v.shape[1] not in (1, 3) and v.shape[3] in (1, 3)
 
+# %% ../nbs/20_exchange.ipynb #b8128b25
+def _the(found, test, what):
+    "The one file whose content passes a test; ValueError where there is none, or more."
+    fits = found.holding(test)
+    if len(fits) == 1: return fits[0]
+    if fits:
+        raise ValueError(f'{found.folder}: {len(fits)} files here hold {what} ({", ".join(fits)}); '
+                         'give the path of one')
+    if len(found.tensors) != 1:
+        raise ValueError(f'{found.path}: no file here holds {what}')
+    name, = found.tensors
+    if name in found.bad: raise found.bad[name]
+    raise ValueError(f'{found.folder/name}: {what} is asked for; this is {_what(found.pt(name))}')
+
 # %% ../nbs/20_exchange.ipynb #18b15608
 def _images(v, where, said, bytes_too=False):
-    "Images [n, c, h, w] as floats (or bytes); ValueError for anything else."
-    ok = isinstance(v, Tensor) and v.ndim == 4 and len(v)
-    if ok and bytes_too and v.dtype == torch.uint8:
-        return v.permute(0, 3, 1, 2) if _turned(v) else v
-    if not (ok and v.is_floating_point()):
+    "Square images [n, c, s, s] as floats (or bytes); ValueError for anything else."
+    whole = bytes_too and isinstance(v, Tensor) and v.dtype == torch.uint8
+    if not (isinstance(v, Tensor) and v.ndim == 4 and len(v) and (whole or v.is_floating_point())):
         raise ValueError(f'{where}: images are floats [n, c, h, w]; this is {_what(v)}')
+    if not (whole or v.dtype == torch.float32):
+        said.append(f'{str(v.dtype)[6:]} images were taken as float32')
+    v = v.detach() if whole else v.detach().float()
     if not v.isfinite().all():
         raise ValueError(f'{where}: images hold values that are not finite (NaN or infinite)')
-    if v.dtype != torch.float32: said.append(f'{str(v.dtype)[6:]} images were taken as float32')
     if _turned(v):
         said.append(f'channels came last ({list(v.shape)}) and were moved to the front')
         v = v.permute(0, 3, 1, 2)
     if v.shape[1] not in (1, 3):
         raise ValueError(f'{where}: images have 1 or 3 channels; these are {list(v.shape)}')
-    return v.detach().float().contiguous()
+    if v.shape[2] != v.shape[3]:
+        raise ValueError(f'{where}: images are squares; these are {list(v.shape)}')
+    return v.contiguous()
 
 # %% ../nbs/20_exchange.ipynb #52079217
 def _labels(v, where, images, soft=False):
@@ -228,9 +275,10 @@ def _soft(v, where, images, how):
 # %% ../nbs/20_exchange.ipynb #56541a28
 def _rate(v, where):
     "A rate as a number; ValueError for anything else."
-    if not isinstance(v, Tensor) or v.numel() != 1 or v.is_complex():
+    one = isinstance(v, Tensor) and v.numel() == 1 and v.dtype != torch.bool and not v.is_complex()
+    if not one and type(v) not in (int, float):
         raise ValueError(f'{where}: the rate is one number; this is {_what(v)}')
-    try: return check_lr(v.item())
+    try: return check_lr(v.item() if one else v)
     except ValueError as e: raise ValueError(f'{where}: {e}') from None
 
 # %% ../nbs/20_exchange.ipynb #6bf94697
@@ -246,7 +294,7 @@ class Form:
     lr: float|None = None # the rate of that protocol; None: ask
     write: object = None # (sheet, place) -> None
     loses: str = '' # what it cannot hold
-    single: bool = False # one file, and not a folder
+    single: str = '' # how the name of its one file ends; '' for a folder
     takes: str = '' # options that act for it alone
 
 # %% ../nbs/20_exchange.ipynb #be5326f3
@@ -266,7 +314,7 @@ def form(
 def writes(
     name:str, # of a form, new or known
     loses='', # what it cannot hold
-    single=False, # one file?
+    single='', # how the name of its one file ends; '' for a folder
     who='' # reads it, for a new form
 ):
     "A decorator: this function writes a form."
@@ -295,22 +343,31 @@ class ImportOptions(Checked):
 # %% ../nbs/20_exchange.ipynb #f74ca0f4
 _MTT = r'images_(best|\d+)(?:[_-](\d+))?\.pt|(.+)_images\.pt'
 
-def _newest(found, pattern):
+def _newest(found, pattern, said, like='images_best.pt or images_5000.pt'):
     "Tag and files of the best, or of the latest iteration, in the order of their parts."
     tags = {}
     for n, m in found.like(pattern).items():
         tag, part, prefix = (*m.groups(), None, None)[:3]
         tags.setdefault(tag or prefix or '', []).append((int(part or 0), n))
     if not tags:
-        raise ValueError(f'{found.folder}: no file here has a name like {pattern}')
+        raise ValueError(f'{found.path}: no file here has a name like {like}')
     tag = ('best' if 'best' in tags else
            max(tags, key=lambda t: (int(t) if t.isdigit() else -1, t)))
+    if len(tags) > 1: _several(found, tag, tags, said)
     parts = sorted(tags[tag])
     have = [p for p, _ in parts]
     if len(parts) > 1 and have != list(range(have[0], have[0] + len(have))):
         raise ValueError(f'{found.folder}: parts {", ".join(map(str, have))} of one set; there is '
                          'a gap between them')
     return tag, [n for _, n in parts]
+
+def _several(found, tag, tags, said):
+    "A note on which of several sets was taken; ValueError where nothing says which."
+    if tag != 'best' and not all(t.isdigit() for t in tags):
+        raise ValueError(f'{found.folder}: several sets lie here ({", ".join(sorted(tags))}); '
+                         'give the path of one')
+    which = 'the best' if tag == 'best' else f'iteration {tag}, the latest'
+    said.append(f'{which} of {len(tags)} sets was taken')
 
 def _pair_of(name, what):
     "The name of the file of labels or rate that belongs to a file of images."
@@ -358,7 +415,7 @@ def _is_mtt(found):
       takes='labels')
 def _mtt(found, o):
     said = []
-    tag, names = _newest(found, _MTT)
+    tag, names = _newest(found, _MTT, said)
     x = _joined(found, names, said)
     y = _mtt_labels(found, names, x, o)
     rate = next((n for n in (f'lr_{tag}.pt', 'lr.pt') if found.has(n)), None)
@@ -380,7 +437,7 @@ def _is_datm(found):
       takes='labels')
 def _datm(found, o):
     said = []
-    name = _newest(found, _DATM)[1][0]
+    name = _newest(found, _DATM, said, 'images.pt or images_best.pt')[1][0]
     labels, rate = (_pair_of(name, k) for k in ('labels', 'lr'))
     x = _images(found.pt(name), found.folder/name, said)
     lr = None if o.lr and not found.has(rate) else _rate(found.pt(rate), found.folder/rate)
@@ -396,7 +453,7 @@ def _is_haba(found):
 def _haba(found, o):
     said = ['the styles in weights_best.pt were left out: these are the bases, and not the '
             'images that students of HaBa see']
-    name = _newest(found, _MTT)[1][0]
+    name = _newest(found, _MTT, said)[1][0]
     return Raw(_images(found.pt(name), found.folder/name, said), said=said)
 
 # %% ../nbs/20_exchange.ipynb #41285ab9
@@ -408,27 +465,27 @@ def _dc_pair(r):
         return r
     return r[0] if isinstance(r, (list, tuple)) and r and tensors(r[0]) else None
 
+def _runs(v): return isinstance(v, dict) and isinstance(v.get('data'), list)
+
 def _dc_file(found):
-    "The one file res_*.pt, or the one that was named."
-    names = found.names if found.path.is_file() else list(found.like(r'res_.*\.pt'))
-    if len(names) != 1:
-        raise ValueError(f'{found.folder}: one file res_*.pt is asked for; there are {len(names)}')
-    return names[0]
+    "The one file of runs; where there is none, the one called res_*.pt."
+    if not found.holding(_runs) and len(named := list(found.like(r'res_.*\.pt'))) == 1:
+        return named[0]
+    return _the(found, _runs, "a dictionary with a list of pairs under 'data'")
 
 # %% ../nbs/20_exchange.ipynb #79623e6c
 def _accuracies(got):
     "Mean, deviation and number of the accuracies in a file, in per cent."
     accs = got.get('accs_all_exps')
     for net, v in accs.items() if isinstance(accs, dict) else ():
-        v = [float(a) for a in v]
-        if v: yield net, dict(mean=100*float(np.mean(v)), std=100*float(np.std(v)), n=len(v))
+        try: v = np.array([float(a) for a in v])
+        except (TypeError, ValueError): continue # no list of numbers
+        if len(v) and np.isfinite(v).all():
+            yield net, dict(mean=100*float(v.mean()), std=100*float(v.std()), n=len(v))
 
 def _is_dc(found):
-    for n in found.names:
-        if n.endswith('.pt') and isinstance(g := found.pt(n), dict) and isinstance(
-                g.get('data'), list):
-            return f"{n} is a dictionary with {len(g['data'])} runs under 'data'"
-    return ''
+    n = next(iter(found.holding(_runs)), None)
+    return n and f"{n} is a dictionary with {len(found.pt(n)['data'])} runs under 'data'"
 
 # %% ../nbs/20_exchange.ipynb #5de4ef2e
 @form('dc', 'DC, DSA, DM, FreD: res_METHOD_DATA_NET_IPCipc.pt', sees=_is_dc, stats='dc',
@@ -436,8 +493,8 @@ def _is_dc(found):
 def _dc(found, o):
     name, said = _dc_file(found), []
     file, got = found.folder/name, found.pt(name)
-    runs = got.get('data') if isinstance(got, dict) else None
-    if not isinstance(runs, list) or not all(map(_dc_pair, runs)):
+    runs = got['data'] if _runs(got) else [None]
+    if not all(map(_dc_pair, runs)):
         raise ValueError(f'{file}: a file of DC is a dictionary with a list of pairs under '
                          f"'data'; this is {_what(got)}")
     if not 0 <= o.run < len(runs):
@@ -461,19 +518,15 @@ def cut_apart(
     parts = rows.permute(0, 2, 3, 1, 4, 5).reshape(-1, x.shape[1], small, small)
     return F.interpolate(parts, size=side, mode='bilinear', align_corners=False)
 
-def _two(found, kind):
-    "The file whose content is two tensors in a list (or a tuple), and these."
-    for n in found.names:
-        if n.endswith(('.pt', '.pth')) and isinstance(g := found.pt(n), kind) and len(
-                g) == 2 and all(isinstance(t, Tensor) for t in g):
-            return n, g
-    return None, None
+def _two(kind):
+    "A test: is this a list (or a tuple) of two tensors?"
+    return lambda v: (isinstance(v, kind) and len(v) == 2
+                      and all(isinstance(t, Tensor) for t in v))
 
 # %% ../nbs/20_exchange.ipynb #b0ccfeaa
 def _factored(found, o, kind, factor, space):
-    name, got = _two(found, kind)
-    if name is None:
-        raise ValueError(f'{found.path}: no file here is a {kind.__name__} of two tensors')
+    name = _the(found, _two(kind), f'a {kind.__name__} of two tensors')
+    got = found.pt(name)
     if factor is None:
         raise ValueError(f'{found.folder/name}: the file does not say how many pictures a stored '
                          'image holds; give factor= (--factor): 2 in most papers, 1 for none')
@@ -482,16 +535,18 @@ def _factored(found, o, kind, factor, space):
     if factor > x.shape[-1]//2 + 1:
         raise ValueError(f'{found.folder/name}: factor {factor} cuts images of {x.shape[-1]} px '
                          'into nothing')
+    if space == 'pixels' and (most := float(x.abs().max())) > 20:
+        raise ValueError(f'{found.folder/name}: pixels lie about 0 to 1; these reach {most:g}')
     y = _labels(got[1], found.folder/name, x)
     return Raw(cut_apart(x, factor), y.repeat_interleave(factor**2), space=space, said=said,
                info=dict(factor=factor, stored=list(x.shape)))
 
 # %% ../nbs/20_exchange.ipynb #dc266fcc
 def _is_idc(found):
-    return f'{n} is a list of two tensors' if (n := _two(found, list)[0]) else ''
+    return ''.join(f'{n} is a list of two tensors' for n in found.holding(_two(list))[:1])
 
 def _is_idm(found):
-    return f'{n} is a tuple of two tensors' if (n := _two(found, tuple)[0]) else ''
+    return ''.join(f'{n} is a tuple of two tensors' for n in found.holding(_two(tuple))[:1])
 
 @form('idc', 'IDC, DREAM, NCFM: a list [data, targets], not normalised', sees=_is_idc, stats='dc',
       protocol='dsa', lr=.01, takes='factor')
@@ -505,11 +560,17 @@ def _idm(found, o):
     return raw
 
 # %% ../nbs/20_exchange.ipynb #33b747ce
+def _array_files(found):
+    "Files of arrays: by their endings, or by content where one was named."
+    names = [n for n in found.names if n.endswith(('.npz', '.npy'))]
+    if names or not found.path.is_file() or not zipfile.is_zipfile(found.path): return names
+    with zipfile.ZipFile(found.path) as z:
+        return found.names if all(n.endswith('.npy') for n in z.namelist()) else []
+
 def _arrays(found):
     "Images and labels of an .npz, or of a pair of .npy files."
     got = {}
-    for n in found.names:
-        if n.endswith(('.npz', '.npy')): got |= found.npz(n)
+    for n in _array_files(found): got |= found.npz(n)
     if found.path.is_file() and found.path.suffix == '.npy':
         pair = _pair_of(found.path.name, 'labels')
         if found.has(pair): got |= found.npz(pair)
@@ -521,9 +582,9 @@ def _arrays(found):
 
 # %% ../nbs/20_exchange.ipynb #0da7d2ca
 def _has_arrays(found):
-    if not any(n.endswith(('.npz', '.npy')) for n in found.names): return None
+    if not _array_files(found): return None
     try: return _arrays(found)
-    except ValueError: return None
+    except ValueError as e: found.bad[_array_files(found)[0]] = e
 
 def _is_kip(found):
     got = _has_arrays(found)
@@ -560,43 +621,44 @@ def _npz(found, o):
     return Raw(x, y, lr, 'pixels' if x.dtype == torch.uint8 else 'normalised', said=said)
 
 # %% ../nbs/20_exchange.ipynb #a098ee57
+def _has(*keys): return lambda v: isinstance(v, dict) and {*keys} <= set(v)
+
+_IN_ONE = _has('images', 'labels')
+
 def _is_torch(found):
-    for n in found.names:
-        if n.endswith('.pt') and isinstance(g := found.pt(n), dict) and {
-                'images', 'labels'} <= set(g):
-            return f'{n} is a dictionary with images and labels'
-    return ''
+    return ''.join(f'{n} is a dictionary with images and labels' for n in
+                   found.holding(_IN_ONE)[:1])
+
+def _names(v, where):
+    "Class names as a file has them, or None."
+    if isinstance(v, (list, tuple)) and all(isinstance(n, (str, int)) for n in v):
+        return [str(n) for n in v] or None
+    if v is None: return None
+    raise ValueError(f'{where}: classes are a list of names; this is {_what(v)}')
 
 @form('torch', 'one dictionary: images, labels, and perhaps lr and classes', sees=_is_torch,
       takes='labels')
 def _torch(found, o):
-    name = next((n for n in found.names if n.endswith('.pt')), '')
+    name = _the(found, _IN_ONE, 'a dictionary with images and labels')
     got, file, said = found.pt(name), found.folder/name, []
-    if not isinstance(got, dict) or not {'images', 'labels'} <= set(got):
-        raise ValueError(f'{file}: a dictionary with images and labels is asked for; this is '
-                         f'{_what(got)}')
     x = _images(got['images'], file, said, bytes_too=True)
     y = got['labels']
     soft = isinstance(y, Tensor) and y.ndim == 2
     y = _soft(y, file, x, o.labels or 'chances') if soft else _labels(y, file, x)
-    lr = None if got.get('lr') is None else _rate(torch.as_tensor(got['lr']), file)
-    return Raw(x, y, lr, 'pixels' if x.dtype == torch.uint8 else 'normalised', got.get('classes'),
-               said=said)
+    lr = None if got.get('lr') is None else _rate(got['lr'], file)
+    return Raw(x, y, lr, 'pixels' if x.dtype == torch.uint8 else 'normalised',
+               _names(got.get('classes'), file), said=said)
 
 # %% ../nbs/20_exchange.ipynb #c8a750ce
+_OF_D3 = _has('syn_img', 'vae_state_dict')
+
 def _is_d3(found):
-    for n in found.names:
-        if n.endswith(('.pt', '.pth')) and isinstance(g := found.pt(n), dict) and {
-                'syn_img', 'vae_state_dict'} <= set(g):
-            return f'{n} has syn_img and vae_state_dict'
-    return ''
+    return ''.join(f'{n} has syn_img and vae_state_dict' for n in found.holding(_OF_D3)[:1])
 
 @form('d3', "D3's successor: syn_img and vae_state_dict", sees=_is_d3)
 def _d3(found, o):
-    name = next((n for n in found.names if n.endswith(('.pt', '.pth'))), '')
+    name = _the(found, _OF_D3, 'a dictionary with syn_img and vae_state_dict')
     got, file = found.pt(name), found.folder/name
-    if not isinstance(got, dict) or not {'syn_img', 'vae_state_dict'} <= set(got):
-        raise ValueError(f'{file}: syn_img and vae_state_dict are asked for; this is {_what(got)}')
     x, c = got['syn_img'], got.get('channel')
     if not isinstance(x, Tensor) or x.ndim != 4 or c and x.shape[1] != c:
         raise ValueError(f'{file}: syn_img is {_what(x)}, and the decoder that would make images '
@@ -717,8 +779,39 @@ def _decoded(cell, where):
     "One picture of a cell: bytes, or a record with bytes."
     from PIL import Image
     data = cell.get('bytes') if isinstance(cell, dict) else cell
+    if not isinstance(data, bytes): raise ValueError(f'{where}: not a picture, but {_what(data)}')
     try: return np.array(as_picture(Image.open(io.BytesIO(data)), None, 'white'))
-    except Exception as e: raise ValueError(f'{where}: not a picture ({e})') from None
+    except Exception as e:
+        raise ValueError(f'{where}: not a picture ({str(e).split(" <")[0]})') from None
+
+# %% ../nbs/20_exchange.ipynb #8b867b19
+def _row_labels(values, found):
+    "Class numbers [n] of a column; class names where it holds names; what is assumed."
+    where = found.path
+    for i, v in enumerate(values):
+        if v is None: raise ValueError(f'{where}: row {i} has no label')
+        if not isinstance(v, (bool, int, float, str)) or isinstance(v, str) != isinstance(
+                values[0], str):
+            raise ValueError(f'{where}: row {i}: {str(v)[:40]!r} is no label; they are class '
+                             'numbers, or all of them names')
+    if not isinstance(values[0], str):
+        try: return torch.tensor(values), None, []
+        except (RuntimeError, OverflowError):
+            raise ValueError(f'{where}: labels run to {max(values)}') from None
+    names, why = class_order(sorted(set(values)), classes=found.classes)
+    place = _numbers_of(names) if why == _BY_NUMBER else range(len(names))
+    y = torch.tensor([dict(zip(names, place))[v] for v in values])
+    return y, None if why == _BY_NUMBER else names, [f'classes in the order of {why}']
+
+def _stacked(xs, where):
+    "Pictures of rows as bytes [n, c, s, s]."
+    if len(shapes := {x.shape for x in xs}) != 1:
+        raise ValueError(f'{where}: pictures of {len(shapes)} sizes')
+    x = torch.from_numpy(np.stack(xs))
+    x = x.permute(0, 3, 1, 2) if x.ndim == 4 else x[:, None]
+    if x.shape[2] != x.shape[3]:
+        raise ValueError(f'{where}: pictures are squares; these are {x.shape[3]} x {x.shape[2]}')
+    return x.contiguous()
 
 # %% ../nbs/20_exchange.ipynb #a7c7168a
 @form('parquet', 'the hub: columns image and class_id', sees=_is_parquet, protocol='dsa', lr=.01)
@@ -735,13 +828,11 @@ def _parquet(found, o):
                              f'are {", ".join(table.column_names)}')
         found.got[n], classes = True, classes or _hub_names(table, label)
         rows += zip(table['image'].to_pylist(), table[label].to_pylist())
-    xs = [_decoded(v, f'{found.path}: row {i}') for i, (v, _) in enumerate(rows)]
-    if len({x.shape for x in xs}) != 1:
-        raise ValueError(f'{found.path}: pictures of {len({x.shape for x in xs})} sizes')
-    x = torch.from_numpy(np.stack(xs))
-    x = x.permute(0, 3, 1, 2) if x.ndim == 4 else x[:, None]
-    y = torch.tensor([y for _, y in rows])
-    return Raw(x.contiguous(), y, space='pixels', classes=classes)
+    if not rows: raise ValueError(f'{found.path}: no row in it')
+    x = _stacked([_decoded(v, f'{found.path}: row {i}') for i, (v, _) in enumerate(rows)],
+                 found.path)
+    y, names, said = _row_labels([y for _, y in rows], found)
+    return Raw(x, y, space='pixels', classes=names or classes, said=said)
 
 # %% ../nbs/20_exchange.ipynb #88e72789
 def recognise(
@@ -754,7 +845,9 @@ def recognise(
         try: why = f.sees(found) if f.sees else ''
         except ValueError as e: first, why = first or e, ''
         if why: return f.name, why
-    if first: raise first
+    bad = next((found.bad[n] for n in found.bad if n.endswith(('.pt', '.pth', '.npz', '.npy'))),
+               None)
+    if first or bad: raise first or bad
     other = what_file(found.path).split(', not a safe')[0] if found.path.is_file() else ''
     there = other or ', '.join((found.names + [f'{d}/' for d in found.dirs])[:4]) or 'nothing'
     raise ValueError(f'{found.path}: no form is recognised (there is {there}); name it: '
@@ -786,6 +879,7 @@ def read_form(
     found = path if isinstance(path, Found) else Found(path)
     found.classes = classes
     name, why = recognise(found) if name == 'auto' else (name, 'named')
+    found.got = {} # what a look has read is not what the set is made of
     f = check_form(name)
     if f.read is None: raise ValueError(f'{name} can be written and not read; see forms()')
     _acts(f, o)
@@ -867,16 +961,28 @@ def _classes_of(c):
     y, names = c.raw.y, c.raw.classes or c.card.get('init', {}).get('classes')
     n = c.o.n_classes or (len(names) if names else None)
     if n is None and y is None: c.ask('no labels; give n_classes= (--n_classes) or the real set')
-    if n is None:
-        n = y.shape[1] if y.ndim == 2 else int(y.long().max()) + 1
-        if y.ndim == 1: c.assume(f'{n} classes, from the largest label')
+    if n is None: n = y.shape[1] if y.ndim == 2 else _from_labels(c, y)
     return n, list(map(str, names or range(n)))
+
+def _from_labels(c, y):
+    "The number of classes from the largest label."
+    low, high = int(y.long().min()), int(y.long().max())
+    if low < 0 or high >= len(y):
+        c.ask(f'labels of {len(y)} images run from {low} to {high}; if that is right, give '
+              'n_classes= (--n_classes) or the real set')
+    c.assume(f'{high + 1} classes, from the largest label')
+    return high + 1
 
 # %% ../nbs/20_exchange.ipynb #1a5b97dc
 def _by_name(c, y, classes):
     "Labels in the order of the real set, where the file knows its classes by name."
     have = list(map(str, c.raw.classes or c.card.get('init', {}).get('classes') or ()))
-    if c.real is None or have == classes or not set(have) & set(classes): return y
+    if c.real is None or have == classes: return y
+    if not set(have) & set(classes):
+        if _numbers_of(have) is None and have:
+            c.assume(f'class names of the file ({", ".join(have[:3])}, ...) are none of the real '
+                     "set's, so labels were taken by number")
+        return y
     try: to = torch.tensor(class_places(have, classes, 'the file', 'the real set'))
     except ValueError as e: c.ask(e)
     return to[y] if y.ndim == 1 else y[:, to.argsort()]
@@ -890,8 +996,11 @@ def _labels_for(c, n_classes):
                   'classes')
         c.assume(f'labels: class by class, {len(x)//n_classes} of each')
         y = torch.arange(n_classes).repeat_interleave(len(x)//n_classes)
-    try: return check_labels(y, len(x), n_classes)
+    try: y = check_labels(y, len(x), n_classes)
     except ValueError as e: c.ask(e)
+    bare = n_classes - len(y.unique()) if y.ndim == 1 else 0
+    if bare: c.assume(f'{bare} of {n_classes} classes have no image')
+    return y
 
 # %% ../nbs/20_exchange.ipynb #aac8b048
 _BY_SHAPE = {((3, 32, 32), 10): 'cifar10', ((3, 32, 32), 100): 'cifar100',
@@ -1024,11 +1133,23 @@ def _told(d, where, quiet):
     for text in d.info['assumed']: print(f'  assumed: {text}')
     return d
 
+def check_real(real):
+    "ValueError for what is no set of real images, such as both that `load` returns."
+    if not all(hasattr(real, k) for k in ('shape', 'n_classes', 'classes', 'norm')):
+        raise ValueError(f'real= is {_what(real)}; give the training set alone: load(...) returns '
+                         'it and the test set')
+
+def check_count(name, n):
+    "ValueError for a number that is none, or below 1; None is all."
+    if n is not None and (type(n) is not int or n < 1):
+        raise ValueError(f'{name} is {n!r}; it must be a whole number, 1 or more')
+
 def _options(how, real):
     "What was said about the files."
     known_settings(ImportOptions, how, 'an import')
     o = ImportOptions(**how)
     if real is None: return o
+    check_real(real)
     if idle := [k for k in ('stats', 'of', 'n_classes') if getattr(o, k)]:
         raise ValueError(f'{", ".join(idle)} says nothing beside the real set, whose norm, name '
                          'and classes are taken; leave it out')
@@ -1044,7 +1165,9 @@ def _ours(path):
 def _called(there, path):
     "An error names what was given, and not the folder that an archive was unpacked into."
     try: yield
-    except ValueError as e: raise ValueError(str(e).replace(str(there), str(path))) from None
+    except ValueError as e:
+        if there == Path(path).expanduser(): raise
+        raise ValueError(str(e).replace(str(there), str(path))) from None
 
 @steady
 def import_set(
@@ -1057,6 +1180,8 @@ def import_set(
 )->Distilled:
     "A distilled set of another program; ValueError in one line for what is wrong or not said."
     if form != 'auto': check_form(form)
+    if not (isinstance(path, (str, os.PathLike)) and str(path)):
+        raise ValueError(f'path is {path!r}; it is that of a file, a folder or an archive')
     o = _options(how, real)
     if _ours(path):
         if how or real is not None or form != 'auto':
@@ -1074,6 +1199,9 @@ class Sheet:
     def __init__(self, d):
         self.d, self.lost = d, []
         x, y = d.dataset().tensors
+        if not x.isfinite().all():
+            raise ValueError('images hold values that are not finite (NaN or infinite); nobody '
+                             'could learn from them')
         hard = y if y.ndim == 1 else y.argmax(1)
         order = hard.argsort(stable=True)
         self.x, self.y, self.hard = x[order].contiguous(), y[order].contiguous(), hard[order]
@@ -1121,13 +1249,13 @@ def _to_dc(s, out):
     torch.save(dict(data=[[s.x, s.numbers()]], accs_all_exps={}), out/name)
 
 # %% ../nbs/20_exchange.ipynb #b5b788c8
-@writes('npz', loses='norm, class names', single=True)
+@writes('npz', loses='norm, class names', single='.npz')
 def _to_npz(s, out):
     arrays = dict(images=s.x.permute(0, 2, 3, 1), labels=s.y, lr=s.lr)
     with open(out, 'wb') as f:
         np.savez(f, **{k: v.contiguous().numpy() for k, v in arrays.items()})
 
-@writes('torch', loses='norm', single=True)
+@writes('torch', loses='norm', single='.pt')
 def _to_torch(s, out):
     torch.save(dict(images=s.x, labels=s.y, lr=s.lr, classes=list(map(str, s.d.classes))), out)
 
@@ -1143,13 +1271,16 @@ def _png(x):
 @writes('folder', loses='precision (8 bits), rate, soft labels, class names')
 def _to_folder(s, out):
     y, x, seen = s.numbers(), s.bytes(), {}
+    if 0 in s.counts():
+        raise ValueError(f'class {s.counts().index(0)} has no image, and a folder without '
+                         'pictures is no class')
     for c in range(s.d.n_classes): (out/f'{c:05d}').mkdir()
     for i, c in enumerate(y.tolist()):
         seen[c] = seen.get(c, -1) + 1
         (out/f'{c:05d}'/f'{seen[c]:05d}.png').write_bytes(_png(x[i]))
 
 # %% ../nbs/20_exchange.ipynb #40f264fd
-@writes('parquet', loses='precision (8 bits), rate, soft labels', single=True)
+@writes('parquet', loses='precision (8 bits), rate, soft labels', single='.parquet')
 def _to_parquet(s, out):
     arrow, y, x = _arrow(), s.numbers().tolist(), s.bytes()
     rows = [dict(bytes=_png(v), path=f'{c:05d}_{i:05d}.png') for i, (v, c) in enumerate(zip(x, y))]
@@ -1199,18 +1330,30 @@ def in_place(
     single=False, # a file?
 ): # where to write meanwhile
     "A place beside the final one, to which all of it moves when the block ends well."
-    if path.exists(): raise ValueError(f'{path}: is there already; give another place')
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _free(path)
     tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
-        tmp.mkdir()
-        if not single: (tmp/path.name).mkdir()
+        (tmp if single else tmp/path.name).mkdir(parents=True)
         yield tmp/path.name
-        parts = [p for p in tmp.iterdir() if p.name != path.name]
-        for p in [*parts, tmp/path.name]: os.replace(p, path.with_name(p.name))
+        parts = [p for p in tmp.iterdir() if p.name != path.name] + [tmp/path.name]
+        for p in parts: _free(path.with_name(p.name))
+        for p in parts: os.replace(p, path.with_name(p.name))
+    except OSError as e:
+        raise OSError(e.errno, f'could not write {path}: {e.strerror or e}') from None
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
+def _free(path):
+    "ValueError for a place that is taken, also by a link that leads nowhere."
+    if os.path.lexists(path): raise ValueError(f'{path}: is there already; give another place')
+
 # %% ../nbs/20_exchange.ipynb #d03bb883
+def _artefact(d):
+    "A `Distilled`; the one at a path."
+    if isinstance(d, (str, os.PathLike)): return Distilled.load(d)
+    if isinstance(d, Distilled): return d
+    raise ValueError(f'{type(d).__name__} is no distilled set and no path of one (of images with '
+                     'stored labels export the images, and the labels by export_labels)')
+
 def export_set(
     d, # a `Distilled`, or the path of an artefact
     path, # the folder to make, or the file for npz, torch and parquet
@@ -1222,7 +1365,10 @@ def export_set(
     if f.write is None:
         can = ', '.join(n for n, g in FORMS.items() if g.write)
         raise ValueError(f'{form} can be read and not written; written are {can}')
-    s = Sheet(d if isinstance(d, Distilled) else Distilled.load(d))
+    if f.single and not path.name.endswith(f.single):
+        raise ValueError(f'{path}: the name of such a file ends in {f.single}; other programs, '
+                         'and this one, look for that')
+    s = Sheet(_artefact(d))
     with in_place(path, f.single) as place:
         f.write(s, place)
         _write_card(s, f, place)
