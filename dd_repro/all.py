@@ -37,6 +37,8 @@ from .datm import *
 from .match import *
 from .bptt import *
 from .fred import *
+from .ftd import *
+from .idc import *
 from .coreset import *
 from .mmd import *
 from .priors import *

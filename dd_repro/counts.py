@@ -76,7 +76,9 @@ def n_images(
     r:Recipe # a recipe
 )->int: # in the distilled set as its students see it; of the training set for `full`
     "How many images students pass over in an epoch."
-    return r.n_real if r.method == 'full' else r.classes*int(r.get('lpc') or r.budget or 1)
+    if r.method == 'full': return r.n_real
+    tiles = r.get('factor', 1)**2 if r.method == 'IDC' else 1
+    return r.classes*int(r.get('lpc') or r.budget or 1)*tiles
 
 def passes(
     r:Recipe # a recipe
@@ -89,7 +91,8 @@ def passes(
     seen = r.n_real*(of('layers') != 'bn') + n*bool(of('isu')) # for statistics, and for folding
     for methods, stage, kind, images in (
         ('MTT D3 LatentMTT', 'experts', 'train', of('expert_n')*epochs*r.n_real),
-        ('MTT D3 LatentMTT', 'distill', 'unroll',
+        ('FTD', 'experts', 'train', 2*of('expert_n')*epochs*r.n_real),
+        ('MTT FTD D3 LatentMTT', 'distill', 'unroll',
          it*of('syn_steps', 1)*min(n, of('batch_syn') or n)),
         ('D3', 'distill', 'train', it*c*2*of('mmd_samples', 30)),
         ('DD LD', 'distill', 'unroll',
@@ -97,6 +100,8 @@ def passes(
         ('DD LD', 'distill', 'train', it*c*of('batch_real', 100)),
         ('DC DSA LatentDC', 'distill', 'train', outer*(c*256 + of('inner', 1)*n)),
         ('DC DSA LatentDC', 'distill', 'unroll', outer*n),
+        ('IDC', 'distill', 'train', outer*of('batch_real')*(c + of('inner'))),
+        ('IDC', 'distill', 'unroll', outer*n),
         ('DM LatentDM', 'distill', 'forward', it*c*256), ('DM LatentDM', 'distill', 'train', it*n),
         ('D3S SRe2L CDA', 'teachers', 'train', taught*r.n_real),
         ('D3S SRe2L CDA', 'distill', 'synthesis', n*it),

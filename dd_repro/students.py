@@ -163,7 +163,7 @@ PROTOCOLS = {p.name: p for p in (
     Protocol('dsa', 'paper', epochs=1001, lr=0.01),
     Protocol('full', 'decided', epochs=60, batch=128, lr=0.05, schedule='onecycle'))}
 
-PROTOCOL_ROOMS = tuple(f'dd_repro.{m}' for m in 'soft priors labels latent'.split())
+PROTOCOL_ROOMS = tuple(f'dd_repro.{m}' for m in 'soft idc priors labels latent'.split())
 
 def as_protocol(
     protocol # a key of `PROTOCOLS`, or a Protocol
@@ -426,8 +426,9 @@ def _run(team, data, p, lr, rngs, device, hook):
     "Train a team for all epochs."
     _check_view(p, data)
     team.lay(True)
+    take = p.around(_gradients) if hasattr(p, 'around') else _gradients
     quick = (importlib.import_module(CAPTURED).captured_epochs(team, data, p, lr, rngs)
-             if team.params[0].is_cuda else None)
+             if team.params[0].is_cuda and take is _gradients else None)
     opt = _optimiser(p, team.params, lr)
     steps = math.ceil(len(data)/p.batch) if hasattr(data, '__len__') else 1
     part = (max(1, part_of(getattr(team.nets[0], 'arch', None), p.batch*team.k)//team.k)
@@ -436,7 +437,7 @@ def _run(team, data, p, lr, rngs, device, hook):
         if quick: quick.epoch(e)
         for i, (x, y) in enumerate(() if quick else _draws(p, data, e, rngs, device)):
             opt.param_groups[0]['lr'] = lr*lr_factor(p, e, min(i/steps, 1.))
-            _gradients(team, x, y, p, part)
+            take(team, x, y, p, part)
             opt.step()
             opt.zero_grad()
         if p.schedule == 'step' and not p.drop_every and e == p.drop_after:
