@@ -165,7 +165,7 @@ PROTOCOLS = {p.name: p for p in (
     Protocol('dsa', 'paper', epochs=1001, lr=0.01),
     Protocol('full', 'decided', epochs=60, batch=128, lr=0.05, schedule='onecycle'))}
 
-PROTOCOL_ROOMS = tuple(f'dd_repro.{m}' for m in 'soft priors labels latent'.split())
+PROTOCOL_ROOMS = tuple(f'dd_repro.{m}' for m in 'soft idc priors labels latent'.split())
 
 def as_protocol(
     protocol # a key of `PROTOCOLS`, or a Protocol
@@ -441,8 +441,9 @@ def _run(team, data, p, lr, rngs, device, hook):
     _check_view(p, data)
     split = getattr(data, 'by_parts', False) # does each rank see its part of every batch?
     team.lay(True)
+    take = p.around(_gradients) if hasattr(p, 'around') else _gradients
     quick = (importlib.import_module(CAPTURED).captured_epochs(team, data, p, lr, rngs)
-             if team.params[0].is_cuda and not split else None)
+             if team.params[0].is_cuda and not split and take is _gradients else None)
     if split: team.over_ranks()
     opt = _optimiser(p, team.params, lr)
     steps = math.ceil(len(data)/p.batch) if hasattr(data, '__len__') else 1
@@ -452,7 +453,7 @@ def _run(team, data, p, lr, rngs, device, hook):
         if quick: quick.epoch(e)
         for i, (x, y) in enumerate(() if quick else _draws(p, data, e, rngs, device)):
             opt.param_groups[0]['lr'] = lr*lr_factor(p, e, min(i/steps, 1.))
-            _gradients(team, x, y, p, part, data.weight if split else 1)
+            take(team, x, y, p, part, data.weight if split else 1)
             opt.step()
             opt.zero_grad()
         if p.schedule == 'step' and not p.drop_every and e == p.drop_after:
