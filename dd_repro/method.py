@@ -16,6 +16,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from .core import *
 from .cost import *
+from .parallel import *
 from .fields import *
 
 # %% ../nbs/09_method.ipynb #bed3e703
@@ -190,6 +191,7 @@ METHODS = Methods()
 class Method(Checked):
     "A way to make a distilled set. Subclasses are frozen dataclasses and define `start`."
     name, needs, offers, stated, idle = '', (), (), (), {}
+    shared = True # can several ranks work on it?
     def __init_subclass__(cls, name='', **kw):
         super().__init_subclass__(**kw)
         if name:
@@ -239,9 +241,11 @@ def distill(self:Method, task, out, run):
 def save(self:Method, d, run, task, out):
     "Complete the card and write the file."
     its, seconds = (run.it//self.updates, round(run.seconds, 1)) if run else (0, 0.)
+    device = device_name(task.device) + of_ranks()
     d.info.update(settings=self.said(task, d), iterations=its, seed=task.seed, seconds=seconds,
-                  device=device_name(task.device))
-    self.finish(d).save(out/'distilled.safetensors')
+                  device=device)
+    made = self.finish(d)
+    from_one(lambda: made.save(out/'distilled.safetensors') and None)
     return d
 
 # %% ../nbs/09_method.ipynb #207e67de
@@ -254,6 +258,7 @@ class Iterative(Method):
     "A method that learns a set by the house's loop. Subclasses define `phases` and `opts`, too."
     iterations: int = setting(1000, 'outer steps', least=1, smoke=1)
     updates, offers = 1, LOOP
+    shared = False # one that splits its steps says so
     def phases(self, d, task, run): raise NotImplementedError
     def opts(self, d)->dict: raise NotImplementedError
     def distill(self, task, out, run):
@@ -298,6 +303,15 @@ def _without(method):
     loop = () if isinstance(method, Iterative) else ('minutes', 'eval_every', 'callbacks', 'sched')
     return [w for w in ('keep', 'compiled', 'jobs', *loop) if w not in method.offers]
 
+def _one_for_all(method, task):
+    "ValueError where several ranks would not work on one and the same thing."
+    if n_ranks() == 1: return
+    if not method.shared:
+        raise ValueError(f'{method.name} on {n_ranks()} ranks: its steps follow one another and '
+                         'cannot be shared out; start it without torchrun')
+    keys = {k: getattr(getattr(task, k), 'key', None) for k in ('real', 'experts', 'teachers')}
+    agree(settings=[method.name, method.settings(), task.seed], **keys)
+
 def learn(
     task:Task, # data, network, and what the method needs
     method, # a `Method`, or a name in `METHODS` for its defaults
@@ -313,6 +327,7 @@ def learn(
     for word in _without(method):
         if getattr(run, word) and getattr(run, word) != getattr(RunOptions, word):
             raise ValueError(f'{word} has no meaning for {method.name}')
+    _one_for_all(method, task)
     if run.eval_every and task.test is None:
         raise ValueError('eval_every looks at a test set, and the task has none; give test=')
     with plain_torch():

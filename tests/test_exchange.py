@@ -115,7 +115,7 @@ def test_a_set_in_five_parts(tmp_path, x, y, real, labels, sep):
     refused('there is a gap between them', import_set, tmp_path, 'mtt', real, lr=.1)
 
 def test_parts_of_unlike_size(tmp_path, x, y, real):
-    save(tmp_path, images_best_0=x, images_best_1=x[..., :4], labels_best_0=y, labels_best_1=y)
+    save(tmp_path, images_best_0=x, images_best_1=x[..., :4, :4], labels_best_0=y, labels_best_1=y)
     refused('parts of unlike size', import_set, tmp_path, 'mtt', real, lr=.1)
 
 def test_soft_labels_in_mtt_are_named(tmp_path, x, y, real):
@@ -535,12 +535,13 @@ def test_an_export_is_whole_or_not_there(tmp_path, x, y, real, k, monkeypatch):
     if k == 'parquet': pytest.importorskip('pyarrow')
     d = pixels(real, x, torch.eye(C)[y] if k == 'datm' else y)
     monkeypatch.setattr(exchange, '_write_card', lambda *a: (_ for _ in ()).throw(OSError(28, 'No space left')))
-    with pytest.raises(OSError): export_set(d, tmp_path/'a', k)
+    to = tmp_path/f'a{ending(k)}'
+    with pytest.raises(OSError, match='could not write .*No space left'): export_set(d, to, k)
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
-    (tmp_path/'a').write_text('mine', encoding='utf-8')
-    refused('is there already', export_set, d, tmp_path/'a', k)
-    assert (tmp_path/'a').read_text(encoding='utf-8') == 'mine'
+    to.write_text('mine', encoding='utf-8')
+    refused('is there already', export_set, d, to, k)
+    assert to.read_text(encoding='utf-8') == 'mine' and list(tmp_path.iterdir()) == [to]
 
 def test_forms_that_are_only_read(tmp_path): refused('can be read and not written', export_set, Distilled.example(), tmp_path/'a', 'kip')
 

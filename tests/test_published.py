@@ -125,7 +125,7 @@ def test_broken_content(tmp_path, k, name, says, content):
     write(tmp_path/k, content)
     assert str(tmp_path/k) in refused(says, read_layout, tmp_path/k, k)
 
-@pytest.mark.parametrize('rate, says', [(torch.tensor([.1, .2]), 'one number'), (.1, 'one number'), (torch.tensor(-.1), 'above 0'), (torch.tensor(float('nan')), 'above 0')])
+@pytest.mark.parametrize('rate, says', [(torch.tensor([.1, .2]), 'one number'), ('.1', 'one number'), (torch.tensor(True), 'one number'), (-.1, 'above 0'), (torch.tensor(-.1), 'above 0'), (torch.tensor(float('nan')), 'above 0')])
 def test_a_rate_is_a_positive_number(sets, rate, says):
     write(sets/'datm', dict(lr=rate))
     refused(says, read_layout, sets/'datm', 'datm')
