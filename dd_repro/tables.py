@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SHOWN', 'COLUMNS', 'ACROSS_MAX', 'GRID_KINDS', 'results_dir', 'Runs', 'measured', 'differs', 'distance', 'record_id',
            'compare', 'shade', 'aligned', 'table', 'Grid', 'grid', 'grid_text', 'grid_md', 'grid_html', 'points',
-           'study', 'others', 'todo', 'smoke_cases', 'coverage', 'coverage_told', 'human_time', 'plan_errors',
-           'told_errors', 'show_settings', 'dd_table']
+           'study', 'others', 'others_told', 'todo', 'smoke_cases', 'coverage', 'coverage_told', 'human_time',
+           'plan_errors', 'told_errors', 'show_settings', 'dd_table']
 
 # %% ../nbs/21_tables.ipynb #0033787a
-import html, math, re, shutil, warnings
+import html, math, re, shutil, textwrap, warnings
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -622,6 +622,20 @@ def others(
     df = df.sort_values('date', kind='stable').reset_index(drop=True)
     return df.assign(ours=[*map(_text, df['mean'], df['std'], df.n)])[
         'row method net metric ours unit protocol seconds device deviations'.split()]
+
+# %% ../nbs/21_tables.ipynb #49f66b5a
+def others_told(
+    paper:str, # mtt, d3, d3s or latentdd
+    runs=None, # measured rows; read when None
+    wide=110, # characters of a line
+)->str:
+    "`others` as text: each text of deviations once, the rows that it belongs to below it."
+    df, out = others(paper, runs), []
+    for said, g in df.groupby('deviations', sort=False):
+        told = lambda r: f'{r.ours} {r.unit}' if r.unit == '%' else r.ours
+        rows = [(f'  {r.row}', r.method, r.net, r.metric, told(r)) for r in g.itertuples()]
+        out += [textwrap.fill(said or 'nothing differs', wide), aligned(rows), '']
+    return '\n'.join(out[:-1])
 
 # %% ../nbs/21_tables.ipynb #197bd6bf
 def _cells_at(runs, kinds): return {m.cell for m in runs if m.protocol in kinds}
