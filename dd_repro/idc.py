@@ -193,7 +193,7 @@ class InFormations:
     def opts(self, d):
         return dict(frames=partial(SGD, lr=self.rate, momentum=self.momentum))
 
-# %% ../nbs/12_idc.ipynb #41be4327
+# %% ../nbs/12_idc.ipynb #1e3e7bb4
 @dataclass(frozen=True)
 class IDCMethod(InFormations, Iterative, name='idc'):
     "Gradient matching on frames of small images, beside networks that learn from real ones: IDC."
@@ -203,7 +203,7 @@ class IDCMethod(InFormations, Iterative, name='idc'):
     outer: int = setting(100, 'updates of the frames per network', least=1, smoke=2)
     inner: int = setting(32, 'batches of the network between two of them', least=1, smoke=1)
     batch_real: int = setting(64, 'real images of a class a match, at most', least=1, smoke=4)
-    batch_syn: int = setting(128, 'synthetic images of a class a match, at most', least=1)
+    batch_syn_max: int = setting(128, 'synthetic images of a class a match, at most', least=1)
     loss: str = setting('mse', 'distance of two gradients', among=MATCH_LOSSES)
     net_lr: float = setting(.01, 'rate of the network', above=0)
     net_momentum: float = setting(.9, 'of the network', least=0, most=1)
@@ -227,9 +227,9 @@ class IDCMethod(InFormations, Iterative, name='idc'):
         return super().said(task, d) | seen
     def resolved(self, d): return dict(lr_img=self.rate)
     def phases(self, d, task, run):
-        names = 'outer inner batch_real loss net_lr batch_syn net_momentum net_wd mix_p'.split()
-        own = {n: getattr(self, n) for n in names}
-        how = RealMatching(batch_train=self.batch_real, **own)
+        names = 'outer inner batch_real loss net_lr net_momentum net_wd mix_p'.split()
+        own = {n: getattr(self, n) for n in names} | dict(batch_train=self.batch_real)
+        how = RealMatching(batch_syn=self.batch_syn_max, **own)
         return IDC(task.real, task.net_fn or task.net, how, self.siamese(task), task.seed)
 
 # %% ../nbs/12_idc.ipynb #d72fd83b

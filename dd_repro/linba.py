@@ -81,7 +81,7 @@ def at_random(cls:LinearBases, real, ipc, K, r=2, seed=0, **kw):
                aug=default_aug(real))
     return cls(bases, addresses, y, C, s, **own | kw).to(real.device)
 
-# %% ../nbs/13_linba.ipynb #4cead96d
+# %% ../nbs/13_linba.ipynb #e447e4e4
 @dataclass(frozen=True)
 class LinBaMethod(Iterative, name='linba'):
     "Bases that all classes share, mixed by addresses, learned through a student's steps: LinBa."
@@ -93,7 +93,7 @@ class LinBaMethod(Iterative, name='linba'):
     syn_steps: int = setting(150, 'N, most student steps', least=1, smoke=2)
     window: int = setting(None, 'W, last steps that the gradient passes (default: all)',
                           least=1, smoke=1)
-    batch_syn: int = setting(320, 'b, images a student step, at most', least=1)
+    batch_syn: int = setting(None, 'b, images a student step (default: all)', least=1)
     batch_real: int = setting(100, 'real images of a class a step, at most', least=1, smoke=2)
     lr_bases: float = setting(.1, 'step of the bases', above=0)
     lr_addresses: float = setting(.1, 'step of the addresses', above=0)
