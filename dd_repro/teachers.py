@@ -85,7 +85,7 @@ class TeacherViews:
     @property
     def by_parts(self): return n_ranks() > 1 # does each rank see its part of every batch?
     def parts(self, real, how, bs, rng):
-        "This rank's part of every batch, drawn as for all of it; `weight` is its share, times ranks."
+        "This rank's part of every batch, drawn as for all of it; `weight` is its share."
         whole = [n for n in _sizes(len(real), bs) if n >= 2*n_ranks()]
         mine = lambda rows: [i[my_slice(len(i))] for i in rows if len(i) >= 2*n_ranks()]
         for (x, y), n in zip(real.batches(bs, rng, mine), whole):
