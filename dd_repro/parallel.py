@@ -7,7 +7,7 @@ __all__ = ['WAIT', 'n_ranks', 'my_rank', 'leads', 'of_ranks', 'my_share', 'split
            'add_grads', 'gathered', 'from_one', 'together', 'alike', 'in_turn', 'one_holds', 'code_hash', 'agree',
            'started', 'rank_device', 'first_to_say', 'hushed', 'one_complains', 'joined']
 
-# %% ../nbs/00_ranks.ipynb #9e14d87b
+# %% ../nbs/00_ranks.ipynb #1e6be2ea
 import hashlib, os, sys, time
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from datetime import timedelta
@@ -15,7 +15,7 @@ from functools import cache
 
 from .core import *
 
-# %% ../nbs/00_ranks.ipynb #1e71d8eb
+# %% ../nbs/00_ranks.ipynb #739f8ede
 _world = dict(rank=0, size=1)
 
 def n_ranks()->int:
@@ -34,7 +34,7 @@ def of_ranks()->str: # '' where there is one
     "How many ranks there are, as rows and cards name it behind the device."
     return f', {n_ranks()} ranks' if n_ranks() > 1 else ''
 
-# %% ../nbs/00_ranks.ipynb #918fff28
+# %% ../nbs/00_ranks.ipynb #8c8d97a5
 def my_share(
     items, # a list, the same on all ranks
     rank=None, # whose; this one's when None
@@ -61,7 +61,7 @@ def my_slice(
     at = sum(sizes[:my_rank()])
     return slice(at, at + sizes[my_rank()])
 
-# %% ../nbs/00_ranks.ipynb #022ef3c3
+# %% ../nbs/00_ranks.ipynb #bbb5954e
 @cache
 def _total():
     "The sum as a function that autograd knows; PyTorch is imported when it is first used."
@@ -94,7 +94,7 @@ def total_of(
     row = total(torch.cat([t.reshape(-1) for t in ts]))
     return [s.view(t.shape) for s, t in zip(row.split([t.numel() for t in ts]), ts)]
 
-# %% ../nbs/00_ranks.ipynb #a5255516
+# %% ../nbs/00_ranks.ipynb #9e0cbdd4
 def add_grads(
     d, # a module whose parameters all ranks hold; those without a gradient are left alone
 ):
@@ -104,7 +104,7 @@ def add_grads(
     for p in d.parameters():
         if p.grad is not None: dist.all_reduce(p.grad)
 
-# %% ../nbs/00_ranks.ipynb #5f05a5e0
+# %% ../nbs/00_ranks.ipynb #43147851
 def gathered(
     value # anything that can be pickled
 )->list: # one of each rank, in order
@@ -147,7 +147,7 @@ def together():
         found = next(filter(None, gathered(own and _sent(own))), None)
         if own or found: raise own or found
 
-# %% ../nbs/00_ranks.ipynb #b46e6ac0
+# %% ../nbs/00_ranks.ipynb #9e7276c6
 def alike(
     tensors # of this rank, the same shapes on all
 ):
@@ -187,7 +187,7 @@ def one_holds(
     with lock(*given) if leads() else nullcontext():
         with together(): yield
 
-# %% ../nbs/00_ranks.ipynb #d972d771
+# %% ../nbs/00_ranks.ipynb #641f88c1
 @cache
 def code_hash()->str: # 12 hex digits
     "A hash of the source of this package."
@@ -207,7 +207,7 @@ def agree(
                 raise ValueError(f'rank {r} has other {k} than rank 0 ({text}; rank 0: '
                                  f'{seen[0][k][1]}); all ranks need the same')
 
-# %% ../nbs/00_ranks.ipynb #ac02347a
+# %% ../nbs/00_ranks.ipynb #ee24b658
 _BY_TORCHRUN = 'RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT'.split()
 WAIT = timedelta(days=7) # for the slowest rank; that one has died is torchrun's to see
 
@@ -233,7 +233,7 @@ def rank_device(
     torch.cuda.set_device(mine)
     return f'cuda:{mine}'
 
-# %% ../nbs/00_ranks.ipynb #600b1b9a
+# %% ../nbs/00_ranks.ipynb #765e2537
 def _see_one_folder():
     "ValueError on all ranks unless they share `DD_HOME`; ranks of one machine are not asked."
     if all(gathered(os.environ['LOCAL_WORLD_SIZE'] == os.environ['WORLD_SIZE'])): return
@@ -258,7 +258,7 @@ def first_to_say(
     try: return _world['store'].add(f'said {settings_hash(text)}', 1) == 1
     except RuntimeError: return True # the store has gone, too
 
-# %% ../nbs/00_ranks.ipynb #a9a96c55
+# %% ../nbs/00_ranks.ipynb #dcfb1603
 @contextmanager
 def hushed():
     "What is printed goes nowhere while the block runs."
@@ -277,7 +277,7 @@ def one_complains():
         try: yield
         except (ValueError, OSError): sys.exit(2)
 
-# %% ../nbs/00_ranks.ipynb #6a0dce46
+# %% ../nbs/00_ranks.ipynb #2d9101bb
 @contextmanager
 def joined(
     device='', # cpu or cuda; what there is when ''

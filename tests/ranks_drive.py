@@ -29,7 +29,7 @@ from dd_repro.parallel import (add_grads, agree, alike, from_one, gathered, in_t
                                together, total, total_of)
 from dd_repro.records import read_rows
 from dd_repro.sets import ImageStream, ImageTensors
-from dd_repro.students import as_protocol, evaluate
+from dd_repro.students import as_protocol, by_ranks, evaluate
 from dd_repro.teachers import TeacherProtocol, Teachers, load_teacher, teacher_stats, train_teachers
 from dd_repro.zoo import make_net
 
@@ -246,6 +246,7 @@ def teachers_of_one_batch(top):
     bn = made(top/'bn', 'batch')
     card = load_teacher(top/'bn'/'teacher_000.safetensors')[2]
     assert card['ranks'] == 2 and 'running statistics of rank 0' in card['batch_norm'] and len(set(gathered(bn.hashes[0]))) == 1
+    assert bn.card()[0]['name'].endswith('(2 ranks)') and by_ranks(bn.card()) and 'batch_norm' not in load_teacher(top/'two'/'teacher_000.safetensors')[2]
     assert by_one(lambda: made(top/'bn', 'batch').hashes) == bn.hashes # one process goes on with what two have made
     assert 'leave a rank of 2 less than two' in error_of(lambda: train_teachers(NET, real, top/'x', 1, p.scaled(batch=3), quiet=True))
 
