@@ -358,7 +358,7 @@ def what_cannot_be_shared_is_refused(top):
 if __name__ == '__main__':
     top, only, said = Path(sys.argv[1]), sys.argv[2:], {}
     torch.set_num_threads(1)
-    parallel.WAIT = timedelta(seconds=60) # a check that fails on one rank ends all
+    parallel.WAIT = timedelta(seconds=300) # a check that fails on one rank ends all
     with joined('cpu'):
         for name, f in CHECKS.items():
             if only and name not in only: continue
