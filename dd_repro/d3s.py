@@ -132,11 +132,6 @@ class D3S(Objective):
         self.joint = bool(isu) and n_ranks() > 1 # each rank has a part of the batch
         for k in self.uses: setattr(self, k, getattr(method, k))
     uses = 'kind layers weight alpha first ens crop scale flip jitter jitter_back level'.split()
-    def model(self):
-        "The teacher of this iteration, by number."
-        if self.ens == 'iter':
-            return int(torch.randint(len(self.teachers), (1,), generator=self.rng))
-        return self.b % len(self.teachers) if self.ens else 0
     def seen(self, d):
         "A view of the batch, and its labels."
         x, y = d.sample()
@@ -148,8 +143,8 @@ class D3S(Objective):
     def __call__(self, d):
         m, alpha = self.model(), self.alpha/(self.b + 1) if self.level else self.alpha
         x, y = self.seen(d)
-        known = not self.joint and self._quick and self._quick(x, y, m, alpha, self.isu)
-        known = None if known is False else known
+        quick = None if self.joint else self._quick
+        known = quick and quick(x, y, m, alpha, self.isu)
         return self.called(x, y, m, alpha) if known is None else known
     def after(self, d): self.t += 1
     def state_dict(self): return super().state_dict() | dict(t=self.t)
@@ -158,6 +153,13 @@ class D3S(Objective):
         self.t = s['t']
 
 # %% ../nbs/17_d3s.ipynb #5d7fb6a9
+@patch
+def model(self:D3S):
+    "The teacher of this iteration, by number."
+    if self.ens == 'iter':
+        return int(torch.randint(len(self.teachers), (1,), generator=self.rng))
+    return self.b % len(self.teachers) if self.ens else 0
+
 @patch
 def called(self:D3S, x, y, m, alpha):
     "The loss of a view, layer by layer."
@@ -574,6 +576,7 @@ def new(self:Synthesis):
 @patch(as_prop=True)
 def _isu_file(self:Synthesis): return self.out/'isu.safetensors'
 
+# %% ../nbs/17_d3s.ipynb #e3179237
 @patch
 def keep(self:Synthesis, d, b, pixels, run):
     "A finished batch: to the store, through all teachers, and noted as done."
@@ -660,11 +663,16 @@ def publish(self:Synthesis, d):
     with file_lock(self.final):
         return open_images(self.final) if self.final.is_file() else self._publish(d)
 
+@patch(as_prop=True)
+def where(self:Synthesis):
+    "The device, and how it was used."
+    return device_name(self.real.device) + ', channels last'*self.quick.last + of_ranks()
+
 @patch
 def _publish(self:Synthesis, d):
     self.read_history()
     d.info.update(iterations=self.it, seed=self.seed, seconds=round(self.seconds, 1),
-                  device=device_name(self.real.device) + ', channels last'*self.quick.last + of_ranks(),
+                  device=self.where,
                   losses=[round(h['loss'], 4) for h in self.history][:100])
     d.file.flush()
     with open(self.part, 'rb+') as f:

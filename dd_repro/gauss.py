@@ -199,7 +199,8 @@ def dataset_stats(
              for x, _ in progress(batches, desc='statistics', quiet=quiet))
     for part in in_turn(parts) if shared else parts:
         total = part if total is None else total.merge(part)
-    if total is None and not (shared and my_rank()): raise ValueError('no batch to take statistics from')
+    if total is None and not (shared and my_rank()):
+        raise ValueError('no batch to take statistics from')
     return total
 
 # %% ../nbs/15_gauss.ipynb #9d01f379

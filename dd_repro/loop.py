@@ -345,6 +345,7 @@ def unpack_state(o, tensors):
     if '__d' in o: return {k: unpack_state(v, tensors) for k, v in o['__d']}
     return [unpack_state(v, tensors) for v in o['__l']]
 
+# %% ../nbs/09_loop.ipynb #ed1dd298
 @patch
 def state(self:Run):
     "Everything that the next iteration depends on."

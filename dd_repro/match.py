@@ -78,6 +78,7 @@ def _by_classes(real):
 
 def _mine(c): return c % n_ranks() == my_rank()
 
+# %% ../nbs/11_match.ipynb #70e76d8c
 def _check_classes(d, real):
     "ValueError when a set has other classes than the real data, or the same in another order."
     if d.n_classes != real.n_classes:

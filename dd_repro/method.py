@@ -307,6 +307,7 @@ def _without(method):
     loop = () if isinstance(method, Iterative) else ('minutes', 'eval_every', 'callbacks', 'sched')
     return [w for w in ('keep', 'compiled', 'walks', 'jobs', *loop) if w not in method.offers]
 
+# %% ../nbs/09_method.ipynb #0fc8c0f1
 def _one_for_all(method, task, run):
     "ValueError where several ranks would not work on one and the same thing."
     if n_ranks() == 1: return

@@ -145,6 +145,7 @@ def _nets(r):
     seen = small if r.method == 'full' else whole
     return dict(train=row_net(r, small), eval=row_net(r, seen, 'eval'))
 
+# %% ../nbs/25_plans.ipynb #5a8e3331
 _MADE = ('experts', 'teachers', 'statistics', 'distill', 'looks', 'labels')
 
 def _boxed(seconds, left):
@@ -338,7 +339,8 @@ def counted_plan(
     net, of = _nets(r)['train'](), gmacs(row_net_name(r), r.size, r.classes)
     seconds = {k: 1e3*v/rate for k, v in work(r).items()}
     for *_, n in passes(r).get('statistics', ()): seconds['statistics'] = n*of/rate
-    step = {k: _image_mb(row_net_name(r), r.classes, r.size)*int(r.get(n, 256) or 256) for k, n in _BATCH.items() if k in seconds}
+    image = _image_mb(row_net_name(r), r.classes, r.size)
+    step = {k: image*int(r.get(n, 256) or 256) for k, n in _BATCH.items() if k in seconds}
     memory = max(_part_mb(r, k, mb, ranks) for k, mb in step.items())
     made = on_ranks(r, seconds, ranks, efficiency)
     return Plan(r.row, r.kind, made, memory, _disk(r, n_images(r), net), f'{rate:g}e9 a second',

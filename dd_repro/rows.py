@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from .core import *
 from .cost import *
 from .files import *
+from .parallel import *
 from .records import *
 from .settings import *
 from .fields import *
@@ -66,7 +67,9 @@ def _teacher_row(job):
     t = job.teachers(job.r['eval_n'])
     with job.timed('evaluate'): acc = torch.tensor(t.accuracies(job.test), dtype=torch.float64)
     mean, std = float(acc.mean()), float(acc.std(correction=0))
-    return [job.row('evaluate', net=job.r.eval_net, n=len(acc), mean=mean, std=std, last=mean)]
+    said = by_ranks(t.card())
+    return [job.row('evaluate', net=job.r.eval_net, n=len(acc), mean=mean, std=std, last=mean,
+                    deviations=said)]
 
 # %% ../nbs/25_rows.ipynb #217ed6bc
 def _cost_row(job, stage):
@@ -212,10 +215,10 @@ def run_row(
     if smoke: r = smoke_recipe(r)
     real, test, note = _shared_data(r, smoke, at)
     with tempfile.TemporaryDirectory() as tmp, time_box(r.minutes):
-        home = Path(at.home or (tmp if smoke else dd_home()))
+        home = Path(from_one(lambda: str(at.home or (tmp if smoke else dd_home()))))
         kept = at.kept if at.home or not smoke else {}
         job = Job(r, real, test, home, seed, quiet, smoke, compiled, looks, [note], kept=kept)
-        return _run(job, record_to)
+        with together(): return _run(job, record_to)
 
 # %% ../nbs/25_rows.ipynb #27870531
 _EXPERT = ('lr', 'batch', 'aug', 'momentum', 'wd', 'rho', 'alpha')

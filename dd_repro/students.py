@@ -6,7 +6,7 @@
 __all__ = ['OPTS', 'SCHEDULES', 'LABELS', 'PROTOCOLS', 'PROTOCOL_ROOMS', 'TOGETHER_MAX', 'STEP_MAX', 'LOOK_EVERY', 'CAPTURED',
            'Protocol', 'check_lr', 'Died', 'lr_factor', 'as_protocol', 'stateless', 'Team', 'go_together',
            'student_loss', 'part_of', 'step_work', 'halved', 'in_trainings', 'trainings', 'check_finite', 'train',
-           'hits', 'accuracy', 'content_of', 'evaluate']
+           'hits', 'accuracy', 'content_of', 'by_ranks', 'evaluate']
 
 # %% ../nbs/05_students.ipynb #002ebd69
 import dataclasses, importlib, inspect, math, sys, threading
@@ -678,6 +678,13 @@ def _parts(d, test):
     return [f'data: {n}' for n in part if not any(m != n and m.startswith(n[:-1]) for m in part)]
 
 # %% ../nbs/05_students.ipynb #73d6a9ae
+def by_ranks(
+    cards # of teachers: name and hash of each
+)->str: # '' where there are none such
+    "What a row says of teachers whose batch norm saw only parts of their batches."
+    some = any(t['name'].endswith(' ranks)') for t in cards)
+    return 'batch norm of teachers by parts of a batch, several ranks'*some
+
 def _halved_before(d):
     "What a row says of a set's experts or teachers in bfloat16, and of walks that were averaged."
     s = (getattr(getattr(d, 'd', d), 'info', None) or {}).get('settings') or {}
@@ -685,7 +692,8 @@ def _halved_before(d):
                teachers=any('bf16' in t['name'] for t in s.get('teachers') or ()))
     walks = (getattr(getattr(d, 'd', d), 'info', None) or {}).get('walks')
     several = [f'{walks} walks an iteration, their gradients averaged']*bool(walks)
-    return [f'bf16: {k}' for k, v in who.items() if v] + several
+    parts = list(filter(None, [by_ranks(s.get('teachers') or ())]))
+    return [f'bf16: {k}' for k, v in who.items() if v] + parts + several
 
 # %% ../nbs/05_students.ipynb #a6010c3a
 @steady

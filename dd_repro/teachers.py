@@ -85,7 +85,7 @@ class TeacherViews:
     @property
     def by_parts(self): return n_ranks() > 1 # does each rank see its part of every batch?
     def parts(self, real, how, bs, rng):
-        "This rank's part of every batch, drawn as for all of it; `weight` is its share, times ranks."
+        "This rank's part of every batch, drawn as for all of it; `weight` is its share."
         whole = [n for n in _sizes(len(real), bs) if n >= 2*n_ranks()]
         mine = lambda rows: [i[my_slice(len(i))] for i in rows if len(i) >= 2*n_ranks()]
         for (x, y), n in zip(real.batches(bs, rng, mine), whole):
@@ -256,7 +256,9 @@ BY_RANK = 'each rank by its part of a batch; running statistics of rank 0'
 
 def _save_teacher(file, net, real, card, seconds):
     if lies_last(card['arch'], real.device.type == 'cuda'): card = card | dict(layout='last')
-    if n_ranks() > 1: card = card | dict(ranks=n_ranks(), batch_norm=BY_RANK)
+    if n_ranks() > 1:
+        bn = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules())
+        card = card | dict(ranks=n_ranks()) | (dict(batch_norm=BY_RANK) if bn else {})
     tensors = {f'net.{k}': v for k, v in net.state_dict().items()} | {
         f'norm.{k}': v for k, v in real.norm.state()[0].items()}
     return save_tensors(file, tensors, card | dict(seconds=seconds))
@@ -372,7 +374,8 @@ def load_teachers(
     for f, c in zip(files, cards): same_content(c.get('content'), real, f)
     return Teachers(nets, real, norms,
                     [f'{c["arch"]["name"]} {c["name"]} {c["seed"]}/{c["teacher"]}'
-                     + ' bf16'*c.get('protocol', {}).get('bf16', False) for c in cards])
+                     + ' bf16'*c.get('protocol', {}).get('bf16', False)
+                     + f' ({c.get("ranks")} ranks)'*('batch_norm' in c) for c in cards])
 
 # %% ../nbs/16_teachers.ipynb #d4895bbe
 def _kept_stats(file):

@@ -10,9 +10,11 @@ from pathlib import Path
 import torch
 
 from dd_repro import entry, parallel
+from dd_repro import labels as label_room
 from dd_repro.augment import DSA
 from dd_repro.convnet import ConvNet
 from dd_repro.core import TimeUp, rng_for, seeded
+from dd_repro.cost import saved_bytes
 from dd_repro.d3s import D3S, D3SMethod, SRe2LMethod
 from dd_repro.distilled import Pixels
 from dd_repro.experts import Buffer, expert_protocol, train_experts
@@ -27,7 +29,7 @@ from dd_repro.parallel import (add_grads, agree, alike, from_one, gathered, in_t
                                together, total, total_of)
 from dd_repro.records import read_rows
 from dd_repro.sets import ImageStream, ImageTensors
-from dd_repro.students import as_protocol, evaluate
+from dd_repro.students import as_protocol, by_ranks, evaluate
 from dd_repro.teachers import TeacherProtocol, Teachers, load_teacher, teacher_stats, train_teachers
 from dd_repro.zoo import make_net
 
@@ -129,6 +131,20 @@ def evaluation(top):
     assert judge() == by_one(judge)
 
 @check
+def a_disk_that_is_full_for_one(top):
+    d, teachers = Pixels.from_real(noise(), 3, lr=.01), some_teachers(noise())
+    make = lambda: relabel(d, teachers, top/'labels', 4, ViewSettings(4), quiet=True)
+    write = label_room.write_labels
+    def full(path, *given):
+        if path.name == 'labels-00003.safetensors': raise OSError(28, f'could not write {path}: No space left on device')
+        return write(path, *given)
+    label_room.write_labels = full
+    try: said = error_of(make, OSError)
+    finally: label_room.write_labels = write
+    assert 'No space left' in said and len(bytes_of(top/'labels', 'labels-*')) == 3
+    assert len(make()) == 4
+
+@check
 def labels_and_their_students(top):
     real, teachers = noise(), some_teachers(noise())
     d = Pixels.from_real(real, 3, lr=.01)
@@ -183,6 +199,8 @@ def synthesis_with_running_statistics_in_double_precision(top):
             o.after(d)
             out += [loss, d.images.grad.clone()]
         return out
+    held = lambda: saved_bytes(lambda: walked('kl-multi', 20))
+    assert held() < .55*by_one(held) # what a rank keeps for the way back
     for kind in KINDS:
         for n in (4, 5):
             got, want = walked(kind, n), by_one(lambda: walked(kind, n))
@@ -228,6 +246,7 @@ def teachers_of_one_batch(top):
     bn = made(top/'bn', 'batch')
     card = load_teacher(top/'bn'/'teacher_000.safetensors')[2]
     assert card['ranks'] == 2 and 'running statistics of rank 0' in card['batch_norm'] and len(set(gathered(bn.hashes[0]))) == 1
+    assert bn.card()[0]['name'].endswith('(2 ranks)') and by_ranks(bn.card()) and 'batch_norm' not in load_teacher(top/'two'/'teacher_000.safetensors')[2]
     assert by_one(lambda: made(top/'bn', 'batch').hashes) == bn.hashes # one process goes on with what two have made
     assert 'leave a rank of 2 less than two' in error_of(lambda: train_teachers(NET, real, top/'x', 1, p.scaled(batch=3), quiet=True))
 
@@ -339,7 +358,7 @@ def what_cannot_be_shared_is_refused(top):
 if __name__ == '__main__':
     top, only, said = Path(sys.argv[1]), sys.argv[2:], {}
     torch.set_num_threads(1)
-    parallel.WAIT = timedelta(seconds=60) # a check that fails on one rank ends all
+    parallel.WAIT = timedelta(seconds=300) # a check that fails on one rank ends all
     with joined('cpu'):
         for name, f in CHECKS.items():
             if only and name not in only: continue

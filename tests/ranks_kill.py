@@ -44,7 +44,7 @@ def work(at):
 if __name__ == '__main__':
     top = Path(sys.argv[1])
     torch.set_num_threads(1)
-    parallel.WAIT = timedelta(seconds=60)
+    parallel.WAIT = timedelta(seconds=300)
     with joined('cpu'):
         arm(top)
         got = work(top)
