@@ -12,6 +12,7 @@ from .core import *
 from .fields import *
 from .cost import *
 from .files import *
+from .parallel import *
 from .norm import *
 from .records import *
 from .sets import *
@@ -36,7 +37,13 @@ from .soft import *
 from .datm import *
 from .match import *
 from .bptt import *
+from .cafe import *
 from .fred import *
+from .ftd import *
+from .idc import *
+from .parts import *
+from .kfs import *
+from .linba import *
 from .coreset import *
 from .mmd import *
 from .priors import *

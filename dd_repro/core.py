@@ -209,8 +209,9 @@ def progress(
 ):
     "A progress bar with ETA; silent in notebooks' tests, pipes and CI."
     from tqdm import tqdm # tqdm.auto warns where Jupyter has no widgets
+    unseen = getattr(sys.stdout, 'name', '') == os.devnull # of a rank that does not speak
     return tqdm(it, total=total, desc=desc, initial=initial, leave=False, dynamic_ncols=True,
-                disable=(not sys.stderr.isatty()) if quiet is None else quiet)
+                disable=(unseen or not sys.stderr.isatty()) if quiet is None else quiet)
 
 # %% ../nbs/00_core.ipynb #03aece27
 class TimeUp(Exception): "The time box is used up; what is finished is kept."

@@ -76,7 +76,16 @@ def n_images(
     r:Recipe # a recipe
 )->int: # in the distilled set as its students see it; of the training set for `full`
     "How many images students pass over in an epoch."
-    return r.n_real if r.method == 'full' else r.classes*int(r.get('lpc') or r.budget or 1)
+    if r.method == 'full': return r.n_real
+    n = int(r.get('lpc') or r.get('ipc') or r.budget or 1)
+    return r.classes*int(n*_times(r))
+
+def _times(r):
+    "How many images the bytes of one hold, where a set has more than it stores."
+    if r.method == 'IDC': return r['factor']**2
+    if r.method == 'LinBa': return max(3*r.size**2//r['bases'] - 1, 1) # less the bases
+    if r.method == 'KFS': return r['decoders']*48/r['code_channels'] # less the decoders
+    return 1
 
 def passes(
     r:Recipe # a recipe
@@ -89,15 +98,23 @@ def passes(
     seen = r.n_real*(of('layers') != 'bn') + n*bool(of('isu')) # for statistics, and for folding
     for methods, stage, kind, images in (
         ('MTT D3 LatentMTT', 'experts', 'train', of('expert_n')*epochs*r.n_real),
-        ('MTT D3 LatentMTT', 'distill', 'unroll',
+        ('FTD', 'experts', 'train', 2*of('expert_n')*epochs*r.n_real),
+        ('MTT FTD D3 LatentMTT', 'distill', 'unroll',
          it*of('syn_steps', 1)*min(n, of('batch_syn') or n)),
         ('D3', 'distill', 'train', it*c*2*of('mmd_samples', 30)),
-        ('DD LD', 'distill', 'unroll',
+        ('DD LD LinBa', 'distill', 'unroll',
          it*of('syn_steps', 1)*min(n, of('batch_syn') or n)),
-        ('DD LD', 'distill', 'train', it*c*of('batch_real', 100)),
+        ('DD LD LinBa', 'distill', 'train', it*c*of('batch_real', 100)),
         ('DC DSA LatentDC', 'distill', 'train', outer*(c*256 + of('inner', 1)*n)),
         ('DC DSA LatentDC', 'distill', 'unroll', outer*n),
-        ('DM LatentDM', 'distill', 'forward', it*c*256), ('DM LatentDM', 'distill', 'train', it*n),
+        ('IDC', 'distill', 'train', outer*of('batch_real')*(c + of('inner'))),
+        ('IDC', 'distill', 'unroll', outer*n),
+        # ten epochs at least between two matches, each with a look at 128 images of a class
+        ('CAFE CAFE+DSA', 'distill', 'forward', it*c*(256 + 10*128)),
+        ('CAFE CAFE+DSA', 'distill', 'train', it*11*n),
+        ('DM LatentDM KFS', 'distill', 'forward', it*c*256),
+        ('DM LatentDM', 'distill', 'train', it*n),
+        ('KFS', 'distill', 'train', it*c*of('batch_syn_max', 128)),
         ('D3S SRe2L CDA', 'teachers', 'train', taught*r.n_real),
         ('D3S SRe2L CDA', 'distill', 'synthesis', n*it),
         ('D3S SRe2L CDA', 'statistics', 'forward', of('teacher_n')*seen),

@@ -9,6 +9,7 @@ __all__ = ['CROPS', 'crop_share', 'augment_batch', 'D3SMethod', 'D3S', 'watch', 
 
 # %% ../nbs/17_d3s.ipynb #9cffafc8
 import dataclasses, json, math, os, shutil, time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from fastcore.basics import patch, store_attr
 from .core import *
 from .cost import *
 from .files import *
+from .parallel import *
 from .norm import *
 from .sets import *
 from .settings import *
@@ -127,6 +129,7 @@ class D3S(Objective):
         store_attr('teachers,targets,b,isu')
         self._quick = quick
         self.steps, self.t = method.iterations, 0
+        self.joint = bool(isu) and n_ranks() > 1 # each rank has a part of the batch
         for k in self.uses: setattr(self, k, getattr(method, k))
     uses = 'kind layers weight alpha first ens crop scale flip jitter jitter_back level'.split()
     def model(self):
@@ -137,13 +140,16 @@ class D3S(Objective):
     def seen(self, d):
         "A view of the batch, and its labels."
         x, y = d.sample()
+        self._n = len(x)
+        if self.joint: x, y = (t[my_slice(self._n)] for t in (x, y))
         flip = may_flip(d) if self.flip is None else self.flip
         share = crop_share(self.crop, self.t/self.steps, self.scale)
         return augment_batch(x, self.rng, share, flip, self.jitter, self.jitter_back), y
     def __call__(self, d):
         m, alpha = self.model(), self.alpha/(self.b + 1) if self.level else self.alpha
         x, y = self.seen(d)
-        known = self._quick and self._quick(x, y, m, alpha, self.isu)
+        known = not self.joint and self._quick and self._quick(x, y, m, alpha, self.isu)
+        known = None if known is False else known
         return self.called(x, y, m, alpha) if known is None else known
     def after(self, d): self.t += 1
     def state_dict(self): return super().state_dict() | dict(t=self.t)
@@ -156,9 +162,12 @@ class D3S(Objective):
 def called(self:D3S, x, y, m, alpha):
     "The loss of a view, layer by layer."
     with watch(self.teachers[m], self.kind, self.layers) as f: z = self.teachers[m](x)
-    stats = self.isu.mix(f.stats, m) if self.isu else f.stats
-    return self.weight*feature_loss(self.kind, stats, self.targets[m],
-                                    self.first) + alpha*F.cross_entropy(z, y)
+    stats, labels = f.stats, F.cross_entropy(z, y)
+    if self.joint:
+        share = len(x)/self._n
+        stats, labels = over_ranks(stats, share), total(share*labels)
+    if self.isu: stats = self.isu.mix(stats, m)
+    return self.weight*feature_loss(self.kind, stats, self.targets[m], self.first) + alpha*labels
 
 # %% ../nbs/17_d3s.ipynb #af1ecc8e
 def watch(
@@ -339,8 +348,13 @@ def part(self:StoredPixels, idx:slice)->Pixels:
 @patch
 def put(self:StoredPixels, idx:slice, d:Pixels):
     "Write images back, as whole bytes."
+    self.images[idx] = self.bytes_of(d).to(self.images.device)
+
+@patch
+def bytes_of(self:StoredPixels, d:Pixels)->Tensor: # uint8
+    "Images as whole bytes."
     x = d.norm.inverse(d.images.detach()).clamp(0, 1)
-    self.images[idx] = (x*255).round().to(torch.uint8).to(self.images.device)
+    return (x*255).round().to(torch.uint8)
 
 # %% ../nbs/17_d3s.ipynb #8a9a9986
 _ROOM = 1 << 16 # bytes of the header that are kept free for the rest of the card
@@ -422,6 +436,14 @@ def check_synthesis(
     if teachers.n_classes != real.n_classes:
         raise ValueError(f'the teachers tell {teachers.n_classes} classes apart; {real.name} has '
                          f'{real.n_classes}')
+    if method.isu: _told_of_split(n, batch)
+
+def _told_of_split(n, batch):
+    "Say how ranks share a batch where it does not divide; ValueError where one would have none."
+    for size in dict.fromkeys([min(n, batch), n % batch or batch]):
+        if len(set(sizes := split_sizes(size))) > 1:
+            print(f'a batch of {size} images is split over {len(sizes)} ranks as '
+                  f'{", ".join(map(str, sizes))}', flush=True)
 
 def _share(jobs, isu):
     "Which batches a process does; ValueError where batches cannot be shared so."
@@ -433,6 +455,11 @@ def _share(jobs, isu):
     return i, k
 
 # %% ../nbs/17_d3s.ipynb #6fa57e65
+def _of_ranks(jobs, isu):
+    "Which batches this rank does of those of a process; with running statistics a part of all."
+    (i, k), (r, n) = jobs, (my_rank(), n_ranks())
+    return jobs if isu else (i + k*r, k*n)
+
 _STUDENTS = dict(tinyimagenet='d3s-tiny', imagenet1k='d3s-in1k', imagenet21k='d3s-in21k',
                  cifar10='d3s-cifar10', cifar100='d3s-cifar100')
 
@@ -463,7 +490,7 @@ class Synthesis:
         self.real, self.teachers, self.seed, self.stats = task.real, task.teachers, task.seed, stats
         self.method = dataclasses.replace(method, **method.resolved(task.real))
         self.s, self.full = self.method.settings(), method.said(task, method.start(task))
-        self.jobs, self.out = _share(jobs, self.s['isu']), Path(out)
+        self.jobs, self.out = _of_ranks(_share(jobs, self.s['isu']), self.s['isu']), Path(out)
         self.part, self.final = self.out/'images.part', self.out/'distilled.safetensors'
         self.n, self.stopped, self.history = self.s['ipc']*self.real.n_classes, None, []
         self.n_batches = -(-self.n//self.s['batch'])
@@ -508,7 +535,8 @@ def _same_run(d, full, path):
 @patch
 def open(self:Synthesis):
     "The store of this run, new or continued, with all that is done so far."
-    with file_lock(self.final): d = self.found() or self.new()
+    from_one(self.make)
+    d = self.found()
     if self.isu and self._isu_file.is_file():
         tensors, meta = load_tensors(self._isu_file)
         self.isu.load_state_dict(unpack_state(meta['isu'], tensors))
@@ -516,6 +544,12 @@ def open(self:Synthesis):
     return d
 
 # %% ../nbs/17_d3s.ipynb #75087bad
+@patch
+def make(self:Synthesis):
+    "An empty store, where there is none to go on with."
+    with file_lock(self.final):
+        if self.found() is None: self.new()
+
 @patch
 def read_history(self:Synthesis):
     "What is noted of the batches that are done, by this process or another."
@@ -527,8 +561,8 @@ def found(self:Synthesis):
     "The store that is there, published or in the making; None where there is none."
     for path in (self.final, self.part):
         if path.is_file():
-            return _same_run(open_images(path, 'c' if path == self.final else 'r+'), self.full,
-                             path)
+            own = path == self.final or self.isu and not leads() # changes are not for the file
+            return _same_run(open_images(path, 'c' if own else 'r+'), self.full, path)
 
 @patch
 def new(self:Synthesis):
@@ -543,21 +577,43 @@ def _isu_file(self:Synthesis): return self.out/'isu.safetensors'
 @patch
 def keep(self:Synthesis, d, b, pixels, run):
     "A finished batch: to the store, through all teachers, and noted as done."
-    d.put(self.at(b), pixels)
-    d.file.flush()
-    if self.isu:
-        x = d.part(self.at(b)).to(self.real.device).images.detach()
-        self.isu.fold(b + 1, [batch_stats(t, x, cov=self.s['kind'].endswith('multi'))
-                              for t in self.teachers])
-        tensors = {}
-        packed = pack_state('isu', self.isu.state_dict(), tensors)
-        save_tensors(self._isu_file, tensors, dict(isu=packed))
+    mine = leads() or not self.isu # with running statistics all ranks have made this batch
+    if mine: self.store(d, b, pixels)
+    if self.isu: self.fold(d, b, pixels)
     row = dict(batch=b, it=run.it, loss=run.history[-1]['loss'], first=run.history[0]['loss'],
                seconds=round(run.seconds, 2))
-    write_atomic(self.marker(b), json.dumps(row).encode())
     self.history.append(row)
+    if not mine: return
+    write_atomic(self.marker(b), json.dumps(row).encode())
     run.ckpt.unlink(missing_ok=True)
     run.ckpt.with_suffix('.csv').unlink(missing_ok=True)
+
+@patch
+def store(self:Synthesis, d, b, pixels):
+    "The bytes of a batch into the file; of several ranks each writes its own and no page more."
+    if n_ranks() > 1:
+        raw, at = d.bytes_of(pixels), d.file.offset + self.at(b).start*math.prod(d.shape)
+        with open(d.file.filename, 'rb+') as f:
+            f.seek(at)
+            f.write(raw.cpu().contiguous().numpy().tobytes())
+            f.flush()
+            os.fsync(f.fileno())
+        return
+    d.put(self.at(b), pixels)
+    d.file.flush()
+
+@patch
+def fold(self:Synthesis, d, b, pixels):
+    "A finished batch through all teachers, into the running statistics, and these into their file."
+    x = d.norm(d.bytes_of(pixels).cpu().float()/255).to(self.real.device)
+    mine = my_slice(len(x)) if n_ranks() > 1 else slice(None)
+    cov, share = self.s['kind'].endswith('multi'), len(x[mine])/len(x)
+    self.isu.fold(b + 1, [over_ranks(batch_stats(t, x[mine], cov=cov), share)
+                          for t in self.teachers])
+    if not leads(): return
+    tensors = {}
+    packed = pack_state('isu', self.isu.state_dict(), tensors)
+    save_tensors(self._isu_file, tensors, dict(isu=packed))
 
 # %% ../nbs/17_d3s.ipynb #5a3e09fb
 def cosine(
@@ -608,7 +664,7 @@ def publish(self:Synthesis, d):
 def _publish(self:Synthesis, d):
     self.read_history()
     d.info.update(iterations=self.it, seed=self.seed, seconds=round(self.seconds, 1),
-                  device=device_name(self.real.device) + ', channels last'*self.quick.last,
+                  device=device_name(self.real.device) + ', channels last'*self.quick.last + of_ranks(),
                   losses=[round(h['loss'], 4) for h in self.history][:100])
     d.file.flush()
     with open(self.part, 'rb+') as f:
@@ -627,18 +683,28 @@ def fit(self:Synthesis, every=100, minutes=None, quiet=None):
     start, d = time.time(), self.open()
     mine = [b for b in range(self.n_batches) if b % self.jobs[1] == self.jobs[0]
             and not self.done(b)] if not self.final.is_file() else []
-    for b in progress(mine, desc='batches', quiet=quiet):
-        left = minutes and minutes - (time.time() - start)/60
-        if left is not None and left <= 0:
-            self.stopped = 'time'
-            break
-        run = self.one(d, b, every, left)
-        if run.stopped != 'done':
-            self.stopped = run.stopped
-            break
+    with nullcontext() if self.isu else together():
+        for b in progress(mine, desc='batches', quiet=quiet):
+            left = minutes and minutes - (time.time() - start)/60
+            if left is not None and (from_one(lambda: left) if self.isu else left) <= 0:
+                self.stopped = 'time'
+                break
+            run = self.one(d, b, every, left)
+            if run.stopped != 'done':
+                self.stopped = run.stopped
+                break
     self.quick.forget()
-    if not self.stopped and not self.final.is_file() and all(map(self.done, range(self.n_batches))):
-        d = self.publish(d)
+    self.stopped = next(filter(None, gathered(self.stopped)), None)
+    return self.end(d)
+
+@patch
+def end(self:Synthesis, d):
+    "The set, published where all batches are done."
+    if not self.stopped:
+        done = lambda: all(map(self.done, range(self.n_batches)))
+        from_one(lambda: done() and not self.final.is_file() and self.publish(d) and None)
+        if n_ranks() > 1: self.read_history()
+        if self.final.is_file(): d = open_images(self.final)
     self.stopped = self.stopped or 'done'
     return d
 
@@ -673,7 +739,7 @@ def _begun(out, full):
 def distill(self:D3SMethod, task, out, run):
     "Statistics of the teachers, then batch after batch; continues where it was stopped."
     jobs, out, stats = _share(run.jobs, self.isu), Path(out), []
-    _begun(out, self.said(task, self.start(task)))
+    from_one(lambda: _begun(out, self.said(task, self.start(task))))
     if self.layers != 'bn':
         stats = teacher_stats(task.teachers, task.real, task.folder or out/'stats', quiet=run.quiet)
     synthesis = Synthesis(self, task, out, stats, jobs)

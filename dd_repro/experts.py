@@ -16,6 +16,7 @@ from safetensors import safe_open
 from fastcore.basics import patch
 from .core import *
 from .files import *
+from .parallel import *
 from .sets import *
 from .workers import *
 from .augment import *
@@ -285,13 +286,13 @@ def train_experts(
     p, probe = as_protocol(protocol), net_fn()
     _check_fit(probe, real, p)
     card = _card(probe, real, p, seed)
-    path = _open_folder(path, card, n)
-    left = list(_left(path, n, p.epochs, card['size']))
+    path = from_one(lambda: _open_folder(path, card, n))
+    left = from_one(lambda: list(_left(path, n, p.epochs, card['size'])))
     work = step_work(card['arch'], min(p.batch, len(real)), real.shape[-1])
-    jobs = spread(_one_expert, left, (net_fn, real, path, p, seed), work, real.device)
+    jobs = spread(_one_expert, my_share(left), (net_fn, real, path, p, seed), work, real.device)
     files, done = [_expert_file(path, i) for i in range(n)], n - len(left)
     bar = progress(total=n, initial=done, desc='experts', quiet=quiet)
-    with closing(jobs), kept_so_far('expert', path, files), bar:
+    with together(), closing(jobs), kept_so_far('expert', path, files), bar:
         for i, seconds in jobs:
             bar.update()
             if on_expert: on_expert(i, seconds)

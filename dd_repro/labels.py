@@ -22,6 +22,7 @@ from fastcore.basics import patch, store_attr
 from .core import *
 from .cost import *
 from .files import *
+from .parallel import *
 from .fields import *
 from .sets import *
 from .augment import *
@@ -496,14 +497,15 @@ def relabel(
     s = _settings(d, teachers, names, views, amp)
     _same_settings(path, s, said)
     work = max(step_work(getattr(t, 'arch', None), views.batch, d.shape[-1]) for t in teachers)
-    with file_lock(path/_INDEX), inference(teachers), threads_for(work, device):
+    def begin():
         for f in path.glob('.labels-*.tmp'): f.unlink()
         index = dict(format=LABEL_FORMAT, epochs=epochs, settings=s, said=said, versions=versions())
         write_atomic(path/_INDEX, json.dumps(index, indent=1).encode())
-        todo = [e for e in range(epochs) if not _whole(path, e, views.batch, settings_hash(s))]
-        for left, e in zip(range(len(todo), 0, -1), progress(todo, desc='label epochs',
-                                                             quiet=quiet)):
-            in_time(f'{epochs - left} of {epochs} label epochs are kept in {path}')
+        return [e for e in range(epochs) if not _whole(path, e, views.batch, settings_hash(s))]
+    with one_holds(file_lock, path/_INDEX), inference(teachers), threads_for(work, device):
+        for e in progress(my_share(from_one(begin)), desc='label epochs', quiet=quiet):
+            have = sum(_file(path, i).is_file() for i in range(epochs))
+            in_time(f'{have} of {epochs} label epochs are kept in {path}')
             _label_epoch(d, teachers, path, e, s, views, device)
     return LabelStore(path, epochs)
 

@@ -16,6 +16,7 @@ import torch
 from fastcore.basics import patch, store_attr
 from .core import *
 from .files import *
+from .parallel import *
 from .sets import *
 from .students import *
 from .distilled import *
@@ -62,6 +63,14 @@ class Sum(Objective):
         if own:
             raise ValueError(f'{type(own[0]).__name__} adds its gradient by itself, so it cannot '
                              'be a term of a sum; make it a phase of its own')
+    @property
+    def joint(self):
+        "Do ranks share its steps? All terms have to, or the gradient of one would count twice."
+        kinds = {getattr(t, 'joint', False) for t in self.terms}
+        if len(kinds) > 1:
+            raise ValueError('a sum of terms of which ranks share some and not others; make each '
+                             'a phase of its own')
+        return kinds == {True}
     def __call__(self, d): return sum(w*t(d) for w, t in zip(self.weights, self.terms))
     def after(self, d): [t.after(d) for t in self.terms if hasattr(t, 'after')]
     def step_images(self, d): return max(_step_images(t, d) for t in self.terms)
@@ -102,8 +111,8 @@ def _made_of(o):
     terms = [_made_of(t) for t in held.get('terms', ())]
     return found | (dict(terms=terms) if any(terms) else {})
 
-# memory and places decide nothing
-_FREE = {'keep', 'compiled', 'piece', 'together', 'device', 'path', 'out'}
+# memory, places and ranks decide nothing
+_FREE = {'keep', 'compiled', 'piece', 'together', 'device', 'path', 'out', 'joint'}
 
 def _said(v):
     "A value as settings can hold it; None where it is something else, or nothing."
@@ -203,6 +212,8 @@ class Run:
         if unknown := set(opts) - set(d.groups()):
             raise ValueError(f'no group {sorted(unknown)} in this set; it has {sorted(d.groups())}')
         self.late, self.pending = d.lr.is_cuda, []
+        # do all ranks go through this run, each with a part of every step?
+        self.joint = n_ranks() > 1 and any(getattr(p, 'joint', False) for p, _ in phases)
         self.opts = {g: _made_opt(f, d.groups()[g]) for g, f in opts.items()}
         self.base = {g: [p['lr'] for p in o.param_groups] for g, o in self.opts.items()}
         self.it, self.history, self.stopped, self.seconds = 0, [], None, 0.
@@ -235,6 +246,7 @@ def phase(self:Run, objective, groups):
         _check_loss(loss, objective)
         loss.backward()
         loss = loss.detach()
+    if getattr(objective, 'joint', False): add_grads(self.d)
     if not self.late:
         loss = float(loss)
         self.check(loss)
@@ -346,6 +358,7 @@ def state(self:Run):
 def save(self:Run, path=None)->Path:
     "Write the checkpoint, whole or not at all, and the history as CSV beside it."
     path, tensors = Path(path or self.ckpt), {}
+    if self.joint and not leads(): return path
     packed = pack_state('s', self.state(), tensors)
     decides = self.decides
     meta = dict(settings=settings_hash(decides),
@@ -435,6 +448,7 @@ def fit(self:Run):
                 bar.set_postfix(loss=f'{row["loss"]:.4g}', lr=f'{row["lr"]:.3g}')
             if self.minutes and time.time() - start > 60*self.minutes and self.it < self.steps:
                 self.stopped = 'time'
+            if self.joint: self.stopped = next(filter(None, gathered(self.stopped)), None)
     self.look()
     if self.ckpt and self.stopped: self.save()
     self.stopped = self.stopped or 'done'
@@ -466,7 +480,8 @@ def distill(
     "Learn a distilled set; the outer loop of all methods. `Diverged` on a bad loss or rate."
     course = Course(sched, project, callbacks, ckpt, every, minutes, settings, quiet)
     run = Run(d, phases, steps, opts, course)
-    if ckpt and Path(ckpt).is_file(): run.resume()
+    there = lambda: bool(ckpt and Path(ckpt).is_file())
+    if from_one(there) if run.joint else there(): run.resume()
     return run.fit()
 
 # %% ../nbs/09_loop.ipynb #3277a995
@@ -505,4 +520,4 @@ class Pictures:
     def __init__(self, folder, every): store_attr()
     def __call__(self, run):
         if run.it % self.every == 0 or run.it == run.steps:
-            run.d.png(Path(self.folder)/f'{run.it:05}.png')
+            if leads() or not run.joint: run.d.png(Path(self.folder)/f'{run.it:05}.png')

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.optim import SGD
 from .core import *
 from .cost import *
+from .parallel import *
 from .sets import *
 from .augment import *
 from .convnet import *
@@ -67,6 +68,15 @@ def _check_match(real, net_fn, aug, **kw):
     if arch: check_shape(torch.empty(0, *real.shape), arch)
     if (n := arch.get('n_out', real.n_classes)) != real.n_classes:
         raise ValueError(f'the network tells {n} classes apart, the data have {real.n_classes}')
+
+def _by_classes(real):
+    "Do several ranks share the classes? ValueError where one would have none."
+    if n_ranks() > real.n_classes:
+        raise ValueError(f'{n_ranks()} ranks share {real.n_classes} classes; take at most as many '
+                         'ranks as classes')
+    return n_ranks() > 1
+
+def _mine(c): return c % n_ranks() == my_rank()
 
 def _check_classes(d, real):
     "ValueError when a set has other classes than the real data, or the same in another order."
@@ -131,6 +141,7 @@ class DC(Objective):
     ):
         super().__init__(seed)
         _check_match(real, net_fn, aug)
+        self.joint = _by_classes(real)
         if real.n_classes < 2:
             raise ValueError('the data have one class; its loss has no gradient, and gradient '
                              'matching needs at least two (DM does not)')
@@ -179,16 +190,28 @@ def matches(self:DC, d):
     _check_classes(d, self.real)
     freeze_bn(self.net, self.real, self.counts, self.rng)
     for c in range(d.n_classes):
+        if not _mine(c):
+            self.passed_by(d, c)
+            continue
         x, s = self.pair(d, c)
         yield c, self.grads(x, c), s
 
+@patch
+@torch.no_grad()
+def passed_by(self:DC, d, c:int):
+    "Draw what `pair` draws for a class of another rank, and read none of its images."
+    if type(self).pair is not _PAIR: return self.pair(d, c)
+    torch.randperm(self.counts[c], generator=self.rng)
+    _syn_of(d, c, self.batch_syn, self.rng)
+    self.aug.draw(min(self.batch_real, self.counts[c]), self.rng)
+
 # %% ../nbs/11_match.ipynb #3e5b577f
 @patch
-def syn_grads(self:DC, xs):
-    "Gradients on the synthetic images of all classes, each tensor with a leading axis of classes."
-    team = Team([self.net]*len(xs))
+def syn_grads(self:DC, xs, classes=None):
+    "Gradients on the synthetic images of (these) classes, each with a leading axis of classes."
+    team, classes = Team([self.net]*len(xs)), range(len(xs)) if classes is None else classes
     z, y = (team.logits(torch.stack(list(xs))),
-            torch.arange(len(xs), device=xs[0].device).repeat_interleave(len(xs[0])))
+            torch.tensor(classes, device=xs[0].device).repeat_interleave(len(xs[0])))
     return torch.autograd.grad(len(xs)*F.cross_entropy(z.flatten(0, 1), y), team.params,
                                create_graph=True)
 
@@ -196,7 +219,8 @@ def _joined(g): return [p.flatten(0, 1) for p in g if p.ndim > 2]
 
 @patch
 def __call__(self:DC, d):
-    return sum(match_loss(self.grads(s, c, True), g, self.loss) for c, g, s in self.matches(d))
+    return total(sum(match_loss(self.grads(s, c, True), g, self.loss)
+                     for c, g, s in self.matches(d)))
 
 # %% ../nbs/11_match.ipynb #3e41934f
 def _leaves(d): return [p for g, ps in d.groups().items() if g != 'lr' for p in ps]
@@ -215,17 +239,17 @@ def backward(self:DC, d):
     "Add the gradient to the images, class by class or all classes together; returns the value."
     if (done := self.replayed(d)) is not None: return done
     if self.at_once(d):
-        _, real, syn = zip(*self.matches(d))
-        loss = match_loss(_joined(self.syn_grads(syn)), _joined(map(torch.stack, zip(*real))),
-                          self.loss)
+        classes, real, syn = zip(*self.matches(d))
+        loss = match_loss(_joined(self.syn_grads(syn, classes)),
+                          _joined(map(torch.stack, zip(*real))), self.loss)
         loss.backward(inputs=_leaves(d))
-        return loss.detach()
-    total = 0.
+        return total(loss.detach())
+    value = 0.
     for c, g, s in self.matches(d):
         loss = match_loss(self.grads(s, c, True), g, self.loss)
         loss.backward(inputs=_leaves(d))
-        total = total + loss.detach()
-    return total
+        value = value + loss.detach()
+    return total(value)
 
 # %% ../nbs/11_match.ipynb #3b5d7e3f
 def _endless(real, bs, rng):
@@ -253,6 +277,7 @@ def after(self:DC, d):
         F.cross_entropy(self.net(self.train_aug(x, self.rng)), y).backward()
         opt.step()
         opt.zero_grad()
+    if self.joint: alike(self.net.state_dict().values()) # a GPU may round each in its own way
 
 @patch
 def state_dict(self:DC):
@@ -344,7 +369,7 @@ _PAIR = DC.pair
 @patch
 def replayed(self:DC, d):
     "A match by its captured graph: adds the gradient, returns the value; None where there is none."
-    if (pure := self.form(d)) is None: return None
+    if self.joint or (pure := self.form(d)) is None: return None
     _check_classes(d, self.real)
     state, rows = self.rng.get_state(), list(self.numbers(d, pure))
     flat, here = self._flat, [self._flat.theta, self.real.x, *pure.tensors]
@@ -430,8 +455,12 @@ class DM(Objective):
                              'the features before the classifier')
         self.real, self.net_fn, self.aug, self.batch_syn, self.piece = (
             real, net_fn, aug, batch_syn, piece)
-        self.sizes = [min(batch_real, n) for n in _counts(real)]
-        self._flat, self._graphs = None, Graphs(_EAGER)
+        self._counts = _counts(real)
+        self.sizes = [min(batch_real, n) for n in self._counts]
+        self._flat, self._graphs, self.joint = None, Graphs(_EAGER), _by_classes(real)
+        if self.joint and not stateless(net_fn()):
+            raise ValueError('a network with running statistics sees all classes at once, and '
+                             'ranks share them; start it without torchrun')
     def step_images(self, d): return max(min(self.piece, sum(self.sizes)), len(d))
 
 # %% ../nbs/11_match.ipynb #6765d46f
@@ -445,9 +474,12 @@ def _over(draw, device):
 @torch.no_grad()
 def real_means(self:DM, net, draw):
     "Mean features of real images, class by class [classes, k]."
-    x = torch.cat([self.real.of_class(c, n, self.rng) for c, n in enumerate(self.sizes)])
+    xs = [self.real.of_class(c, n, self.rng) if _mine(c)
+          else torch.randperm(self._counts[c], generator=self.rng)
+          for c, n in enumerate(self.sizes)]
+    x = torch.cat(my_share(xs))
     return class_means(torch.cat([net.embed(self.aug.apply(p, *draw))
-                                  for p in x.split(self.piece)]), self.sizes)
+                                  for p in x.split(self.piece)]), my_share(self.sizes))
 
 @patch
 def __call__(self:DM, d):
@@ -456,9 +488,9 @@ def __call__(self:DM, d):
     draw = self.aug.draw(1, self.rng)
     if (loss := self.replayed(d, net, draw)) is not None: return loss
     net, draw = net.to(self.real.device).requires_grad_(False), _over(draw, self.real.device)
-    syn = [_syn_of(d, c, self.batch_syn, self.rng) for c in range(d.n_classes)]
+    syn = my_share(_syn_of(d, c, self.batch_syn, self.rng) for c in range(d.n_classes))
     means = class_means(net.embed(self.aug.apply(torch.cat(syn), *draw)), list(map(len, syn)))
-    return (means - self.real_means(net, draw)).square().sum()
+    return total((means - self.real_means(net, draw)).square().sum())
 
 # %% ../nbs/11_match.ipynb #822d6ad4
 class _Features(nn.Module):
@@ -496,7 +528,7 @@ class _MeanMatch:
 @patch
 def replayed(self:DM, d, net, draw):
     "The value by a captured graph, differentiable; None where there is none."
-    if not d.lr.is_cuda: return None
+    if self.joint or not d.lr.is_cuda: return None
     if self._flat is None: self._flat = flat_net(_Features(net.to(d.device)))
     if (pure := _form(self, d)) is None: return None
     self._flat.take(net)
@@ -523,6 +555,7 @@ class MatchingMethod(Iterative):
     aug: str = setting(None, "DSA strategy; '' for none (default: all of it that suits the set)")
     batch_real: int = setting(256, 'real images of a class a match, at most', least=1, smoke=4)
     protocol = 'dsa' # how students are evaluated
+    shared = True # ranks share the classes
     def check(self):
         if self.aug: DSA(self.aug)
     @property

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .cost import *
 from .files import *
+from .parallel import *
 
 # %% ../nbs/00_records.ipynb #f7975e97
 PROTOCOL_KINDS = ('paper', 'decided', 'reduced', 'smoke')
@@ -104,6 +105,8 @@ def record(
     for r in rows:
         r.date, r.commit = (r.date or datetime.now(timezone.utc).strftime('%Y-%m-%dT%H:%M:%SZ'),
                             r.commit or git_commit())
+        r.device = r.device.removesuffix(of_ranks()) + of_ranks()
+    if not leads(): return # one rank writes
     with file_lock(path):
         read_rows(path) # a file that was edited, or is another one, is not added to
         old = Path(path).read_bytes() if Path(path).is_file() else b''

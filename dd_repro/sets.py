@@ -22,6 +22,7 @@ from fastcore.basics import patch, store_attr
 from .core import *
 from .norm import *
 from .files import *
+from .parallel import *
 
 # %% ../nbs/00_sets.ipynb #138338f6
 def content_key(
@@ -241,11 +242,11 @@ def class_rows(
 
 # %% ../nbs/00_sets.ipynb #9700a8c5
 @patch
-def batches(self:ImageTensors, bs:int, rng=None):
+def batches(self:ImageTensors, bs:int, rng=None, mine=list):
     "One pass in batches of bs, shuffled when a generator is given; the last batch may be short."
     idx = (torch.arange(len(self), device='cpu') if rng is None
            else torch.randperm(len(self), generator=rng, device='cpu'))
-    for i in sent(idx, self.device).split(bs): yield self.x[i], self.y[i]
+    for i in mine(sent(idx, self.device).split(bs)): yield self.x[i], self.y[i]
 
 @patch
 def epoch(self:ImageTensors, e:int, bs:int, rng=None):
@@ -590,12 +591,12 @@ def map(self:ImageStream, f):
 
 # %% ../nbs/00_sets.ipynb #b0c1d2e3
 @patch
-def batches(self:ImageStream, bs:int, rng=None):
+def batches(self:ImageStream, bs:int, rng=None, mine=list):
     "One pass in batches of bs, shuffled when a generator is given."
     idx = (torch.arange(len(self), device='cpu') if rng is None
            else torch.randperm(len(self), generator=rng, device='cpu'))
-    pin = self.device.type == 'cuda'
-    dl = DataLoader(self.read(), bs, sampler=idx.tolist(), num_workers=self.workers, pin_memory=pin)
+    pin, rows = self.device.type == 'cuda', [i.tolist() for i in mine(idx.split(bs))]
+    dl = DataLoader(self.read(), batch_sampler=rows, num_workers=self.workers, pin_memory=pin)
     for x, i in dl: yield self._ready(x), self.y[i].to(self.device)
 
 @patch

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from .core import *
 from .cost import *
+from .parallel import *
 
 # %% ../nbs/00_shell.ipynb #8224c60d
 def flags(
@@ -98,7 +99,8 @@ def manners():
     try: yield
     except (ValueError, OSError) as e:
         if isinstance(e, BrokenPipeError) and _broken(sys.stdout): raise
-        print(f'dd_repro: {" ".join(str(e).split())}{_in_home(e)}', file=sys.stderr)
+        if first_to_say(str(e)):
+            print(f'dd_repro: {" ".join(str(e).split())}{_in_home(e)}', file=sys.stderr)
         sys.exit(2)
 
 def say(*s, sep=' ', **kw):

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from .core import *
 from .fields import *
 from .cost import *
+from .parallel import *
 from .records import *
 from .norm import *
 from .sets import *
@@ -67,7 +68,8 @@ def check_lr(
     lr:float # a learning rate
 )->float: # the same
     "ValueError unless a learning rate is finite and positive."
-    if not (math.isfinite(lr) and lr > 0):
+    single = float(torch.tensor(float(lr))) # what a student is trained with
+    if not (math.isfinite(single) and single > 0):
         raise ValueError(f'learning rate is {lr}; it must be finite and above 0')
     return lr
 
@@ -163,7 +165,7 @@ PROTOCOLS = {p.name: p for p in (
     Protocol('dsa', 'paper', epochs=1001, lr=0.01),
     Protocol('full', 'decided', epochs=60, batch=128, lr=0.05, schedule='onecycle'))}
 
-PROTOCOL_ROOMS = tuple(f'dd_repro.{m}' for m in 'soft priors labels latent'.split())
+PROTOCOL_ROOMS = tuple(f'dd_repro.{m}' for m in 'soft idc priors labels latent'.split())
 
 def as_protocol(
     protocol # a key of `PROTOCOLS`, or a Protocol
@@ -243,6 +245,7 @@ class Team:
         self.nets, self.k, self.at = nets, len(nets), at
         self.last = self.k == 1 and lies_last(getattr(nets[0], 'arch', None),
                                               next(nets[0].parameters()).is_cuda)
+        self.front = None # the network as several ranks train it
         self.P = self._stacked() if self.k > 1 else dict(nets[0].named_parameters())
         self.params = [p for p in self.P.values() if p.requires_grad]
         if not self.params:
@@ -263,7 +266,7 @@ class Team:
     def one(self, x): return laid(x[0]) if self.last else x[0]
     def logits(self, x):
         net = self.nets[0]
-        if self.k == 1: return net(self.one(x))[None]
+        if self.k == 1: return (self.front or net)(self.one(x))[None]
         if hasattr(net, 'arch'): check_shape(x[0], net.arch)
         if _as_written(net): return _convnets(net, self.P, x)
         try: return vmap(lambda p, x: functional_call(net, p, (x,)))(self.P, x)
@@ -281,6 +284,17 @@ def under(self:Team, P, x):
     mine, self.P = self.P, P
     try: return self.logits(x)
     finally: self.P = mine
+
+@patch
+def over_ranks(self:Team):
+    "Let ranks train the network on parts of each batch; gradients are averaged on the way back."
+    self.front = nn.parallel.DistributedDataParallel(self.nets[0])
+
+@patch
+def leave_ranks(self:Team):
+    "One network again, with the running statistics of rank 0."
+    if self.front: alike(self.nets[0].buffers())
+    self.front = None
 
 @patch
 def lay(self:Team, last):
@@ -390,12 +404,12 @@ def halved(
     return torch.autocast(kind, torch.bfloat16, enabled=p.bf16 or p.amp and kind == 'cuda',
                           cache_enabled=False)
 
-def _gradients(team, x, y, p, part):
+def _gradients(team, x, y, p, part, weight=1):
     "The gradient of one step, in parts of so many images."
     for xs, ys in zip(x.split(part, 1), y.split(part, 1)):
         with halved(p, x.device): z = team.logits(xs)
         z = z.float() if p.amp or p.bf16 else z
-        (student_loss(z, ys, p)*(xs.shape[1]/x.shape[1])).backward()
+        (student_loss(z, ys, p)*(xs.shape[1]/x.shape[1]*weight)).backward()
 
 # %% ../nbs/05_students.ipynb #a328bec5
 LOOK_EVERY = 50 # epochs between looks whether weights are still numbers
@@ -429,9 +443,12 @@ def _check_alive(team, e, p, lr):
 def _run(team, data, p, lr, rngs, device, hook):
     "Train a team for all epochs."
     _check_view(p, data)
+    split = getattr(data, 'by_parts', False) # does each rank see its part of every batch?
     team.lay(True)
+    take = p.around(_gradients) if hasattr(p, 'around') else _gradients
     quick = (importlib.import_module(CAPTURED).captured_epochs(team, data, p, lr, rngs)
-             if team.params[0].is_cuda else None)
+             if team.params[0].is_cuda and not split and take is _gradients else None)
+    if split: team.over_ranks()
     opt = _optimiser(p, team.params, lr)
     steps = math.ceil(len(data)/p.batch) if hasattr(data, '__len__') else 1
     part = (max(1, part_of(getattr(team.nets[0], 'arch', None), p.batch*team.k)//team.k)
@@ -440,7 +457,7 @@ def _run(team, data, p, lr, rngs, device, hook):
         if quick: quick.epoch(e)
         for i, (x, y) in enumerate(() if quick else _draws(p, data, e, rngs, device)):
             opt.param_groups[0]['lr'] = lr*lr_factor(p, e, min(i/steps, 1.))
-            _gradients(team, x, y, p, part)
+            take(team, x, y, p, part, data.weight if split else 1)
             opt.step()
             opt.zero_grad()
         if p.schedule == 'step' and not p.drop_every and e == p.drop_after:
@@ -454,6 +471,7 @@ def _run(team, data, p, lr, rngs, device, hook):
             hook(e, team.nets)
             if quick: quick.take_in()
     if quick: quick.end()
+    team.leave_ranks()
     team.lay(False)
     team.sync()
 
@@ -630,9 +648,10 @@ def _student(i, d, test, arch, p, lr, seed):
 def _apart(d, test, arch, p, lr, n_eval, seed):
     "What `_judged` says of students that are trained one by one, in processes where that pays."
     work, device = step_work(arch, _step_images(p, d)), getattr(test, 'device', 'cpu')
-    with closing(spread(_student, range(n_eval), (d, test, arch, p, lr, seed), work,
-                        device)) as done:
-        found = dict(done)
+    jobs = spread(_student, my_share(range(n_eval)), (d, test, arch, p, lr, seed), work, device)
+    found = {}
+    with together(), closing(jobs): found = dict(jobs)
+    found = {i: said for part in gathered(found) for i, said in part.items()}
     return [found[i] for i in range(n_eval)]
 
 def _evaluate_one(d, test, arch, p, lr, n_eval, seed, together):
@@ -642,7 +661,7 @@ def _evaluate_one(d, test, arch, p, lr, n_eval, seed, together):
         for i in range(n_eval):
             with seeded(seed, arch['name'], i): nets.append(make_net(arch).to(device))
         if together == 'auto': together = go_together(nets, _step_images(p, d))
-        if not together and n_eval > 1 and not hasattr(d, 'notes'):
+        if not together and n_eval > 1 and (n_ranks() > 1 or not hasattr(d, 'notes')):
             found = _apart(d, test, arch, p, lr, n_eval, seed)
         else:
             train(nets, d, p, lr, seed, together)
@@ -665,11 +684,13 @@ def _parts(d, test):
 
 # %% ../nbs/05_students.ipynb #73d6a9ae
 def _halved_before(d):
-    "What a row says of experts or teachers of a set that were trained in bfloat16."
+    "What a row says of a set's experts or teachers in bfloat16, and of walks that were averaged."
     s = (getattr(getattr(d, 'd', d), 'info', None) or {}).get('settings') or {}
     who = dict(experts=(s.get('buffer') or {}).get('bf16'),
                teachers=any('bf16' in t['name'] for t in s.get('teachers') or ()))
-    return [f'bf16: {k}' for k, v in who.items() if v]
+    walks = (getattr(getattr(d, 'd', d), 'info', None) or {}).get('walks')
+    several = [f'{walks} walks an iteration, their gradients averaged']*bool(walks)
+    return [f'bf16: {k}' for k, v in who.items() if v] + several
 
 # %% ../nbs/05_students.ipynb #a6010c3a
 @steady

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from .core import *
 from .cost import *
+from .parallel import *
 
 # %% ../nbs/00_workers.ipynb #017e1198
 START_S = 8. # seconds until a spawned process has imported PyTorch, on a slow machine
@@ -40,11 +41,11 @@ def cores()->int:
     return os.cpu_count() or 1
 
 def may_spawn()->bool:
-    "Whether this process may start others: it has a main file, and is no worker."
+    "Whether this process may start others: it has a main file, and is no worker and no rank."
     main = getattr(sys.modules.get('__main__'), '__file__', None)
     alone = (multiprocessing.parent_process() is None
              and not multiprocessing.current_process().daemon)
-    return alone and bool(main) and Path(main).is_file()
+    return n_ranks() == 1 and alone and bool(main) and Path(main).is_file()
 
 def processes_for(
     n:int, # independent pieces that are left
