@@ -211,6 +211,7 @@ def _alike(a, b):
     "Do two networks differ in their weights only?"
     return a is b or described(a) == described(b) and _frozen(a) == _frozen(b)
 
+# %% ../nbs/05_students.ipynb #14d80968
 _BLOCK = ((nn.Conv2d,), (nn.GroupNorm, nn.Identity), (nn.ReLU,), (nn.AvgPool2d,))
 
 def _touched(m):
@@ -339,6 +340,7 @@ def _check_view(p, data):
                          + ('; it needs stored soft labels (dd_relabel, then --labels)'
                             if p.labels == 'soft' else ''))
 
+# %% ../nbs/05_students.ipynb #934709f7
 def _draws(p, data, e, rngs, device):
     "Batches of an epoch, augmented: images [k, b, c, h, w], labels [k, b, ...], a draw each."
     aug = DSA(p.aug) if p.aug else noop
@@ -350,6 +352,7 @@ def _draws(p, data, e, rngs, device):
         xs, ys = zip(*(one(x, y, r) for (x, y), r in zip(group, rngs)))
         yield torch.stack(xs), torch.stack(ys)
 
+# %% ../nbs/05_students.ipynb #90601e08
 def student_loss(
     z:Tensor, # logits [k, b, classes]
     y:Tensor, # labels [k, b], or probabilities [k, b, classes]
@@ -391,6 +394,7 @@ def step_work(
     return images*(a.get('width') or 64)*(a.get('size') or side)**2*(
         1 if a.get('name') == 'convnet' else 4)
 
+# %% ../nbs/05_students.ipynb #3f489216
 def halved(
     p:Protocol, # may ask for it
     device # where a step is taken
@@ -615,6 +619,7 @@ def _check_norms(d, test):
         raise ValueError(f'students would learn under {a} and be tested under {b}; take '
                          'test.renorm(d.norm)')
 
+# %% ../nbs/05_students.ipynb #34edf3f0
 def _check_eval(d, test, archs, n_eval):
     if n_eval != int(n_eval) or n_eval < 1:
         raise ValueError(f'n_eval is {n_eval}; it must be a whole number, 1 or more')
