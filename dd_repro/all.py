@@ -12,6 +12,7 @@ from .core import *
 from .fields import *
 from .cost import *
 from .files import *
+from .parallel import *
 from .norm import *
 from .records import *
 from .sets import *

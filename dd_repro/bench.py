@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 import dd_repro.core
 from .core import *
+from .scaling import *
 from .cost import *
 from .files import *
 from .records import *
@@ -1019,7 +1020,7 @@ def _sizes(batch, N, quick):
 BENCH_OWN = {'unroll': 'form alloc batch N width repeats budget_s warm_s device',
              'students': 'repeats device', 'threads': 'repeats', 'd3': 'width repeats device',
              'd3s': 'repeats device', 'd3s-memory': 'device', 'd3s-plan': 'device',
-             'beside': 'path width repeats device', 'growth': 'width device'}
+             'beside': 'path width repeats device', 'growth': 'width device', 'ranks': 'repeats'}
 
 # %% ../nbs/26_bench.ipynb #0a0fff33
 class Kept:
@@ -1067,7 +1068,7 @@ class BenchOptions(Checked):
     width: int = setting(None, 'of the ConvNet-3 (default: 128; growth: 32): unroll, d3, beside, '
                                 'growth', least=1)
     repeats: int = setting(None, 'visits of a cell, in budget (default: 3): unroll, students, '
-                                 'threads, d3, d3s, beside', least=1)
+                                 'threads, d3, d3s, beside, ranks', least=1)
     threads: int = setting(0, '0: as PyTorch chooses', least=0)
     budget_s: float = setting(None, 'for rounds after the first, s (default: 480): unroll', above=0)
     warm_s: float = setting(None, 'shorter iterations warm up with a whole one, s (default: 20): '
@@ -1093,7 +1094,7 @@ def _check_bench(subject, device, got, quick):
     g = given(subject, {k: v for k, v in got.items() if k not in always}, BENCH_OWN)
     toys = {'unroll': 'width repeats warm_s', 'students': 'repeats', 'threads': 'repeats',
             'd3': 'width', 'beside': 'width repeats',
-            'growth': 'width'}.get(subject, '')
+            'growth': 'width', 'ranks': 'repeats'}.get(subject, '')
     if quick: beside(g | dict(quick=True), {}, {k: 'quick' for k in toys.split()})
     if device not in ('cpu', 'cuda'): raise ValueError(f'device {device!r} is not one of cpu, cuda')
     if device == 'cuda' and not torch.cuda.is_available():
@@ -1116,6 +1117,11 @@ def _beside(found, width, quick, repeats, threads, kind, device, keep):
     bench_beside(found, [c | how | dict(threads=threads, device=device) for c in sizes],
                  1 if quick else repeats, keep,
                  lambda c: keep.record(c, beside_rows([c], kind)))
+
+def _ranks(quick, repeats, kind, record_to):
+    found = bench_ranks(SMALL, 1) if quick else bench_ranks(USUAL, 2, repeats)
+    say(ranks_text(found))
+    if record_to: record(ranks_rows(found, kind), record_to)
 
 def _threads(quick, repeats, threads, kind, keep):
     bench_threads(quick, 1 if quick else repeats, threads, keep,
@@ -1160,6 +1166,7 @@ def dd_bench(
     if subject in PARTS: _parts(subject, width, *how, device, keep)
     elif subject == 'threads': _threads(*how, keep)
     elif subject == 'students': _students(*how, device, keep)
+    elif subject == 'ranks': _ranks(o.quick, repeats, kind, o.record_to)
     elif subject == 'beside': _beside(found, width, *how, device, keep)
     elif subject == 'growth': _growth(4 if o.quick else o.width or 32, *how, device, keep)
     else:

@@ -52,7 +52,7 @@ def tells_apart(
     "Cross-entropy of real images under the means as a classifier, summed."
     return F.cross_entropy(real@means.T, y, reduction='sum')
 
-# %% ../nbs/12_cafe.ipynb #1d85253a
+# %% ../nbs/12_cafe.ipynb #b2cfe87c
 def moved(
     seen, # accuracies, the newest last
     n=10, # how many are looked at
@@ -74,8 +74,8 @@ class CAFE(DC):
                        batch_train=method.batch_train)
         super().__init__(real, net_fn, how, aug, together=False, seed=seed)
         if not hasattr(self.net, 'blocks'):
-            raise ValueError(f'{type(self.net).__name__} has no blocks; cafe compares the layers of '
-                             'a ConvNet')
+            raise ValueError(f'{type(self.net).__name__} has no blocks; cafe compares the layers '
+                             'of a ConvNet')
     def step_images(self, d): return min(self.batch_real, max(self.counts))*len(self.counts)
     def fresh(self):
         super().fresh()
@@ -87,7 +87,7 @@ class CAFE(DC):
         return sum((self.net(x).argmax(1) == c).float().mean().item()
                    for c, x in enumerate(part))/len(part)
 
-# %% ../nbs/12_cafe.ipynb #a21f080c
+# %% ../nbs/12_cafe.ipynb #540232b2
 @patch
 def __call__(self:CAFE, d):
     pairs = [self.pair(d, c) for c in range(d.n_classes)]
@@ -109,6 +109,7 @@ def backward(self:CAFE, d):
     loss.backward(inputs=[p for g, ps in d.groups().items() if g != 'lr' for p in ps])
     return loss.detach()
 
+# %% ../nbs/12_cafe.ipynb #bb3dd62f
 @patch
 def after(self:CAFE, d):
     "A new network where this one is calm; else train it until it has changed."

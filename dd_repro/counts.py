@@ -114,7 +114,7 @@ def passes(
         ('CAFE CAFE+DSA', 'distill', 'train', it*11*n),
         ('DM LatentDM KFS', 'distill', 'forward', it*c*256),
         ('DM LatentDM', 'distill', 'train', it*n),
-        ('KFS', 'distill', 'train', it*c*of('batch_syn', 128)),
+        ('KFS', 'distill', 'train', it*c*of('batch_syn_max', 128)),
         ('D3S SRe2L CDA', 'teachers', 'train', taught*r.n_real),
         ('D3S SRe2L CDA', 'distill', 'synthesis', n*it),
         ('D3S SRe2L CDA', 'statistics', 'forward', of('teacher_n')*seen),

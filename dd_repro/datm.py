@@ -120,6 +120,7 @@ class DATMMethod(MTTMethod, name='datm'):
     threshold: float = setting(None, 'no step where the loss is above it (default: none)', above=0)
     ema_decay: float = setting(0., 'of a mean of the set over time (0: none)', least=0, most=1)
     idle = MTTMethod.idle | {('labels', 'fixed'): 'lr_y momentum_y'}
+    offers = TrajectoryMethod.offers # one walk an iteration
     stated = ()
     def check(self):
         super().check()

@@ -84,7 +84,7 @@ def flat_protocol(
                schedule=p.schedule, aug=p.aug)
     return FlatProtocol('flat experts', 'paper', rho=rho, alpha=alpha, **own)
 
-# %% ../nbs/12_ftd.ipynb #9ecf6c78
+# %% ../nbs/12_ftd.ipynb #1d6223e2
 @dataclass(frozen=True)
 class FTDMethod(MTTMethod, name='ftd'):
     "Trajectory matching along flat experts, with a mean of the set over time: FTD."
@@ -100,8 +100,8 @@ class FTDMethod(MTTMethod, name='ftd'):
         super().fits(task)
         card = task.experts.card
         if 'content' in card and 'rho' not in card:
-            raise ValueError(f'{task.experts.path}: experts of MTT; ftd follows flat ones (dd_experts '
-                             'ftd, or train_experts with flat_protocol)')
+            raise ValueError(f'{task.experts.path}: experts of MTT; ftd follows flat ones '
+                             '(dd_experts ftd, or train_experts with flat_protocol)')
     def phases(self, d, task, run): return Aligned(super().phases(d, task, run), self)
     def save(self, d, run, task, out):
         return super().save(run.phases[0][0].averaged(d) if run else d, run, task, out)

@@ -94,7 +94,7 @@ def from_real(cls:CodesAndDecoders, real, ipc, k=4, width=8, J=4, warm=300, seed
     d.fit(near.flatten(0, 1), warm)
     return d
 
-# %% ../nbs/13_kfs.ipynb #b409b1e1
+# %% ../nbs/13_kfs.ipynb #43a35873
 @dataclass(frozen=True)
 class KFSMethod(Iterative, name='kfs'):
     "Codes of each class seen by several tiny decoders, under distribution matching: KFS."
@@ -107,7 +107,8 @@ class KFSMethod(Iterative, name='kfs'):
     lr_codes: float = setting(.01, 'step of Adam for the codes', above=0)
     lr_decode: float = setting(.001, 'step of Adam for the decoders', above=0)
     batch_real: int = setting(256, 'real images of a class a match, at most', least=1, smoke=4)
-    batch_syn: int = setting(None, 'synthetic images of a class a match (default: all)', least=1)
+    batch_syn_max: int = setting(None, 'synthetic images of a class a match, at most '
+                                       '(default: all)', least=1)
     aug: str = setting(None, "DSA strategy; '' for none (default: all of it that suits the set)")
     def check(self):
         if self.aug: DSA(self.aug)
@@ -127,7 +128,7 @@ class KFSMethod(Iterative, name='kfs'):
         return super().said(task, d) | dict(net=getattr(task.net(), 'arch', None))
     def phases(self, d, task, run):
         aug = DSA(d.aug, siamese=True) if d.aug else noop
-        return DM(task.real, task.net_fn or task.net, self.batch_real, aug, self.batch_syn,
+        return DM(task.real, task.net_fn or task.net, self.batch_real, aug, self.batch_syn_max,
                   seed=task.seed)
     def opts(self, d):
         return dict(codes=partial(Adam, lr=self.lr_codes),

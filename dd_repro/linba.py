@@ -25,7 +25,7 @@ from .method import *
 from .bptt import *
 from .parts import *
 
-# %% ../nbs/13_linba.ipynb #60f70cd2
+# %% ../nbs/13_linba.ipynb #92c913d3
 def images_of_bases(
     ipc:int, # images per class whose bytes are taken
     C:int, # classes
@@ -42,6 +42,7 @@ def images_of_bases(
                          f'{ipc} images per class; take fewer, or a larger shrink')
     return n
 
+# %% ../nbs/13_linba.ipynb #0f6f8566
 class LinearBases(Parts):
     "Images that are linear combinations of bases which all classes share."
     def __init__(self,
@@ -80,7 +81,7 @@ def at_random(cls:LinearBases, real, ipc, K, r=2, seed=0, **kw):
                aug=default_aug(real))
     return cls(bases, addresses, y, C, s, **own | kw).to(real.device)
 
-# %% ../nbs/13_linba.ipynb #669a117d
+# %% ../nbs/13_linba.ipynb #e447e4e4
 @dataclass(frozen=True)
 class LinBaMethod(Iterative, name='linba'):
     "Bases that all classes share, mixed by addresses, learned through a student's steps: LinBa."
@@ -92,7 +93,7 @@ class LinBaMethod(Iterative, name='linba'):
     syn_steps: int = setting(150, 'N, most student steps', least=1, smoke=2)
     window: int = setting(None, 'W, last steps that the gradient passes (default: all)',
                           least=1, smoke=1)
-    batch_syn: int = setting(320, 'b, images a student step, at most', least=1)
+    batch_syn: int = setting(None, 'b, images a student step (default: all)', least=1)
     batch_real: int = setting(100, 'real images of a class a step, at most', least=1, smoke=2)
     lr_bases: float = setting(.1, 'step of the bases', above=0)
     lr_addresses: float = setting(.1, 'step of the addresses', above=0)
@@ -113,12 +114,19 @@ class LinBaMethod(Iterative, name='linba'):
         n = images_of_bases(self.ipc, real.n_classes, real.shape, self.bases, self.shrink)
         return n*real.n_classes
     def resolved(self, d): return {} # what students of the finished set see is another matter
-    def start(self, task):
-        kw = dict(lr=self.lr_teacher, arch=getattr(task.net(), 'arch', None))
-        return LinearBases.at_random(task.real, self.ipc, self.bases, self.shrink, task.seed, **kw)
-    def phases(self, d, task, run):
-        aug = DSA(self.aug) if self.aug else noop
-        return LossAfter(task, self, aug, 'auto' if run.keep is None else run.keep, run.compiled)
     def opts(self, d):
         rates = dict(bases=self.lr_bases, addresses=self.lr_addresses)
         return {g: partial(SGD, lr=r, momentum=self.momentum) for g, r in rates.items()}
+
+# %% ../nbs/13_linba.ipynb #6a7f609f
+@patch
+def start(self:LinBaMethod, task):
+    "A random memory with random addresses."
+    kw = dict(lr=self.lr_teacher, arch=getattr(task.net(), 'arch', None))
+    return LinearBases.at_random(task.real, self.ipc, self.bases, self.shrink, task.seed, **kw)
+
+@patch
+def phases(self:LinBaMethod, d, task, run):
+    "The loss of students on real images."
+    aug = DSA(self.aug) if self.aug else noop
+    return LossAfter(task, self, aug, 'auto' if run.keep is None else run.keep, run.compiled)

@@ -70,6 +70,8 @@ class RunOptions(Checked):
                               'many as fit)', least=0)
     compiled: bool = setting(False, 'compile the steps of the unroll first (g++ on a CPU, '
                                     'Triton on a GPU)')
+    walks: int = setting(1, 'experts an iteration, their gradients averaged: with more than one '
+                            'another algorithm, which ranks can share', least=1)
     callbacks: tuple = () # called with the Run after every iteration
     jobs: tuple = (0, 1) # (i, k): every k-th batch of a synthesis from i on
     sched: object = None # fraction done in 0..1 -> factor on every rate
@@ -270,6 +272,8 @@ class Iterative(Method):
         kept = dict(ckpt=out/'checkpoint.safetensors', every=run.every, minutes=run.minutes,
                     quiet=run.quiet)
         said = go_on_with(self.said(task, d), run.sched)
+        if run.walks > 1: # named where it acts
+            d.info['walks'] = said['walks'] = run.walks
         r = distill(d, phases, self.iterations*self.updates, self.opts(d), run.sched,
                     callbacks=looks, settings=said, **kept)
         _note_look(d, r)
@@ -301,14 +305,16 @@ def method_of(
 def _without(method):
     "What may be said of a run that this method has no use for."
     loop = () if isinstance(method, Iterative) else ('minutes', 'eval_every', 'callbacks', 'sched')
-    return [w for w in ('keep', 'compiled', 'jobs', *loop) if w not in method.offers]
+    return [w for w in ('keep', 'compiled', 'walks', 'jobs', *loop) if w not in method.offers]
 
-def _one_for_all(method, task):
+def _one_for_all(method, task, run):
     "ValueError where several ranks would not work on one and the same thing."
     if n_ranks() == 1: return
-    if not method.shared:
+    if not method.shared and run.walks < n_ranks():
+        other = (f' (--walks {n_ranks()} averages the gradients of so many experts, which is '
+                 'another algorithm)' if 'walks' in method.offers else '')
         raise ValueError(f'{method.name} on {n_ranks()} ranks: its steps follow one another and '
-                         'cannot be shared out; start it without torchrun')
+                         f'cannot be shared out; start it without torchrun{other}')
     keys = {k: getattr(getattr(task, k), 'key', None) for k in ('real', 'experts', 'teachers')}
     agree(settings=[method.name, method.settings(), task.seed], **keys)
 
@@ -327,7 +333,7 @@ def learn(
     for word in _without(method):
         if getattr(run, word) and getattr(run, word) != getattr(RunOptions, word):
             raise ValueError(f'{word} has no meaning for {method.name}')
-    _one_for_all(method, task)
+    _one_for_all(method, task, run)
     if run.eval_every and task.test is None:
         raise ValueError('eval_every looks at a test set, and the task has none; give test=')
     with plain_torch():

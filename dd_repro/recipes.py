@@ -185,7 +185,8 @@ def read_aloud(
 
 # %% ../nbs/20_recipes.ipynb #642117e0
 _STAGE_WORDS = dict(
-    experts=r'expert_(lr|batch|aug|momentum|wd|rho|alpha|epochs)|max_start_epoch|data_\w+|net_\w+|ae_\w+',
+    experts=(r'expert_(lr|batch|aug|momentum|wd|rho|alpha|epochs)|max_start_epoch|data_\w+|'
+             r'net_\w+|ae_\w+'),
     # without the epochs: longer experts serve a row that needs fewer
     buffer=r'expert_(lr|batch|aug|momentum|wd|rho|alpha)|data_\w+|net_\w+|ae_\w+',
     teachers=r'teacher_\w+',

@@ -679,11 +679,13 @@ def _parts(d, test):
 
 # %% ../nbs/05_students.ipynb #73d6a9ae
 def _halved_before(d):
-    "What a row says of experts or teachers of a set that were trained in bfloat16."
+    "What a row says of a set's experts or teachers in bfloat16, and of walks that were averaged."
     s = (getattr(getattr(d, 'd', d), 'info', None) or {}).get('settings') or {}
     who = dict(experts=(s.get('buffer') or {}).get('bf16'),
                teachers=any('bf16' in t['name'] for t in s.get('teachers') or ()))
-    return [f'bf16: {k}' for k, v in who.items() if v]
+    walks = (getattr(getattr(d, 'd', d), 'info', None) or {}).get('walks')
+    several = [f'{walks} walks an iteration, their gradients averaged']*bool(walks)
+    return [f'bf16: {k}' for k, v in who.items() if v] + several
 
 # %% ../nbs/05_students.ipynb #a6010c3a
 @steady

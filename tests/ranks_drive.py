@@ -193,7 +193,7 @@ def task_of(side=32):
     real = noise(side=side, norm=Normalize(.5, .5))
     return Task(real, net_fn=NET, teachers=some_teachers(real), seed=1)
 
-def images_of(d): return d.images.clone() if torch.is_tensor(d.images) else torch.as_tensor(d.images)
+def images_of(d): return d.images.detach().clone() if torch.is_tensor(d.images) else torch.as_tensor(d.images)
 
 @check
 def synthesis_without_running_statistics(top):
@@ -266,7 +266,7 @@ def a_run_of_dsa(top):
     two, run = go(top/'two')
     assert run.it == 4 and torch.allclose(one, two.images, atol=1e-5) and not torch.equal(two.images, torch.zeros(()))
     assert bytes_of(top/'two', '*.csv')
-    assert len(set(gathered(two.images.sum().item()))) == 1
+    assert len(set(gathered(images_of(two).sum().item()))) == 1
     assert '5 classes' not in error_of(lambda: learn(Task(noise(classes=1), net_fn=lambda: ConvNet(1, 1, 8, 4, 1)), m, top/'x', RunOptions(quiet=True)))
 
 # --- ranks that change between starts
@@ -312,6 +312,24 @@ def commands(top):
         try: start('dd_distill', 'mtt', '--data', 'digits', '--ipc', 1, '--out', top/'mtt')
         except SystemExit as e: assert e.code == 2
     assert sorted(map(bool, gathered(said.getvalue()))) == [False, True] # one of them says it
+
+@check
+def walks_that_are_averaged(top):
+    real = noise()
+    b = train_experts(NET, real, top/'experts', 3, expert_protocol(3, batch=8, aug=''), quiet=True)
+    task = lambda: Task(real, net_fn=NET, experts=b, seed=1)
+    m = method_of('mtt', ipc=1, iterations=3, syn_steps=2, expert_epochs=1, max_start_epoch=2, lr_img=1., lr_lr=1e-5, lr_teacher=.05, aug='flip')
+    go = lambda at, k: learn(task(), m, at, RunOptions(quiet=True, every=1, walks=k))
+    one = by_one(lambda: images_of(go(top/'one', 3)[0]).detach())
+    two, run = go(top/'two', 3)
+    start = images_of(m.start(task()))
+    assert float((one - images_of(two)).norm()) < 1e-4*float((one - start).norm()) and two.info['walks'] == 3
+    plain = by_one(lambda: images_of(go(top/'plain', 1)[0]).detach())
+    assert float((one - plain).norm()) > .01*float((one - start).norm()) # another algorithm
+    said = error_of(lambda: go(top/'none', 1))
+    assert 'mtt on 2 ranks' in said and '--walks 2 averages' in said and not (top/'none').exists()
+    row, = evaluate(two, noise(12), [NET().arch], smaller(), 2, together=False)
+    assert '3 walks an iteration' in row.deviations and row.protocol != 'paper'
 
 @check
 def what_cannot_be_shared_is_refused(top):

@@ -13,7 +13,7 @@ from dd_repro.data import load
 from dd_repro.distilled import Distilled, Pixels
 from dd_repro.experts import expert_protocol, train_experts
 from dd_repro.idc import *
-from dd_repro.match import DM, DMMethod, Matching
+from dd_repro.match import DMMethod
 from dd_repro.method import METHODS, RunOptions, Task, learn, method_of, smoke_of
 from dd_repro.mtt import MTTMethod
 from dd_repro.norm import ZCA, Normalize
@@ -71,7 +71,7 @@ def test_a_gradient_stays_in_its_tile(data):
 
 def test_a_match_and_the_training_after_it_written_once_more(data):
     real, d = data[0], Formation.from_real(data[0], 1)
-    idc = IDC(real, net_fn, Matching(**HOW, loss='mse', train_on='real', net_lr=.1, batch_train=8), mix_p=0.)
+    idc = IDC(real, net_fn, RealMatching(**HOW, net_lr=.1, batch_train=8, mix_p=0.))
     rng, net = rng_for(0), None
     rng.set_state(idc.rng.get_state())
     params = [p.detach().clone().requires_grad_() for p in idc.params]
@@ -101,14 +101,14 @@ def test_a_match_and_the_training_after_it_written_once_more(data):
     for p, q in zip(params, idc.params): torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
 
 def test_mixing_is_by_lot(data):
-    idc = IDC(data[0], net_fn, Matching(**HOW, train_on='real'), mix_p=.5)
+    idc = IDC(data[0], net_fn, RealMatching(**HOW, mix_p=.5))
     x, y = next(iter(data[0].batches(8, rng_for(0))))
     kinds = [idc.mixed(x, y)[1].ndim for _ in range(200)]
     assert 70 < kinds.count(2) < 130
     idc.mix_p = 1.
     xx, yy = idc.mixed(x, y)
     assert yy.shape == (8, 10) and torch.allclose(yy.sum(1), torch.ones(8)) and not torch.equal(x, xx)
-    assert IDC(data[0], net_fn, Matching(**HOW), DSA('color+crop_cutout', siamese=True)).train_aug.strategy == 'color+crop'
+    assert IDC(data[0], net_fn, RealMatching(**HOW), DSA('color+crop_cutout', siamese=True)).train_aug.strategy == 'color+crop'
 
 @pytest.mark.parametrize('strategy, want', [('color+crop_cutout', 'color+crop'), ('cutout', ''), ('color_crop', 'color_crop'), ('cutout+flip', 'flip')])
 def test_a_strategy_without_a_transform(strategy, want): assert without(strategy, 'cutout') == want

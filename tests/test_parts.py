@@ -18,7 +18,7 @@ from dd_repro.method import METHODS, RunOptions, Task, learn, method_of, smoke_o
 torch.set_num_threads(1)
 net_fn, QUIET = partial(ConvNet, 1, 10, 8, 8, 1), RunOptions(quiet=True)
 LINBA = LinBaMethod(iterations=3, bases=8, syn_steps=3, batch_syn=20, batch_real=3)
-KFS = KFSMethod(iterations=3, decoder_width=4, decoders=2, warm=2, batch_real=8, batch_syn=8)
+KFS = KFSMethod(iterations=3, decoder_width=4, decoders=2, warm=2, batch_real=8, batch_syn_max=8)
 SETS = dict(linba=lambda real: LinearBases.at_random(real, 1, 8), kfs=lambda real: CodesAndDecoders.from_real(real, 10, 4, 4, 3, warm=1))
 
 

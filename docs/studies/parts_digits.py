@@ -23,10 +23,10 @@ def run(o):
         match = dict(ipc=10, iterations=DM_ITS, batch_real=64, aug=AUG)
         d = learn(task, DMMethod(lr_img=3., **match), o.home/'parts-digits'/f'dm-{seed}', RunOptions(quiet=True))[0]
         judge(o, d, 'kfs/ipc10/dm', seed, test, f'lr_img 3 (1), iterations {DM_ITS} (20000), batch_real 64 (256)')
-        m = KFSMethod(decoder_width=4, warm=WARM, batch_syn=64, **match)
+        m = KFSMethod(decoder_width=4, warm=WARM, batch_syn_max=64, **match)
         judge(o, m.start(task), 'kfs/ipc10/fitted', seed, test, f'31 codes a class, 4 decoders of 4 channels, fitted to 124 random real images a class in {WARM} steps, not learned')
         d = learn(task, m, o.home/'parts-digits'/f'kfs-{seed}', RunOptions(quiet=True))[0]
-        judge(o, d, 'kfs/ipc10/kfs', seed, test, f'31 codes a class, 4 decoders of 4 channels, iterations {DM_ITS} (20000), batch_real 64 (256), batch_syn 64')
+        judge(o, d, 'kfs/ipc10/kfs', seed, test, f'31 codes a class, 4 decoders of 4 channels, iterations {DM_ITS} (20000), batch_real 64 (256), batch_syn_max 64')
 
 if __name__ == '__main__':
     o = begin(__doc__, 'further', seeds=dict(nargs='*', type=int, help='seeds (default 0 1 2)'))
