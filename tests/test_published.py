@@ -256,7 +256,7 @@ def test_an_object_of_the_list_is_checked_and_ones_own_is_not(tmp_path, pair):
 def test_the_five_lines_of_the_readme(root, tmp_path, monkeypatch):
     "As printed; only the students are shorter, and the real images generated."
     import dd_repro.all as everything
-    block = re.search(r"## Somebody else's set.*?\n\n((?:    .+\n)+)", (root/'README.md').read_text(encoding='utf-8'), re.S)[1]
+    block = re.search(r"## Somebody else's set.*?\n\n((?:    [^\n]+\n)+)", (root/'README.md').read_text(encoding='utf-8'), re.S)[1]
     lines = [l[4:] for l in block.splitlines()]
     (tmp_path/'published').symlink_to(need('dc-cifar10-ipc1').parent)
     monkeypatch.setenv('DD_DATA', str(tmp_path))
