@@ -109,7 +109,7 @@ def backward(self:CAFE, d):
     loss.backward(inputs=[p for g, ps in d.groups().items() if g != 'lr' for p in ps])
     return loss.detach()
 
-# %% ../nbs/12_cafe.ipynb #bb3dd62f
+# %% ../nbs/12_cafe.ipynb #94cf111c
 @patch
 def after(self:CAFE, d):
     "A new network where this one is calm; else train it until it has changed."
@@ -129,10 +129,13 @@ def after(self:CAFE, d):
     opt.zero_grad()
 
 @patch
-def state_dict(self:CAFE): return DC.state_dict(self) | dict(seen=list(self.seen))
+def state_dict(self:CAFE):
+    "That of DC, and the accuracies."
+    return DC.state_dict(self) | dict(seen=list(self.seen))
 
 @patch
 def load_state_dict(self:CAFE, s):
+    "Put both back."
     DC.load_state_dict(self, {k: v for k, v in s.items() if k != 'seen'})
     self.seen = list(s['seen'])
 

@@ -87,6 +87,22 @@ def _times(r):
     if r.method == 'KFS': return r['decoders']*48/r['code_channels'] # less the decoders
     return 1
 
+def _further(r, n):
+    "The passes of further methods: methods, stage, kind, images."
+    c, of = r.classes, lambda name, default=0: r.get(name, default)
+    it, outer = of('iterations'), of('iterations')*of('outer', 1)
+    epochs = of('max_start_epoch') + of('expert_epochs')
+    return [
+        ('FTD', 'experts', 'train', 2*of('expert_n')*epochs*r.n_real),
+        ('IDC', 'distill', 'train', outer*of('batch_real')*(c + of('inner'))),
+        ('IDC', 'distill', 'unroll', outer*n),
+        # ten epochs at least between two matches, each with a look at 128 images of a class
+        ('CAFE CAFE+DSA', 'distill', 'forward', it*c*(256 + 10*128)),
+        ('CAFE CAFE+DSA', 'distill', 'train', it*11*n),
+        ('KFS', 'distill', 'train', it*c*of('batch_syn_max', 128))]
+
+
+# %% ../nbs/21_counts.ipynb #811ae49c
 def passes(
     r:Recipe # a recipe
 )->dict: # stage -> [(network train|eval, kind of pass, images)]
@@ -98,7 +114,6 @@ def passes(
     seen = r.n_real*(of('layers') != 'bn') + n*bool(of('isu')) # for statistics, and for folding
     for methods, stage, kind, images in (
         ('MTT D3 LatentMTT', 'experts', 'train', of('expert_n')*epochs*r.n_real),
-        ('FTD', 'experts', 'train', 2*of('expert_n')*epochs*r.n_real),
         ('MTT FTD D3 LatentMTT', 'distill', 'unroll',
          it*of('syn_steps', 1)*min(n, of('batch_syn') or n)),
         ('D3', 'distill', 'train', it*c*2*of('mmd_samples', 30)),
@@ -107,18 +122,13 @@ def passes(
         ('DD LD LinBa', 'distill', 'train', it*c*of('batch_real', 100)),
         ('DC DSA LatentDC', 'distill', 'train', outer*(c*256 + of('inner', 1)*n)),
         ('DC DSA LatentDC', 'distill', 'unroll', outer*n),
-        ('IDC', 'distill', 'train', outer*of('batch_real')*(c + of('inner'))),
-        ('IDC', 'distill', 'unroll', outer*n),
-        # ten epochs at least between two matches, each with a look at 128 images of a class
-        ('CAFE CAFE+DSA', 'distill', 'forward', it*c*(256 + 10*128)),
-        ('CAFE CAFE+DSA', 'distill', 'train', it*11*n),
         ('DM LatentDM KFS', 'distill', 'forward', it*c*256),
         ('DM LatentDM', 'distill', 'train', it*n),
-        ('KFS', 'distill', 'train', it*c*of('batch_syn_max', 128)),
         ('D3S SRe2L CDA', 'teachers', 'train', taught*r.n_real),
         ('D3S SRe2L CDA', 'distill', 'synthesis', n*it),
         ('D3S SRe2L CDA', 'statistics', 'forward', of('teacher_n')*seen),
         ('D3S SRe2L CDA', 'labels', 'forward', n*of('label_epochs')*of('teacher_n')),
+        *_further(r, n),
     ):
         if r.method in methods.split(): out.setdefault(stage, []).append(('train', kind, images))
     students = of('eval_n', 5)*of('eval_epochs')*n
