@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AUG8', 'NET8', 'KW8', 'EXPERTS8', 'net_fn8', 'PROTOCOL8', 'NET32', 'KW32', 'opinions', 'last_nets', 'digits_sets',
-           'protocol_for', 'bytes_of', 'side_rows', 'whitened', 'cifar_sets', 'side_cifar']
+           'protocol_for', 'bytes_of', 'side_rows', 'whitened', 'files_of', 'cifar_sets', 'side_cifar']
 
 # %% ../nbs/50_side_by_side.ipynb #20ed051e
 import re
@@ -171,26 +171,27 @@ def _called(stem):
     method, *rest = stem.removeprefix('cifar10-').split('-')
     return ', '.join([method.upper(), *(re.sub(r'^([ipl]pc)', r'\1 ', w) for w in rest)])
 
-def _files(artefacts, more):
-    "Name -> file of a distilled set."
-    found = {_called(f.stem): f for f in sorted(Path(artefacts).glob('cifar10-*.safetensors'))}
+def files_of(
+    folder # of artefacts, or of runs: a folder each, such as dsa-ipc1
+)->dict: # name -> file of a distilled set
+    "The sets of CIFAR-10 in a folder."
+    found = {_called(f.stem): f for f in sorted(Path(folder).glob('cifar10-*.safetensors'))}
     return found | {_called(f.parent.name): f for m in ('dm', 'dsa')
-                    for f in sorted(Path(more).glob(f'{m}-ipc*/distilled.safetensors')) if more}
+                    for f in sorted(Path(folder).glob(f'{m}-ipc*/distilled.safetensors'))}
 
 # %% ../nbs/50_side_by_side.ipynb #5d1ed316
 def cifar_sets(
     real, # CIFAR-10 under mean and standard deviation
     artefacts, # folder of artefacts
-    more='', # folder of sets of DM and DSA, one folder each
+    more=None, # name -> file of a set, or an imported set
     teachers=None, # networks that give soft labels to images under `real`'s norm
-    others=None, # name -> an imported set
 )->dict: # name -> (set, bytes of its decoder, hash of its file)
     "Every CIFAR-10 set that is there, with random real images and soft labels beside them."
     made = {f'random, ipc {k}': (Pixels.from_real(real, k, **KW32), 0, '') for k in (1, 10)}
-    made |= {n: (d, 0, fingerprint(d)[:16]) for n, d in (others or {}).items()}
-    for name, f in _files(artefacts, more).items():
-        d = Distilled.load(f)
-        made[name] = d, sum(p.numel()*4 for p in d.groups().get('decoder', [])), file_sha256(f)[:16]
+    for name, f in (files_of(artefacts) | (more or {})).items():
+        d = f if isinstance(f, Distilled) else Distilled.load(f)
+        weighs = sum(p.numel()*4 for p in d.groups().get('decoder', []))
+        made[name] = d, weighs, fingerprint(d)[:16] if d is f else file_sha256(f)[:16]
     white = [d.norm for d, *_ in made.values() if isinstance(d.norm, ZCA)][:1]
     made |= {f'random, ipc {k} (ZCA)': (whitened(made[f'random, ipc {k}'][0], white[0]), 0, '')
              for k in (1, 10) if white}
@@ -212,7 +213,7 @@ def _what(d):
 def side_cifar(
     real, test, # CIFAR-10 under mean and standard deviation
     out=None, # results file; side.csv of the results when None
-    artefacts=None, more='', teachers=None, others=None, # as in `cifar_sets`
+    artefacts=None, more=None, teachers=None, # as in `cifar_sets`
     epochs=200, n_eval=3, # of the students
 )->list: # of Row, accuracies only
     "Evaluate every CIFAR-10 set that has no row yet, under one protocol, and record it."
@@ -221,7 +222,7 @@ def side_cifar(
     done = ({(r.method, r.artefact) for r in read_rows(out) if r.row == 'side/cifar10'}
             if out.is_file() else set())
     for name, made in cifar_sets(real, artefacts or results_dir().parent/'artefacts', more,
-                                 teachers, others).items():
+                                 teachers).items():
         d, _, art = made
         if (name, art) in done: continue
         record(rows := side_rows('cifar10', name, made, test.renorm(d.norm), p, n_eval, _what(d),

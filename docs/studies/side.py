@@ -1,7 +1,7 @@
 """Every method under one protocol, accuracy beside bytes, by the functions of notebook 50. digits: the sets are made; cifar10: the sets that are there, as
 artefacts of the checkout and as runs of match_cifar.py, with soft labels by the teachers of d3s_cifar.py."""
 from study import *
-from dd_repro.side import EXPERTS8, PROTOCOL8, digits_sets, net_fn8, side_cifar, side_rows
+from dd_repro.side import EXPERTS8, PROTOCOL8, digits_sets, files_of, net_fn8, side_cifar, side_rows
 
 def digits(o):
     "Sets of digits at 8 px, one distillation seed."
@@ -23,7 +23,7 @@ def cifar10(o):
     real, test = load(find_source('cifar10', download=False))
     found = [load_teacher(f) for f in sorted((o.home/'teachers'/'cifar10-r18w16-e3').glob('teacher_*.safetensors'))] + [load_resnet20()]
     teachers = Teachers([n for n, *_ in found], real, [m for _, m, *_ in found], [f'teacher {i}' for i in range(len(found))])
-    side_cifar(real, test, o.csv, results_dir().parent/'artefacts', o.home/'match-cifar10', teachers, theirs(o, real) if o.published else None)
+    side_cifar(real, test, o.csv, results_dir().parent/'artefacts', files_of(o.home/'match-cifar10') | (theirs(o, real) if o.published else {}), teachers)
 
 if __name__ == '__main__':
     parts = dict(digits=digits, cifar10=cifar10)
