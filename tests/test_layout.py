@@ -1,4 +1,6 @@
-"""Channels of a place side by side: which networks take it, the same numbers to rounding, in the loop, in a captured step and in a synthesis, and the word in the row."""
+"""Channels of a place side by side: which networks take it, the same numbers to rounding, in the loop, in a captured step and in a synthesis, and the word in the row.
+
+At least 8 channels: PyTorch 2.15 writes past its memory on processors without AVX-512 where a ResNet of 2 or 4 lies so."""
 import pytest, torch
 from pretend import pretend_gpu
 from test_quick import SMALL, walked
@@ -30,7 +32,7 @@ def test_who_takes_it(name, size, kw, yes):
     assert lies_last(dict(name=name, size=size, **kw), True) == yes
     assert not lies_last(dict(name=name, size=size, **kw), False) and not lies_last(None, True)
 
-@pytest.mark.parametrize('name, kw', [('resnet18_bn', dict(width=2, layers=(1, 1))), ('resnet20', {})])
+@pytest.mark.parametrize('name, kw', [('resnet18_bn', dict(width=8, layers=(1, 1))), ('resnet20', {})])
 @pytest.mark.parametrize('how', [{}, dict(opt='adamw', schedule='none', lr=.01)])
 def test_the_loop_is_the_same(name, kw, how, monkeypatch):
     def run(n):
@@ -58,7 +60,7 @@ def test_a_captured_step_is_the_same(monkeypatch):
 def test_one_machine_for_each_order(monkeypatch):
     "What was captured for one order does not serve the other."
     from dd_repro import teams
-    n = net('convnet', width=4, depth=1)
+    n = net('convnet', width=8, depth=1)
     one, other = Team([n]), Team([n])
     other.last = True
     x = data()
@@ -75,10 +77,10 @@ def test_a_synthesis_is_the_same(how, monkeypatch):
 def test_the_row_and_the_card_say_so(tmp_path, monkeypatch):
     real = data(n=12).map(lambda x: x.float())
     monkeypatch.setattr(students, 'lies_last', lambda arch, gpu: True)
-    row, = evaluate(real, real, net('convnet', width=4).arch, P.scaled(epochs=1), 1, lr=.01)
+    row, = evaluate(real, real, net('convnet', width=8).arch, P.scaled(epochs=1), 1, lr=.01)
     assert row.device.endswith(', channels last')
     monkeypatch.setattr('dd_repro.teachers.lies_last', lambda arch, gpu: True)
-    def made(): return train_teachers(lambda: make_net('resnet18_bn', 1, 4, 32, width=2, layers=(1, 1)), real, tmp_path, 1, TeacherProtocol('t', epochs=1, batch=4, lr=.01), quiet=True)
+    def made(): return train_teachers(lambda: make_net('resnet18_bn', 1, 4, 32, width=8, layers=(1, 1)), real, tmp_path, 1, TeacherProtocol('t', epochs=1, batch=4, lr=.01), quiet=True)
     made()
     assert load_tensors(tmp_path/'teacher_000.safetensors')[1]['layout'] == 'last'
     monkeypatch.undo()
@@ -86,5 +88,5 @@ def test_the_row_and_the_card_say_so(tmp_path, monkeypatch):
 
 def test_a_row_of_a_cpu_is_as_it_was():
     real = data(n=12).map(lambda x: x.float())
-    row, = evaluate(real, real, net('convnet', width=4).arch, P.scaled(epochs=1), 1, lr=.01)
+    row, = evaluate(real, real, net('convnet', width=8).arch, P.scaled(epochs=1), 1, lr=.01)
     assert 'channels' not in row.device
