@@ -37,7 +37,13 @@ from .soft import *
 from .datm import *
 from .match import *
 from .bptt import *
+from .cafe import *
 from .fred import *
+from .ftd import *
+from .idc import *
+from .parts import *
+from .kfs import *
+from .linba import *
 from .coreset import *
 from .mmd import *
 from .priors import *

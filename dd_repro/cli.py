@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['EXPERTS', 'RELABEL', 'STUDENT_CHANGES', 'EVALUATE', 'DataOptions', 'NetOptions', 'device_named', 'made_of', 'Subject',
            'take', 'net_fn_of', 'stem_of', 'buffer_path', 'teachers_path', 'latent_buffer_path', 'open_autoencoder',
-           'LatentExpertOptions', 'ExpertOptions', 'TeacherOptions', 'CodesFrom', 'experts_subject', 'dd_experts',
-           'expert_rows', 'RunPlace', 'ExpertsFrom', 'TeachersFrom', 'distill_subject', 'check_stated', 'looked_up',
-           'open_task', 'how_it_went', 'dd_distill', 'ViewOptions', 'dd_relabel', 'EvalOptions', 'dd_eval',
+           'LatentExpertOptions', 'ExpertOptions', 'FlatOptions', 'TeacherOptions', 'CodesFrom', 'experts_subject',
+           'dd_experts', 'expert_rows', 'RunPlace', 'ExpertsFrom', 'TeachersFrom', 'distill_subject', 'check_stated',
+           'looked_up', 'open_task', 'how_it_went', 'dd_distill', 'ViewOptions', 'dd_relabel', 'EvalOptions', 'dd_eval',
            'command_words']
 
 # %% ../nbs/22_cli.ipynb #fea5c48b
@@ -32,6 +32,7 @@ from .convnet import *
 from .zoo import *
 from .students import *
 from .experts import *
+from .ftd import *
 from .distilled import *
 from .loop import *
 from .method import *
@@ -190,6 +191,18 @@ class ExpertOptions(LatentExpertOptions):
     aug: str = setting(None, "DSA strategy; '' for none (default: all of it that suits the set)")
     bf16: bool = setting(False, 'products in bfloat16 (autocast), also on a CPU; a deviation')
     record_to: str = setting('', 'append the cost to this results file')
+    ends = '' # what the default folder ends in
+    def protocol(self, aug): return expert_protocol(self.epochs, self.lr, self.batch, aug)
+
+@dataclass(frozen=True)
+class FlatOptions(ExpertOptions):
+    "Flat experts of pixels."
+    rho: float = setting(.01, 'radius in which a step looks for the largest loss', least=0)
+    alpha: float = setting(.4, "weight of the gradient's part across that", least=0)
+    ends = FTDMethod.own_experts
+    def protocol(self, aug):
+        how = dict(lr=self.lr, batch=self.batch, aug=aug)
+        return flat_protocol(self.epochs, self.rho, self.alpha, **how)
 
 # %% ../nbs/22_cli.ipynb #d4973cef
 @dataclass(frozen=True)
@@ -224,6 +237,7 @@ class CodesFrom(Checked):
 
 # %% ../nbs/22_cli.ipynb #275d3bc1
 def _pixels(): return dict(experts=ExpertOptions, data=DataOptions, network=NetOptions)
+def _flat(): return dict(experts=FlatOptions, data=DataOptions, network=NetOptions)
 def _seen():
     return dict(experts=LatentExpertOptions, data=DataOptions, network=NetOptions, codes=CodesFrom)
 def _taught(): return dict(teachers=TeacherOptions, data=DataOptions)
@@ -235,6 +249,8 @@ EXPERTS = {'mtt': ('experts of pixels, for mtt', _pixels),
            'latent-mtt': ('experts of codes, for latent-mtt', _seen),
            'datm': ('experts of pixels, for datm', _pixels),
            'fred-mtt': ('experts of pixels, for fred-mtt', _pixels),
+           'idc-mtt': ('experts of pixels, for idc-mtt', _pixels),
+           'ftd': ('flat experts of pixels, for ftd', _flat),
            'rded': ('teachers, for rded', _taught)}
 
 def experts_subject(
@@ -290,16 +306,17 @@ def _train_seen(got, o, real):
         how = dict(lr=e.lr, batch=e.batch, seed=e.seed, on_expert=_told(e.epochs))
         say(latent_experts(codes, path, e.n, e.epochs, net.width or 128, net.depth, **how))
 
-def _train_pixels(got, o, real):
+def _train_pixels(got, o, real, cls=ExpertOptions):
     "Experts of pixels, and what they cost."
-    e, net = made_of(ExpertOptions, got), made_of(NetOptions, got)
-    path, aug = e.path or buffer_path(o, net), default_aug(real) if e.aug is None else e.aug
+    e, net = made_of(cls, got), made_of(NetOptions, got)
+    path, aug = (e.path or f'{buffer_path(o, net)}{e.ends}',
+                 default_aug(real) if e.aug is None else e.aug)
     if (steps := -(-len(real)//e.batch)) < 5:
         say(f'an epoch of {len(real)} images has {steps} step{"s"*(steps > 1)} at --batch '
             f'{e.batch}: experts will hardly move; a smaller batch or a higher --lr helps')
     with _keeps('expert', path, e.n), Cost(real.device) as c:
         how = dict(seed=e.seed, on_expert=_told(e.epochs))
-        p = expert_protocol(e.epochs, e.lr, e.batch, aug)
+        p = e.protocol(aug)
         if e.bf16: p = p.scaled(bf16=True)
         b = train_experts(net_fn_of(real, net), real, path, e.n, p, **how)
     say(b, f'{b.nbytes/len(b)/1e6:.1f} MB an expert, in {path}')
@@ -324,7 +341,8 @@ def dd_experts(
         _check_folder('teacher' if taught else 'expert', got['path'])
     if got.get('record_to'):
         read_rows(got['record_to'])
-    act = _teach if taught else _train_seen if kind == 'latent-mtt' else _train_pixels
+    act = _teach if taught else _train_seen if kind == 'latent-mtt' else partial(
+        _train_pixels, cls=subject.classes['experts'])
     act(got, o, o.load()[0])
 
 # %% ../nbs/22_cli.ipynb #5af9eca9
@@ -499,7 +517,8 @@ def open_task(
     stem, pixels = stem_of(o, got.get('width'), got.get('depth')), 'codes' not in cls.needs
     experts = None
     if 'experts' in cls.needs and pixels:
-        experts = Buffer(got.get('buffer') or dd_home()/'buffers'/stem)
+        ends = getattr(cls, 'own_experts', '')
+        experts = Buffer(got.get('buffer') or dd_home()/'buffers'/f'{stem}{ends}')
     task = Task(*o.load(), seed=got.get('seed', 0), experts=experts)
     if 'teachers' in cls.needs:
         task.teachers = load_teachers(got.get('teachers') or dd_home()/'teachers'/stem, task.real)

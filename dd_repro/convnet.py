@@ -99,6 +99,7 @@ def random_state(
     out += [g.getstate() for g in mine if isinstance(g, random.Random)]
     return tuple(out + [repr(g.bit_generator.state) for g in mine if hasattr(g, 'bit_generator')])
 
+# %% ../nbs/03_convnet.ipynb #9f66cfa9
 _OWN = frozenset(vars(nn.Module())) - {'training'}
 _HOOKS = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
 
@@ -119,6 +120,7 @@ def described(
     def hooks(m): return tuple(len(getattr(m, k)) for k in _HOOKS)
     return tuple((n, type(m), hooks(m), own(m)) for n, m in net.named_modules())
 
+# %% ../nbs/03_convnet.ipynb #67a0065a
 def _tensors_of(net):
     "Buffers, and tensors that are kept as attributes: name -> (identity, version)."
     kept = {f'{n}.{k}'.lstrip('.'): v for n, m in net.named_modules() for k, v in vars(m).items()

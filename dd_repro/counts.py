@@ -76,8 +76,33 @@ def n_images(
     r:Recipe # a recipe
 )->int: # in the distilled set as its students see it; of the training set for `full`
     "How many images students pass over in an epoch."
-    return r.n_real if r.method == 'full' else r.classes*int(r.get('lpc') or r.budget or 1)
+    if r.method == 'full': return r.n_real
+    n = int(r.get('lpc') or r.get('ipc') or r.budget or 1)
+    return r.classes*int(n*_times(r))
 
+def _times(r):
+    "How many images the bytes of one hold, where a set has more than it stores."
+    if r.method == 'IDC': return r['factor']**2
+    if r.method == 'LinBa': return max(3*r.size**2//r['bases'] - 1, 1) # less the bases
+    if r.method == 'KFS': return r['decoders']*48/r['code_channels'] # less the decoders
+    return 1
+
+def _further(r, n):
+    "The passes of further methods: methods, stage, kind, images."
+    c, of = r.classes, lambda name, default=0: r.get(name, default)
+    it, outer = of('iterations'), of('iterations')*of('outer', 1)
+    epochs = of('max_start_epoch') + of('expert_epochs')
+    return [
+        ('FTD', 'experts', 'train', 2*of('expert_n')*epochs*r.n_real),
+        ('IDC', 'distill', 'train', outer*of('batch_real')*(c + of('inner'))),
+        ('IDC', 'distill', 'unroll', outer*n),
+        # ten epochs at least between two matches, each with a look at 128 images of a class
+        ('CAFE CAFE+DSA', 'distill', 'forward', it*c*(256 + 10*128)),
+        ('CAFE CAFE+DSA', 'distill', 'train', it*11*n),
+        ('KFS', 'distill', 'train', it*c*of('batch_syn_max', 128))]
+
+
+# %% ../nbs/21_counts.ipynb #811ae49c
 def passes(
     r:Recipe # a recipe
 )->dict: # stage -> [(network train|eval, kind of pass, images)]
@@ -89,19 +114,21 @@ def passes(
     seen = r.n_real*(of('layers') != 'bn') + n*bool(of('isu')) # for statistics, and for folding
     for methods, stage, kind, images in (
         ('MTT D3 LatentMTT', 'experts', 'train', of('expert_n')*epochs*r.n_real),
-        ('MTT D3 LatentMTT', 'distill', 'unroll',
+        ('MTT FTD D3 LatentMTT', 'distill', 'unroll',
          it*of('syn_steps', 1)*min(n, of('batch_syn') or n)),
         ('D3', 'distill', 'train', it*c*2*of('mmd_samples', 30)),
-        ('DD LD', 'distill', 'unroll',
+        ('DD LD LinBa', 'distill', 'unroll',
          it*of('syn_steps', 1)*min(n, of('batch_syn') or n)),
-        ('DD LD', 'distill', 'train', it*c*of('batch_real', 100)),
+        ('DD LD LinBa', 'distill', 'train', it*c*of('batch_real', 100)),
         ('DC DSA LatentDC', 'distill', 'train', outer*(c*256 + of('inner', 1)*n)),
         ('DC DSA LatentDC', 'distill', 'unroll', outer*n),
-        ('DM LatentDM', 'distill', 'forward', it*c*256), ('DM LatentDM', 'distill', 'train', it*n),
+        ('DM LatentDM KFS', 'distill', 'forward', it*c*256),
+        ('DM LatentDM', 'distill', 'train', it*n),
         ('D3S SRe2L CDA', 'teachers', 'train', taught*r.n_real),
         ('D3S SRe2L CDA', 'distill', 'synthesis', n*it),
         ('D3S SRe2L CDA', 'statistics', 'forward', of('teacher_n')*seen),
         ('D3S SRe2L CDA', 'labels', 'forward', n*of('label_epochs')*of('teacher_n')),
+        *_further(r, n),
     ):
         if r.method in methods.split(): out.setdefault(stage, []).append(('train', kind, images))
     students = of('eval_n', 5)*of('eval_epochs')*n
@@ -121,8 +148,8 @@ def row_net_name(
     "The house's name of a row's network: D3S's have batch norm, D3 tests on networks of its own."
     name = net_name(getattr(r, f'{which}_net'))
     if name == 'resnet18' and r.paper == 'd3s': return 'resnet18_bn'
-    own = ('resnet18', 'vgg11', 'alexnet', 'vit') if r.paper == 'd3' and which == 'eval' else ()
-    return f'{name}_d3' if name in own else name
+    own = which == 'eval' and r.get('student_nets') == 'd3'
+    return f'{name}_d3' if own and name in ('resnet18', 'vgg11', 'alexnet', 'vit') else name
 
 def _net_of(r, which):
     "What `gmacs` takes for the network that a row distils with ('train') or is tested on ('eval')."

@@ -94,7 +94,8 @@ class D3SMethod(Method, name='d3s'):
     jitter: int = setting(0, 'px that images are rolled by, at most', least=0)
     jitter_back: bool = setting(False, 'roll images the other way, too', needs='jitter')
     eps: float = setting(1e-3, 'floor of the covariances', above=0)
-    idle = {('crop', 'none'): 'scale', ('isu', False): 'level', ('jitter', 0): 'jitter_back'}
+    idle = {('crop', 'none'): 'scale', ('isu', False): 'level', ('jitter', 0): 'jitter_back',
+            ('kind', 'bn-diag'): 'eps', ('kind', 'bn-multi'): 'eps'}
     def check(self):
         if self.weight == 0 and self.alpha == 0:
             raise ValueError('weight is 0 and alpha is 0: nothing is left to learn from')

@@ -238,7 +238,9 @@ def _instead(card): return next((f', but {w}' for k, w in _CARDS.items() if k in
 ALIASES = dict( # kind, as cards name it -> where its class is today
     Pixels='dd_repro.distilled.Pixels', StoredPixels='dd_repro.d3s.StoredPixels',
     LatentPriors='dd_repro.priors.LatentPriors', LatentCodes='dd_repro.latent.LatentCodes',
-    SoftPixels='dd_repro.soft.SoftPixels', Frequencies='dd_repro.fred.Frequencies')
+    SoftPixels='dd_repro.soft.SoftPixels', Frequencies='dd_repro.fred.Frequencies',
+    Formation='dd_repro.idc.Formation', LinearBases='dd_repro.linba.LinearBases',
+    CodesAndDecoders='dd_repro.kfs.CodesAndDecoders')
 
 def class_of(
     kind:str # as a card names it

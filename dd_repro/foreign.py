@@ -19,6 +19,7 @@ from .sets import *
 from .convnet import *
 from .zoo import *
 from .experts import *
+from .distilled import *
 from .labels import *
 from .exchange import *
 
@@ -76,6 +77,8 @@ def import_experts(
     n=None, # only the first n
 )->Buffer:
     "Experts of the official code as a buffer; ValueError in one line for what is none."
+    check_count('n', n)
+    check_real(real)
     net = net or ConvNet(real.shape[0], real.n_classes, real.shape[1])
     shapes, files, i, epochs = [tuple(p.shape) for p in net.parameters()], _replays(path), 0, None
     with in_place(Path(out).expanduser()) as tmp:
@@ -93,6 +96,7 @@ def import_experts(
                 save_tensors(tmp/f'expert_{i:04}.safetensors', dict(theta=theta), meta)
                 i += 1
         if not i: raise ValueError(f'{path}: no expert in it')
+        if n and i < n: raise ValueError(f'{path}: n={n} experts were asked for; there are {i}')
         card = _buffer_card(net, real, epochs, files)
         write_atomic(tmp/'buffer.json', json.dumps(card, indent=1).encode())
     return Buffer(out)
@@ -105,6 +109,7 @@ def export_experts(
     each=10, # experts a file
 )->Path:
     "Experts as the official code reads them, whole or not at all."
+    check_count('each', each)
     buffer = buffer if isinstance(buffer, Buffer) else Buffer(buffer)
     if net is None and not buffer.card.get('arch'):
         raise ValueError(f'{buffer.path}: its card names no network; give net=')
@@ -238,7 +243,12 @@ def import_labels(
     "Stored labels of SRe2L, CDA, EDC, LPLD as a store; ValueError in one line for what is none."
     path = Path(path).expanduser()
     if not path.is_dir(): raise ValueError(f'{path}: no such folder')
+    if not isinstance(d, Distilled):
+        raise ValueError(f'labels belong to a distilled set; this is {type(d).__name__}')
+    check_count('epochs', epochs)
     folders = _numbered(path, 'epoch')[:epochs]
+    if epochs and len(folders) < epochs:
+        raise ValueError(f'{path}: epochs={epochs} were asked for; there are {len(folders)}')
     drawn = fkd_order(len(d), len(folders), seed)
     first = len(_batch(_numbered(folders[0], 'batch')[0], d.shape, d.n_classes).box)
     s = dict(n=len(d), n_classes=d.n_classes, shape=list(d.shape), images=fingerprint(d),

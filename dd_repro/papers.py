@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAPERS', 'Line', 'framed', 'groups', 'slug', 'family', 'budget_word', 'printed_text', 'printed_lines',
            'printed_by_name', 'table_names', 'printed', 'relayed', 'matching', 'find_line', 'find_row',
-           'contradictions', 'conflicts']
+           'contradictions', 'conflicts', 'disagreements']
 
 # %% ../nbs/20_papers.ipynb #857633ea
 import difflib, functools, re
@@ -181,3 +181,23 @@ def conflicts(paper:str|None=None)->'pd.DataFrame':
     "Contradictions in and between the papers as they were noted, with ids M1, D1, S1, ..."
     return [l for l in asset_lines('contradictions.csv') if paper in (None, l['paper'])
             or l['paper'] == 'all']
+
+# %% ../nbs/20_papers.ipynb #487efded
+def _rounds(a, b):
+    "Do two printed numbers agree in the digits that both have?"
+    digits = min(len(x.value.partition('.')[2]) for x in (a, b))
+    return abs(a.number - b.number) <= .5001*10**-digits
+
+@framed('row printed')
+def disagreements(
+    paper:str|None=None # all when None
+)->'pd.DataFrame': # a line a cell: its first row, and each value with the tables that print it
+    "Cells that a paper prints with values that rounding does not explain."
+    out = []
+    legible = [r for r in printed_lines(paper) if r.value]
+    for _, g in sorted(groups(legible, 'paper', 'cell').items()):
+        if all(_rounds(r, o) for r in g for o in g): continue
+        told = [f'{v} in {", ".join(r.table for r in rs)}'
+                for (v,), rs in groups(g, 'value').items()]
+        out.append(Line(row=g[0].row, printed='; '.join(told)))
+    return out

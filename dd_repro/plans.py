@@ -318,8 +318,8 @@ def print_plan(
     total = dict(part='all', seconds=sum(r['seconds'] for r in rows),
                  memory_mb=max(r['memory_mb'] for r in rows), disk=sum(r['disk'] for r in rows))
     for r in rows + [total]:
-        print(f'{r["part"]:>12} {r["seconds"]/3600:12,.2f} h {r["memory_mb"]/1e3:8.2f} GB memory '
-              f'{r["disk"]/1e9:10.2f} GB disk')
+        print(f'{r["part"]:>12} {r["seconds"]/3600:12,.2f} h {r["memory_mb"]:9,.0f} MB memory '
+              f'{r["disk"]/1e6:12,.1f} MB disk')
 
 # %% ../nbs/25_plans.ipynb #78800d78
 @cache

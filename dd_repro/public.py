@@ -105,7 +105,8 @@ def _download(url, path, sha):
         with urllib.request.urlopen(url, timeout=60) as r, replacing(path) as f:
             shutil.copyfileobj(r, f, 1 << 20)
     except (OSError, ValueError) as e:
-        raise ValueError(f'{url}: the download failed ({" ".join(str(e).split())[:80]})') from None
+        raise ValueError(f'{url}: the download failed ({" ".join(str(e).split())[:80]}); put '
+                         f'{path.name} into {path.parent} yourself') from None
     if (have := file_sha256(path)) != sha:
         aside = path.with_name(f'{path.name}.not-as-listed')
         path.replace(aside)

@@ -93,7 +93,8 @@ def published_set(
         raise ValueError(f'published set {name!r} is not one of {", ".join(PUBLISHED)}')
     p = name if isinstance(name, Published) else PUBLISHED[name]
     listed = {s.folder: s for s in public_sets().values()}
-    if p is not name and p.name in listed: check_listed(listed[p.name], Path(folder)/p.name)
+    if p == PUBLISHED.get(p.name) and p.name in listed: # your own description: your own files
+        check_listed(listed[p.name], Path(folder)/p.name)
     x, y, lr = read_layout(Path(folder)/p.name, p.layout, run)
     _fits(p, x, y, real)
     lr = next(v for v in (lr, p.lr, p.protocol.lr) if v is not None)

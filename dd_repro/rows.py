@@ -221,7 +221,7 @@ def run_row(
         with together(): return _run(job, record_to)
 
 # %% ../nbs/25_rows.ipynb #27870531
-_EXPERT = ('lr', 'batch', 'aug', 'momentum', 'wd')
+_EXPERT = ('lr', 'batch', 'aug', 'momentum', 'wd', 'rho', 'alpha')
 
 def _apart(seen, want):
     "Texts for values that are not those that were wanted; names of one side only do not count."

@@ -27,6 +27,7 @@ from .coreset import coreset
 from .priors import D3Method, LatentPriors
 from .method import *
 from .d3s import StoredPixels
+from .labels import fingerprint
 from .autoenc import train_tiny
 from .latent import latent_net, codes_space
 from .tables import results_dir
@@ -182,9 +183,11 @@ def cifar_sets(
     artefacts, # folder of artefacts
     more='', # folder of sets of DM and DSA, one folder each
     teachers=None, # networks that give soft labels to images under `real`'s norm
+    others=None, # name -> an imported set
 )->dict: # name -> (set, bytes of its decoder, hash of its file)
     "Every CIFAR-10 set that is there, with random real images and soft labels beside them."
     made = {f'random, ipc {k}': (Pixels.from_real(real, k, **KW32), 0, '') for k in (1, 10)}
+    made |= {n: (d, 0, fingerprint(d)[:16]) for n, d in (others or {}).items()}
     for name, f in _files(artefacts, more).items():
         d = Distilled.load(f)
         made[name] = d, sum(p.numel()*4 for p in d.groups().get('decoder', [])), file_sha256(f)[:16]
@@ -209,7 +212,7 @@ def _what(d):
 def side_cifar(
     real, test, # CIFAR-10 under mean and standard deviation
     out=None, # results file; side.csv of the results when None
-    artefacts=None, more='', teachers=None, # as in `cifar_sets`
+    artefacts=None, more='', teachers=None, others=None, # as in `cifar_sets`
     epochs=200, n_eval=3, # of the students
 )->list: # of Row, accuracies only
     "Evaluate every CIFAR-10 set that has no row yet, under one protocol, and record it."
@@ -218,7 +221,7 @@ def side_cifar(
     done = ({(r.method, r.artefact) for r in read_rows(out) if r.row == 'side/cifar10'}
             if out.is_file() else set())
     for name, made in cifar_sets(real, artefacts or results_dir().parent/'artefacts', more,
-                                 teachers).items():
+                                 teachers, others).items():
         d, _, art = made
         if (name, art) in done: continue
         record(rows := side_rows('cifar10', name, made, test.renorm(d.norm), p, n_eval, _what(d),

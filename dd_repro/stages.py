@@ -25,6 +25,7 @@ from .data import *
 from .zoo import *
 from .students import *
 from .experts import *
+from .ftd import *
 from .distilled import *
 from .fields import *
 from .loop import *
@@ -175,8 +176,10 @@ def experts(self:Job, data=None):
     need = r['max_start_epoch'] + r['expert_epochs']
     if r.stage == 'row': need = max(need, self.kept.get(('epochs', r.key('buffer')), 0))
     path, epochs = self.buffer_at(data, need)
-    p = expert_protocol(epochs, r['expert_lr'], r['expert_batch'], str(r.get('expert_aug') or ''),
-                        r.get('expert_momentum', 0), r.get('expert_wd', 0))
+    how = dict(lr=r['expert_lr'], batch=r['expert_batch'], aug=str(r.get('expert_aug') or ''),
+               momentum=r.get('expert_momentum', 0), wd=r.get('expert_wd', 0))
+    p = (flat_protocol(epochs, r['expert_rho'], r['expert_alpha'], **how)
+         if r.get('expert_rho') else expert_protocol(epochs, **how))
     with self.timed('experts', path):
         buffer = train_experts(row_net(r, data), data, path, r['expert_n'], p, self.seed,
                                self.quiet)

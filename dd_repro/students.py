@@ -68,7 +68,8 @@ def check_lr(
     lr:float # a learning rate
 )->float: # the same
     "ValueError unless a learning rate is finite and positive."
-    if not (math.isfinite(lr) and lr > 0):
+    single = float(torch.tensor(float(lr))) # what a student is trained with
+    if not (math.isfinite(single) and single > 0):
         raise ValueError(f'learning rate is {lr}; it must be finite and above 0')
     return lr
 
@@ -164,7 +165,7 @@ PROTOCOLS = {p.name: p for p in (
     Protocol('dsa', 'paper', epochs=1001, lr=0.01),
     Protocol('full', 'decided', epochs=60, batch=128, lr=0.05, schedule='onecycle'))}
 
-PROTOCOL_ROOMS = tuple(f'dd_repro.{m}' for m in 'soft priors labels latent'.split())
+PROTOCOL_ROOMS = tuple(f'dd_repro.{m}' for m in 'soft idc priors labels latent'.split())
 
 def as_protocol(
     protocol # a key of `PROTOCOLS`, or a Protocol
@@ -210,6 +211,7 @@ def _alike(a, b):
     "Do two networks differ in their weights only?"
     return a is b or described(a) == described(b) and _frozen(a) == _frozen(b)
 
+# %% ../nbs/05_students.ipynb #14d80968
 _BLOCK = ((nn.Conv2d,), (nn.GroupNorm, nn.Identity), (nn.ReLU,), (nn.AvgPool2d,))
 
 def _touched(m):
@@ -338,6 +340,7 @@ def _check_view(p, data):
                          + ('; it needs stored soft labels (dd_relabel, then --labels)'
                             if p.labels == 'soft' else ''))
 
+# %% ../nbs/05_students.ipynb #934709f7
 def _draws(p, data, e, rngs, device):
     "Batches of an epoch, augmented: images [k, b, c, h, w], labels [k, b, ...], a draw each."
     aug = DSA(p.aug) if p.aug else noop
@@ -349,6 +352,7 @@ def _draws(p, data, e, rngs, device):
         xs, ys = zip(*(one(x, y, r) for (x, y), r in zip(group, rngs)))
         yield torch.stack(xs), torch.stack(ys)
 
+# %% ../nbs/05_students.ipynb #90601e08
 def student_loss(
     z:Tensor, # logits [k, b, classes]
     y:Tensor, # labels [k, b], or probabilities [k, b, classes]
@@ -390,6 +394,7 @@ def step_work(
     return images*(a.get('width') or 64)*(a.get('size') or side)**2*(
         1 if a.get('name') == 'convnet' else 4)
 
+# %% ../nbs/05_students.ipynb #3f489216
 def halved(
     p:Protocol, # may ask for it
     device # where a step is taken
@@ -440,8 +445,9 @@ def _run(team, data, p, lr, rngs, device, hook):
     _check_view(p, data)
     split = getattr(data, 'by_parts', False) # does each rank see its part of every batch?
     team.lay(True)
+    take = p.around(_gradients) if hasattr(p, 'around') else _gradients
     quick = (importlib.import_module(CAPTURED).captured_epochs(team, data, p, lr, rngs)
-             if team.params[0].is_cuda and not split else None)
+             if team.params[0].is_cuda and not split and take is _gradients else None)
     if split: team.over_ranks()
     opt = _optimiser(p, team.params, lr)
     steps = math.ceil(len(data)/p.batch) if hasattr(data, '__len__') else 1
@@ -451,7 +457,7 @@ def _run(team, data, p, lr, rngs, device, hook):
         if quick: quick.epoch(e)
         for i, (x, y) in enumerate(() if quick else _draws(p, data, e, rngs, device)):
             opt.param_groups[0]['lr'] = lr*lr_factor(p, e, min(i/steps, 1.))
-            _gradients(team, x, y, p, part, data.weight if split else 1)
+            take(team, x, y, p, part, data.weight if split else 1)
             opt.step()
             opt.zero_grad()
         if p.schedule == 'step' and not p.drop_every and e == p.drop_after:
@@ -613,6 +619,7 @@ def _check_norms(d, test):
         raise ValueError(f'students would learn under {a} and be tested under {b}; take '
                          'test.renorm(d.norm)')
 
+# %% ../nbs/05_students.ipynb #34edf3f0
 def _check_eval(d, test, archs, n_eval):
     if n_eval != int(n_eval) or n_eval < 1:
         raise ValueError(f'n_eval is {n_eval}; it must be a whole number, 1 or more')

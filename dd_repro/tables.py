@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SHOWN', 'COLUMNS', 'ACROSS_MAX', 'GRID_KINDS', 'results_dir', 'Runs', 'measured', 'differs', 'distance', 'record_id',
            'compare', 'shade', 'aligned', 'table', 'Grid', 'grid', 'grid_text', 'grid_md', 'grid_html', 'points',
-           'study', 'others', 'todo', 'smoke_cases', 'coverage', 'human_time', 'plan_errors', 'told_errors',
-           'show_settings', 'dd_table']
+           'study', 'others', 'others_told', 'todo', 'smoke_cases', 'coverage', 'coverage_told', 'human_time',
+           'plan_errors', 'told_errors', 'show_settings', 'dd_table']
 
 # %% ../nbs/21_tables.ipynb #0033787a
-import html, math, re, shutil, warnings
+import html, math, re, shutil, textwrap, warnings
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -316,9 +316,15 @@ def _axes(lines):
     turned = [p for p in over if p != 'quantity']
     return key(turned), key([*side, *(p for p in over if p == 'quantity')])
 
+def _by_size(words):
+    "Words of one kind and a number, ipc 1 and ipc 10, by the number; others stay as they are."
+    found = [re.fullmatch(r'(\w+) (\d+)', w) for w in words if w]
+    if not all(found) or len({m[1] for m in found}) != 1: return words
+    return sorted(words, key=lambda w: int(w.split()[1]) if w else 0)
+
 def _ordered(keys):
-    "Distinct keys, grouped by their first part, everything in the order of first appearance."
-    seen = [list(dict.fromkeys(part)) for part in zip(*keys)]
+    "Distinct keys, grouped by their first part, in the order of appearance; budgets by size."
+    seen = [_by_size(list(dict.fromkeys(part))) for part in zip(*keys)]
     return sorted(dict.fromkeys(keys), key=lambda k: [s.index(x) for s, x in zip(seen, k)])
 
 def _fits(key, other):
@@ -617,6 +623,20 @@ def others(
     return df.assign(ours=[*map(_text, df['mean'], df['std'], df.n)])[
         'row method net metric ours unit protocol seconds device deviations'.split()]
 
+# %% ../nbs/21_tables.ipynb #49f66b5a
+def others_told(
+    paper:str, # mtt, d3, d3s or latentdd
+    runs=None, # measured rows; read when None
+    wide=110, # characters of a line
+)->str:
+    "`others` as text: each text of deviations once, the rows that it belongs to below it."
+    df, out = others(paper, runs), []
+    for said, g in df.groupby('deviations', sort=False):
+        told = lambda r: f'{r.ours} {r.unit}' if r.unit == '%' else r.ours
+        rows = [(f'  {r.row}', r.method, r.net, r.metric, told(r)) for r in g.itertuples()]
+        out += [textwrap.fill(said or 'nothing differs', wide), aligned(rows), '']
+    return '\n'.join(out[:-1])
+
 # %% ../nbs/21_tables.ipynb #197bd6bf
 def _cells_at(runs, kinds): return {m.cell for m in runs if m.protocol in kinds}
 
@@ -674,6 +694,20 @@ def coverage(
     "For each paper: own rows and cells, with a recipe, tried, measured, at the paper's scale."
     runs = _runs(runs)
     return [_covered(runs, p) for p in ([paper] if paper else PAPERS)]
+
+# %% ../nbs/21_tables.ipynb #a1378519
+_NAMES = dict(mtt='MTT', d3='D3', d3s='D3S', latentdd='LatentDD')
+
+def coverage_told(
+    paper:str, # mtt, d3, d3s or latentdd
+    runs=None, # measured rows; read when None
+)->str:
+    "How much of a paper's own accuracies is measured, in words."
+    c = Line(*coverage.lines(_runs(runs), paper))
+    return (f'{_NAMES[paper]} prints {c.own} accuracies of its own methods, {c.cells} different '
+            f'ones; {c.reachable} have a command here.\n'
+            f"Measured at the paper's scale: {c.full}; in a smaller run: {c.reduced - c.full}; "
+            f'not yet: {c.own - c.reduced}.')
 
 # %% ../nbs/21_tables.ipynb #2b025065
 def human_time(

@@ -1,5 +1,5 @@
 "Sets, experts and labels of other programs: each form as its authors write it, what is assumed, what is refused, and nothing half-written."
-import csv, io, json, os, pickle, re, shutil, tarfile, zipfile
+import csv, io, json, os, pickle, re, shutil, signal, tarfile, zipfile
 from dataclasses import fields
 from pathlib import Path
 
@@ -115,7 +115,7 @@ def test_a_set_in_five_parts(tmp_path, x, y, real, labels, sep):
     refused('there is a gap between them', import_set, tmp_path, 'mtt', real, lr=.1)
 
 def test_parts_of_unlike_size(tmp_path, x, y, real):
-    save(tmp_path, images_best_0=x, images_best_1=x[..., :4], labels_best_0=y, labels_best_1=y)
+    save(tmp_path, images_best_0=x, images_best_1=x[..., :4, :4], labels_best_0=y, labels_best_1=y)
     refused('parts of unlike size', import_set, tmp_path, 'mtt', real, lr=.1)
 
 def test_soft_labels_in_mtt_are_named(tmp_path, x, y, real):
@@ -535,12 +535,13 @@ def test_an_export_is_whole_or_not_there(tmp_path, x, y, real, k, monkeypatch):
     if k == 'parquet': pytest.importorskip('pyarrow')
     d = pixels(real, x, torch.eye(C)[y] if k == 'datm' else y)
     monkeypatch.setattr(exchange, '_write_card', lambda *a: (_ for _ in ()).throw(OSError(28, 'No space left')))
-    with pytest.raises(OSError): export_set(d, tmp_path/'a', k)
+    to = tmp_path/f'a{ending(k)}'
+    with pytest.raises(OSError, match='could not write .*No space left'): export_set(d, to, k)
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
-    (tmp_path/'a').write_text('mine', encoding='utf-8')
-    refused('is there already', export_set, d, tmp_path/'a', k)
-    assert (tmp_path/'a').read_text(encoding='utf-8') == 'mine'
+    to.write_text('mine', encoding='utf-8')
+    refused('is there already', export_set, d, to, k)
+    assert to.read_text(encoding='utf-8') == 'mine' and list(tmp_path.iterdir()) == [to]
 
 def test_forms_that_are_only_read(tmp_path): refused('can be read and not written', export_set, Distilled.example(), tmp_path/'a', 'kip')
 
@@ -930,3 +931,206 @@ def test_a_card_is_found_or_its_norm_is_asked_for(tmp_path, how):
 def test_labels_of_any_whole_type(tmp_path, kind):
     np.savez(tmp_path/'s.npz', images=np.random.default_rng(0).standard_normal((10, 3, 8, 8), np.float32), labels=np.arange(10).astype(kind))
     assert import_set(tmp_path/'s.npz', 'npz', stats='none', lr=.01, quiet=True).y.tolist() == list(range(10))
+
+# --- the file that is meant, among others
+ONE = 'dc idc idm torch d3'.split() # forms that keep everything in one file
+def one(k, x, y, path):
+    "A file of such a form, whatever it is called: what to say beside it."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(dict(dc=dict(data=[[x, y]]), idc=[x, y], idm=(x, y), torch=dict(images=x, labels=y), d3=dict(syn_img=x, vae_state_dict={}))[k], path)
+    return dict(lr=.1) | (dict(factor=1) if k in ('idc', 'idm') else {})
+
+def seen(k, real, x): return real.norm(x) if k == 'idc' else x # IDC writes pixels
+
+@pytest.mark.parametrize('k', ONE)
+@pytest.mark.parametrize('name', ['a.pth', 'a', 'set.pth.tar', 'res_x.bin'])
+@pytest.mark.parametrize('as_', ['auto', 'named'])
+def test_a_file_that_was_named_counts_whatever_it_is_called(tmp_path, x, y, real, k, name, as_):
+    kw = one(k, x, y, tmp_path/name)
+    assert same(import_set(tmp_path/name, 'auto' if as_ == 'auto' else k, real, **kw), seen(k, real, x), y)
+
+@pytest.mark.parametrize('k', ONE)
+@pytest.mark.parametrize('name', ['a.pt', 'z.pt', 'a.pth'])
+@pytest.mark.parametrize('other', [dict(model=dict(w=torch.zeros(2))), [1, 2], b'garbage', b''], ids=['checkpoint', 'list', 'garbage', 'empty'])
+@pytest.mark.parametrize('as_', ['auto', 'named'])
+def test_something_else_beside_a_set(tmp_path, x, y, real, k, name, other, as_):
+    kw = one(k, x, y, tmp_path/'res_m.pt')
+    (tmp_path/name).write_bytes(other) if isinstance(other, bytes) else torch.save(other, tmp_path/name)
+    d = import_set(tmp_path, 'auto' if as_ == 'auto' else k, real, **kw)
+    assert same(d, seen(k, real, x), y) and list(d.info['imported']['files']) == ['res_m.pt'] # what was only looked into is not what it was made of
+
+@pytest.mark.parametrize('k', ONE)
+def test_two_sets_of_a_form_are_told_apart_by_you(tmp_path, x, y, real, k):
+    kw = one(k, x, y, tmp_path/'a.pt'); one(k, x + 1, y, tmp_path/'b.pt')
+    for as_ in (k, 'auto'): refused(r'2 files here hold .*\(a.pt, b.pt\); give the path of one', import_set, tmp_path, as_, real, **kw)
+    assert same(import_set(tmp_path/'b.pt', 'auto', real, **kw), seen(k, real, x + 1), y)
+
+def test_which_of_several_pairs_was_taken_is_said(tmp_path, x, y, real):
+    save(tmp_path, images_100=x, labels_100=y, images_300=x + 1, labels_300=y)
+    d = import_set(tmp_path, real=real, lr=.1)
+    assert same(d, x + 1, y) and 'iteration 300, the latest of 2 sets was taken' in d.info['assumed']
+    save(tmp_path, images_best=x + 2, labels_best=y)
+    assert 'the best of 3 sets was taken' in import_set(tmp_path, real=real, lr=.1).info['assumed']
+    save(tmp_path/'b', A_images=x, A_labels=y, B_images=x, B_labels=y)
+    refused(r'several sets lie here \(A, B\); give the path of one', import_set, tmp_path/'b', real=real, lr=.1)
+
+def test_a_message_is_not_rewritten_where_nothing_was_unpacked(tmp_path, x, y, real, monkeypatch):
+    save(tmp_path/'a', images_best=x, labels_best=y); monkeypatch.chdir(tmp_path)
+    for path in ('./a', 'a', tmp_path/'a'): assert "no file says the student's rate; give lr= (--lr): the one that was learned" in refused('.', import_set, path, real=real)
+    for path in ('', None, 5): refused('it is that of a file, a folder or an archive', import_set, path, real=real)
+
+# --- tensors, numbers and names that are none
+@pytest.mark.parametrize('turn, says', [(lambda v: v.to_sparse(), 'sparse, nested or without numbers'), (lambda v: v.to('meta'), 'sparse, nested or without numbers'), (lambda v: v.double()*1e300, 'not finite'), (lambda v: v.to(torch.complex64), r'floats \[n, c, h, w\]'),
+                                        (lambda v: torch.cat([v, v], 3), 'images are squares'), (lambda v: (v*0).byte()[:, :1].expand(-1, 5, 8, 8), r'1 or 3 channels|floats \[n, c, h, w\]')])
+@pytest.mark.parametrize('k', ['mtt', 'dc', 'idc', 'torch'])
+def test_tensors_that_are_no_images(tmp_path, x, y, real, k, turn, says):
+    path, kw = files_of(k, turn(x), y, tmp_path/k)
+    refused(says, import_set, path, k, real, lr=.1, **kw)
+
+def test_pixels_of_0_to_255_are_no_pixels(tmp_path, x, y, real):
+    path, kw = files_of('idc', x.abs()*100, y, tmp_path/'a')
+    refused('pixels lie about 0 to 1; these reach', import_set, path, 'idc', real, lr=.1, **kw)
+
+@pytest.mark.parametrize('rate', ['0.1', [.1], dict(a=1), True, torch.tensor(True), torch.tensor(1e300, dtype=torch.float64), 1e-320, 1e300, 0, float('nan')], ids=str)
+def test_a_rate_in_one_dictionary_or_file(tmp_path, x, y, real, rate):
+    torch.save(dict(images=x, labels=y, lr=rate), tmp_path/'a.pt'); save(tmp_path/'b', images_best=x, labels_best=y, lr_best=rate)
+    for path in (tmp_path/'a.pt', tmp_path/'b'): refused('the rate is one number|must be finite and above 0', import_set, path, real=real)
+
+@pytest.mark.parametrize('rate', [.125, 1, torch.tensor(.125), torch.tensor([.125], dtype=torch.float64)], ids=str)
+def test_a_rate_is_a_number_or_a_tensor(tmp_path, x, y, real, rate):
+    save(tmp_path, images_best=x, labels_best=y, lr_best=rate)
+    assert import_set(tmp_path, real=real).student_lr.item() == float(rate)
+
+@pytest.mark.parametrize('classes', [5, dict(a=1), 'abcd', [[1]]*4, [None]*4], ids=str)
+@pytest.mark.parametrize('beside', [True, False])
+def test_class_names_that_are_none(tmp_path, x, y, real, classes, beside):
+    torch.save(dict(images=x, labels=y, lr=.1, classes=classes), tmp_path/'a.pt')
+    refused('classes are a list of names', import_set, tmp_path/'a.pt', **(dict(real=real) if beside else dict(stats='none')))
+
+@pytest.mark.parametrize('y, says', [([0, 3*10**9], 'run from 0 to 3000000000'), ([-1, 1], 'run from -1 to 1'), ([-2, -1], 'run from -2 to -1'), ([5, 6], 'run from 5 to 6')])
+def test_labels_say_how_many_classes_only_where_they_can(tmp_path, y, says):
+    save(tmp_path, images_best=torch.randn(2, 3, 32, 32), labels_best=torch.tensor(y))
+    refused(says, import_set, tmp_path, lr=.1, stats='mtt', of='cifar10')
+
+def test_classes_without_images_and_foreign_names_are_noted(tmp_path, x, y, real):
+    torch.save(dict(images=x[:9], labels=y[:9], lr=.1, classes=list('wxyz')), tmp_path/'a.pt')
+    said = import_set(tmp_path/'a.pt', real=real).info['assumed']
+    assert '1 of 4 classes have no image' in said and any("(w, x, y, ...) are none of the real set's" in a for a in said)
+
+@pytest.mark.parametrize('accs', [None, [1], 'x', dict(a='abc'), dict(a=None), dict(a=[[1, 2]]), dict(a=[float('nan')]), dict(a=[])], ids=str)
+def test_accuracies_that_are_none_are_left_out(tmp_path, x, y, real, accs):
+    torch.save(dict(data=[[x, y]], accs_all_exps=accs), tmp_path/'res_DC_x.pt')
+    assert import_set(tmp_path, real=real).info['imported']['accuracy'] == {}
+
+@pytest.mark.parametrize('other', [lambda r: (r, r), lambda r: 'cifar10', lambda r: 5], ids=['both', 'name', 'number'])
+def test_what_is_no_real_set(tmp_path, x, y, real, other):
+    path, _ = files_of('mtt', x, y, tmp_path/'a')
+    refused(r'real= is a \w+; give the training set alone', import_set, path, real=other(real), lr=.1)
+    torch.save(paths(), tmp_path/'replay_buffer_0.pt')
+    refused(r'real= is a \w+; give the training set alone', import_experts, tmp_path, tmp_path/'b', other(real), new())
+
+@pytest.mark.parametrize('order', ['<f4', '>f4', '>f8'])
+def test_arrays_in_any_order_of_bytes(tmp_path, x, y, real, order):
+    np.savez(tmp_path/'a.npz', images=x.permute(0, 2, 3, 1).numpy().astype(order), labels=y.numpy().astype('>i8'))
+    assert same(import_set(tmp_path/'a.npz', real=real, lr=.1), x, y)
+    np.savez(tmp_path/'b.npz', images=x.numpy(), labels=np.array(list('abcd')*IPC))
+    refused('not a file of plain NumPy arrays', import_set, tmp_path/'b.npz', real=real, lr=.1)
+
+@pytest.mark.parametrize('top', ['', 'set/'])
+def test_a_zip_of_arrays(tmp_path, x, y, real, top):
+    def npy(a): out = io.BytesIO(); np.save(out, a); return out.getvalue()
+    path = archive(tmp_path/'k.zip', {f'{top}images.npy': npy(x.numpy()), f'{top}labels.npy': npy(y.numpy())})
+    assert same(import_set(path, real=real, lr=.1), x, y)
+
+# --- labels of a table
+def parquet(path, labels, images=None, **meta):
+    pa = pytest.importorskip('pyarrow'); import pyarrow.parquet
+    def png(c): out = io.BytesIO(); Image.new('RGB', (8, 8), (c, 1, 2)).save(out, 'PNG'); return out.getvalue()
+    pa.parquet.write_table(pa.table(dict(image=images or [png(i) for i in range(len(labels))], class_id=labels)), path)
+    return path
+
+@pytest.mark.parametrize('labels, y', [(['cat', 'bee', 'ant', 'dog'], [0, 3, 1, 2]), (['3', '10', '2', '0'], None), ([3., 1., 2., 0.], [3, 1, 2, 0]), ([True, False, True, False], [1, 0, 1, 0])], ids=str)
+def test_labels_of_a_table_are_numbers_or_names(tmp_path, real, labels, y):
+    path = parquet(tmp_path/'a.parquet', labels)
+    if y is None: refused('labels run from 0 to 10', import_set, path, real=real)
+    else: assert import_set(path, real=real).y.tolist() == y
+    if labels[0] == 'cat': assert import_set(path, stats='none').classes == ['ant', 'bee', 'cat', 'dog'] # as text, where nobody has another order
+
+@pytest.mark.parametrize('labels, says', [([0, None, 2, 3], 'row 1 has no label'), ([None]*4, 'row 0 has no label'), (['a', None, 'b', 'c'], 'row 1 has no label'), ([[0], [1], [2], [3]], 'is no label'), ([2**62, 1, 2, 3], 'run from 1 to 4611686018427387904'), ([0, .5, 1, 2], 'no class numbers'), ([0, 1, 2, 9], 'run from 0 to 9')], ids=str)
+def test_labels_of_a_table_that_are_none(tmp_path, real, labels, says): refused(says, import_set, parquet(tmp_path/'a.parquet', labels), real=real)
+
+@pytest.mark.parametrize('cells', [[None]*2, [b'GIF']*2, ['text']*2, [1, 2], [dict(path='x.png')]*2], ids=str)
+def test_cells_that_are_no_pictures(tmp_path, cells):
+    assert '0x' not in refused('row 0: not a picture', import_set, parquet(tmp_path/'a.parquet', [0, 1], cells), stats='none')
+
+def test_tables_without_rows_or_with_pictures_that_are_no_squares(tmp_path):
+    pa = pytest.importorskip('pyarrow'); import pyarrow.parquet
+    pa.parquet.write_table(pa.table(dict(image=pa.array([], pa.binary()), class_id=pa.array([], pa.int64()))), tmp_path/'a.parquet')
+    refused('no row in it', import_set, tmp_path/'a.parquet', stats='none')
+    out = io.BytesIO(); Image.new('RGB', (16, 8)).save(out, 'PNG')
+    refused('squares; these are 16 x 8', import_set, parquet(tmp_path/'b.parquet', [0, 1], [out.getvalue()]*2), stats='none')
+
+# --- out: endings, places, and a kill
+@pytest.mark.parametrize('k', ['npz', 'torch', 'parquet'])
+@pytest.mark.parametrize('name', ['a', 'a.txt', 'a.pt.npz.old'])
+def test_a_single_file_has_its_ending(tmp_path, x, y, real, k, name):
+    refused(f'ends in {ending(k)}', export_set, pixels(real, x, y), tmp_path/name, k)
+    assert list(tmp_path.iterdir()) == []
+
+@pytest.mark.parametrize('k', ['npz', 'torch'])
+def test_nothing_that_is_there_is_written_over(tmp_path, x, y, real, k):
+    d, to = pixels(real, x, y), tmp_path/f'a{ending(k)}'
+    card = to.with_name(f'{to.name}.card.json'); card.write_text('mine', encoding='utf-8')
+    refused('card.json: is there already', export_set, d, to, k)
+    assert card.read_text(encoding='utf-8') == 'mine' and list(tmp_path.iterdir()) == [card]
+    os.symlink(tmp_path/'nowhere', tmp_path/'link')
+    refused('is there already', export_set, d, tmp_path/'link', 'mtt')
+    assert (tmp_path/'link').is_symlink()
+
+def test_a_place_that_cannot_be_written(tmp_path, capsys, x, y, real):
+    (tmp_path/'file').write_text('mine', encoding='utf-8')
+    with pytest.raises(OSError, match='could not write'): export_set(pixels(real, x, y), tmp_path/'file'/'out', 'mtt')
+    with pytest.raises(SystemExit): dd_export(str(asset('digits-mtt-ipc1.safetensors')), **{'as': 'mtt', 'out': str(tmp_path/'file'/'out')})
+    assert (err := capsys.readouterr().err).count('\n') == 1 and 'could not write' in err
+    assert [p.name for p in tmp_path.iterdir()] == ['file']
+
+def test_what_nobody_could_read_is_not_written(tmp_path, x, y, real):
+    d = pixels(real, x.clone(), y); d.images.data[0] = float('nan')
+    for k in ('mtt', 'npz', 'folder'): refused('not finite', export_set, d, tmp_path/f'a{ending(k)}', k)
+    refused('class 3 has no image', export_set, pixels(real, x[:9], y[:9]), tmp_path/'b', 'folder')
+    for what in (None, 3, Relabelled): refused('is no distilled set and no path of one', export_set, what, tmp_path/'c', 'mtt')
+    assert list(tmp_path.iterdir()) == []
+
+@pytest.mark.parametrize('k', ['mtt', 'npz', 'folder'])
+@pytest.mark.parametrize('where', ['_write_card', 'first move', 'last move'])
+def test_a_kill_leaves_no_set_behind(tmp_path, x, y, real, k, where):
+    d, to, pid = pixels(real, x, y), tmp_path/f'a{ending(k)}', os.fork()
+    if not pid: # the child: nothing of pytest's may run in it
+        kill, move = lambda *_: os.kill(os.getpid(), signal.SIGKILL), os.replace
+        if where == '_write_card': exchange._write_card = kill
+        else: os.replace = lambda a, b: kill() if where == 'first move' or Path(b) == to else move(a, b)
+        try: export_set(d, to, k, quiet=True)
+        finally: os._exit(9)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL and not to.exists()
+    refused('no such file or folder', import_set, to)
+    for f in tmp_path.glob('*.card.json'): f.unlink() # a card without its file, if the kill came between the two
+    assert same(import_set(export_set(d, to, k, quiet=True), quiet=True), x, y) or k == 'folder'
+
+# --- counts
+@pytest.mark.parametrize('n', [0, -1, 1.5, 'a', True])
+def test_counts_are_whole_and_at_least_one(tmp_path, labelled, real, n):
+    d, store = labelled
+    torch.save(paths(), tmp_path/'replay_buffer_0.pt')
+    refused('must be a whole number, 1 or more', import_experts, tmp_path, tmp_path/'b', real, new(), n=n)
+    b = import_experts(tmp_path, tmp_path/'c', real, new())
+    refused('must be a whole number, 1 or more', export_experts, b, tmp_path/'out', each=n)
+    refused('must be a whole number, 1 or more', import_labels, export_labels(store, tmp_path/'fkd'), tmp_path/'back', d, n)
+    assert not any((tmp_path/p).exists() for p in ('b', 'out', 'back'))
+
+def test_more_than_there_is(tmp_path, labelled, real):
+    d, store = labelled
+    torch.save(paths(), tmp_path/'replay_buffer_0.pt')
+    refused('n=3 experts were asked for; there are 2', import_experts, tmp_path, tmp_path/'b', real, new(), n=3)
+    refused('epochs=3 were asked for; there are 2', import_labels, export_labels(store, tmp_path/'fkd'), tmp_path/'back', d, 3)
+    refused('labels belong to a distilled set', import_labels, tmp_path/'fkd', tmp_path/'back', None)
+    assert not any((tmp_path/p).exists() for p in ('b', 'back'))

@@ -11,7 +11,7 @@ from dd_repro.papers import printed_by_name
 from dd_repro.exchange import read_pt
 from dd_repro.published import LAYOUTS, PUBLISHED, Published, published_set, read_layout
 from dd_repro.sets import ImageTensors
-from dd_repro.students import Protocol, evaluate
+from dd_repro.students import Protocol, as_protocol, evaluate
 
 HERE = Path(os.environ.get('DD_PUBLISHED') or Path(__file__).resolve().parents[2]/'shared'/'data'/'published')
 C, IPC, SHAPE = 3, 2, (1, 8, 8)
@@ -125,7 +125,7 @@ def test_broken_content(tmp_path, k, name, says, content):
     write(tmp_path/k, content)
     assert str(tmp_path/k) in refused(says, read_layout, tmp_path/k, k)
 
-@pytest.mark.parametrize('rate, says', [(torch.tensor([.1, .2]), 'one number'), (.1, 'one number'), (torch.tensor(-.1), 'above 0'), (torch.tensor(float('nan')), 'above 0')])
+@pytest.mark.parametrize('rate, says', [(torch.tensor([.1, .2]), 'one number'), ('.1', 'one number'), (torch.tensor(True), 'one number'), (-.1, 'above 0'), (torch.tensor(-.1), 'above 0'), (torch.tensor(float('nan')), 'above 0')])
 def test_a_rate_is_a_positive_number(sets, rate, says):
     write(sets/'datm', dict(lr=rate))
     refused(says, read_layout, sets/'datm', 'datm')
@@ -243,3 +243,26 @@ def test_a_listed_set_is_what_the_list_says(tmp_path):
         (to/file.name).chmod(0o644)
         (to/file.name).write_bytes(bad)
         with pytest.raises(ValueError, match='not the file of dc/cifar10/ipc1'): published_set(p.name, tmp_path, real)
+
+def test_an_object_of_the_list_is_checked_and_ones_own_is_not(tmp_path, pair):
+    "The list's own line is checked as its name is; another description of the same folder speaks of other files."
+    p, real = PUBLISHED['dc-cifar10-ipc1'], ImageTensors(torch.zeros(10, 3, 32, 32), torch.arange(10), 10, norm=Normalize(*STATS['cifar10']['mtt']), name='cifar10')
+    (tmp_path/p.name).mkdir()
+    torch.save(dict(data=[[torch.randn(10, 3, 32, 32), torch.arange(10)]]), tmp_path/p.name/'res_DC_CIFAR10_ConvNet_1ipc.pt')
+    for name in (p.name, p):
+        with pytest.raises(ValueError, match='not the file of dc/cifar10/ipc1'): published_set(name, tmp_path, real)
+    assert len(published_set(replace(p, printed=1.), tmp_path, real)) == 10
+
+def test_the_five_lines_of_the_readme(root, tmp_path, monkeypatch):
+    "As printed; only the students are shorter, and the real images generated."
+    import dd_repro.all as everything
+    block = re.search(r"## Somebody else's set.*?\n\n((?:    [^\n]+\n)+)", (root/'README.md').read_text(encoding='utf-8'), re.S)[1]
+    lines = [l[4:] for l in block.splitlines()]
+    (tmp_path/'published').symlink_to(need('dc-cifar10-ipc1').parent)
+    monkeypatch.setenv('DD_DATA', str(tmp_path))
+    made = lambda d: tuple(ImageTensors(torch.randn(10, 3, 32, 32), torch.arange(10), 10, norm=d.norm, name='cifar10') for _ in range(2))
+    full = everything.evaluate
+    monkeypatch.setattr(everything, 'real_for', made)
+    monkeypatch.setattr(everything, 'evaluate', lambda d, test, protocol, n_eval: full(d, test, protocol=as_protocol(protocol).scaled(kind='smoke', epochs=1), n_eval=n_eval))
+    exec('\n'.join(lines), space := {})
+    assert len(lines) == 5 and space['row'].n == 1 and space['d'].info['imported']['public'] == 'dc/cifar10/ipc1'

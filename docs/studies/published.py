@@ -48,7 +48,7 @@ def of_set(o, name, net='convnet', run=0):
     whose = dict(MTT="made by DC-BENCH with MTT's code, last iteration (printed: the best of about 51 looks)", DM="made by DC-BENCH with DM's code").get(p.method, '')
     which = f'set {run + 1} of {p.runs} in the file' if p.runs > 1 else ''
     dev = '; '.join(filter(None, (which, few, rate, whose)))
-    return job(p.method, p.ipc, lambda i, real: published_set(p if o.smoke else name, o.folder, real, run), p.protocol, 'decided' if dev else 'paper', p.zca, net, str(run), dev,
+    return job(p.method, p.ipc, lambda i, real: published_set(p, o.folder, real, run), p.protocol, 'decided' if dev else 'paper', p.zca, net, str(run), dev,
                o.folder/p.name, '' if net == 'convnet' else f'/net={net}', n)
 
 def of_choice(o, m, ipc, protocol):
@@ -93,12 +93,12 @@ def toys(o):
     real, test = toy(per_class=60)
     o.folder = Path(TMP.name)/'sets'
     for name, p in PUBLISHED.items():
-        PUBLISHED[name] = p = dataclasses.replace(p, zca=False)
+        PUBLISHED[name] = p = dataclasses.replace(p, name=f'toy-{name}', zca=False)
         x, y = Pixels.from_real(real, p.ipc).dataset().tensors
         files = dict(mtt={'images_best': x, 'labels_best': y}, datm=dict(images=x, labels=5*torch.eye(10)[y], lr=torch.tensor(.01)),
                      dc={f'res_{p.method}': dict(data=[[x, y]]*p.runs)})[p.layout]
-        (o.folder/name).mkdir(parents=True)
-        for k, v in files.items(): torch.save(v, o.folder/name/f'{k}.pt')
+        (o.folder/p.name).mkdir(parents=True)
+        for k, v in files.items(): torch.save(v, o.folder/p.name/f'{k}.pt')
     return real, test
 
 if __name__ == '__main__':
