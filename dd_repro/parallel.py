@@ -131,7 +131,7 @@ def from_one(
     if leads():
         try: said[0] = fn()
         except Exception as e: own, said[1] = e, _sent(e)
-    dist.broadcast_object_list(said)
+    dist.broadcast_object_list(said, 0)
     if own or said[1]: raise own or said[1]
     return said[0]
 
@@ -171,7 +171,7 @@ def in_turn(
         own, error, seen = None, None, [None]*n_ranks()
         try: own = next(it, None)
         except Exception as e: error = e
-        dist.gather_object((own, error and _sent(error)), seen if leads() else None)
+        dist.gather_object((own, error and _sent(error)), seen if leads() else None, 0)
         said = from_one(lambda: (next(filter(None, (e for _, e in seen)), None),
                                  any(x is not None for x, _ in seen)))
         if error or said[0]: raise error or said[0]
