@@ -88,7 +88,7 @@ class LinBaMethod(Iterative, name='linba'):
     offers = (*LOOP, 'keep', 'compiled')
     iterations: int = setting(50000, 'outer steps', least=1, smoke=1)
     ipc: int = setting(1, 'images per class whose bytes are taken', least=1, smoke=1)
-    bases: int = setting(16, 'pictures in the memory', least=1, smoke=2)
+    bases: int = setting(16, 'pictures in the memory', least=1)
     shrink: int = setting(2, 'how many times smaller the side of a base is', least=1)
     syn_steps: int = setting(150, 'N, most student steps', least=1, smoke=2)
     window: int = setting(None, 'W, last steps that the gradient passes (default: all)',
