@@ -1078,6 +1078,23 @@ def _norm_for(c, name):
     c.raw.info.pop('pictures', None)
     return norm
 
+# %% ../nbs/20_exchange.ipynb #4b668b4f
+def _range_of(c, norm):
+    "What the range of images says; ValueError for pixels as floats, or for a norm of others."
+    x, known = c.raw.x, c.card or c.known
+    channels = len(getattr(norm, 'mean', ())) if isinstance(norm, Normalize) else 1
+    if channels not in (1, x.shape[1]):
+        c.ask(f'images of {x.shape[1]} channel{"s"*(x.shape[1] > 1)} do not go with a norm of '
+              f'{channels}; give stats= (--stats none, or of another set)')
+    if x.dtype == torch.uint8 or known or c.raw.space != 'normalised': return
+    low, high = x.min().item(), x.max().item()
+    between = f'values between {low:.4g} and {high:.4g}'
+    if low >= 0 and high > 100:
+        c.ask(f'{between} are pixels, and normalised images are expected of floats; store pixels '
+              'as bytes (uint8, 0 to 255)')
+    if low >= -1 and high <= 1:
+        c.assume(f'images are normalised, although {between} may also be pixels')
+
 # %% ../nbs/20_exchange.ipynb #5b4f1291
 def _kw_of(c, lr, norm, n_classes, classes, name):
     "What an artefact is told beside images and labels."
@@ -1095,6 +1112,7 @@ def _made(c, why, found):
     y = _by_name(c, _labels_for(c, n_classes), classes)
     name = c.real.name if c.real is not None else _name_of(c, n_classes)
     lr, norm, x = _rate_of(c), _norm_for(c, name), c.raw.x
+    _range_of(c, norm)
     kw = _kw_of(c, lr, norm, n_classes, classes, name)
     said, wants = c.card.get('init', {}).get('protocol'), as_protocol(kw['protocol']).labels
     if wants == 'soft' and y.ndim == 1: kw['protocol'] = 'mtt' # one that can train on the labels

@@ -164,6 +164,10 @@ def _logits_of(v, n_classes, where):
         values, at = v[0].half(), v[1].long()
         if at.shape != values.shape or at.numel() and not 0 <= at.min() <= at.max() < n_classes:
             raise ValueError(f'{where}: indices that do not belong to {n_classes} classes')
+        if any(len(set(row)) < len(row) for row in at.tolist()):
+            raise ValueError(f'{where}: an image has a class twice')
+        if not values.float().isfinite().all():
+            raise ValueError(f'{where}: logits that half precision does not hold')
         return torch.full((len(values), n_classes), -6e4).half().scatter(1, at, values)
     if not isinstance(v, Tensor) or v.ndim != 2 or v.shape[1] != n_classes:
         shape = list(v.shape) if isinstance(v, Tensor) else type(v).__name__

@@ -10,9 +10,10 @@ __all__ = ['BASE_LR', 'HELD', 'SCORE_FACES', 'SCORE', 'robust', 'label_robust', 
            'dd_score']
 
 # %% ../nbs/23_score.ipynb #3f66c392
-import dataclasses, html, inspect, math, tempfile
+import dataclasses, html, inspect, math, sys, tempfile
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -233,7 +234,8 @@ def _fits(p, d):
 # %% ../nbs/23_score.ipynb #a65acccd
 def _stops(epochs, k):
     "The epochs after which one looks, the last among them."
-    return sorted({round((i + 1)*epochs/k) - 1 for i in range(min(k, epochs))})
+    k = min(k, epochs)
+    return sorted({round((i + 1)*epochs/k) - 1 for i in range(k)})
 
 def looked(
     d, test, # the set, and the images to test on
@@ -307,13 +309,13 @@ class Score:
 # %% ../nbs/23_score.ipynb #18166521
 class Judge:
     "Trains students and keeps what came out."
-    def __init__(self, d, real, test, how, score):
+    def __init__(self, d, real, test, how, score, tell=None):
         self.d, self.real, self.test, self.how, self.score = d, real, test, how, score
         own = d.arch or {}
         c, side, _ = real.shape
         self.arch = (make_net(how.net, c, real.n_classes, side).arch if how.net
                      else own or make_net('convnet', c, real.n_classes, side).arch)
-        self.kept = {}
+        self.kept, self.told = {}, tell
     def _lr(self, d, p):
         if self.how.choice:
             return best_rate(d, self.real, self.arch, p, self.how.choice, self.how.seed)
@@ -325,6 +327,9 @@ class Judge:
                             lr=lr if h.choice else None)[0]
         with Cost(self.real.device) as cost: accs = looked(d, test, self.arch, p, lr, h)
         return row_of(accs, test, p, cost, lr=lr, n_eval=h.n_eval, **self.said(d))
+    def tell(self, what):
+        "What is being trained, where a command waits for it."
+        if self.told: self.told(what)
     def said(self, d):
         "What decides a result, beside protocol, rate and number."
         return dict(arch=self.arch, seed=self.how.seed, content=content_of(d))
@@ -333,6 +338,7 @@ class Judge:
         p = _changed(p, self.how, dict(view=view_of(p, d))) # real images are no distribution
         key, s = (id(d), repr(p.settings())), self.score
         if key not in self.kept: # d is kept, so that nobody else gets its id
+            self.tell(f'{what}: {self.how.n_eval} x {p.epochs} epochs')
             self.kept[key] = what, d
             s.rows[what] = self._row(what, d, p)
             s.about[what] = 'soft' if has_soft(d) else 'hard', n, size
@@ -343,6 +349,7 @@ class Judge:
 def _whole(j):
     "A network trained on the whole set, and its row."
     h, p = j.how, as_protocol('full')
+    j.tell(f'whole set: {h.whole} epochs')
     p = _changed(p, dataclasses.replace(h, epochs=h.whole), dict(aug=default_aug(j.real, p.aug)))
     with seeded(h.seed, 'whole', j.arch['name']): net = make_net(j.arch).to(j.real.device)
     with Cost(j.real.device) as cost: train(net, j.real, p, seed=h.seed)
@@ -356,6 +363,8 @@ def _beside(j, hard, ipc, size):
     n, s = len(hard), j.score
     number = random_images(j.real, ipc, j.d, j.how.seed)
     each = math.prod(j.real.shape)
+    if len(number) != n:
+        s.notes.append(f'random images: {len(number)}, as many of each class; the set has {n}')
     p = one_protocol(number, j.real, j.how)
     j.train('random, same number', number, p, len(number), len(number)*each)
     most, said = ipc_for_bytes(size, j.real)
@@ -441,12 +450,13 @@ def score(
     how=ScoreOptions(),
     teachers=None, # who labels random images; the network on the whole set when None
     name='', # of the set, for rows
+    tell=None, # called with a line before each training
 )->Score:
     "A distilled set under one protocol and its own, beside real images; rows in `.rows`."
     real, test = (fit_classes(r, d) for r in (real, test))
     _fit(d, real, test)
     s = Score(name or d.title or type(d).__name__, bytes=bytes_in(d))
-    j, n, size = Judge(d, real, test, how, s), len(d), sum(s.bytes.values())
+    j, n, size = Judge(d, real, test, how, s, tell), len(d), sum(s.bytes.values())
     with Cost(real.device) as cost, tempfile.TemporaryDirectory() as tmp:
         hard, acc = _first(j, n, size)
         number = _beside(j, hard, max(1, len(d)//d.n_classes), size)
@@ -616,7 +626,10 @@ def dd_score(
     d, real, test = _subject(path, o, got)
     teachers = load_teachers(o.teachers, real) if o.teachers else None
     stem = Path(path).stem if Path(path).exists() else path.replace('/', '-')
-    s = score(d, real, test, how.toy if o.smoke else how, teachers, stem or 'digits that ship')
+    tell = partial(print, 'dd_score:', file=sys.stderr, flush=True)
+    for text in getattr(d, 'd', d).info.get('assumed', ()): tell('assumed:', text)
+    s = score(d, real, test, how.toy if o.smoke else how, teachers, stem or 'digits that ship',
+              tell)
     say(SCORE_FACES[o.format](s))
     if not o.record_to: return
     sha = file_sha256(path)[:16] if Path(path).is_file() else ''

@@ -85,6 +85,9 @@ def thinned(
 )->dict: # name -> tensor: values, or codes and ends; index with `topk`
     "Logits as they are stored."
     if not z.isfinite().all(): raise ValueError('logits are not finite, and cannot be thinned')
+    if how.bits and z.min() < -1e4:
+        raise ValueError('labels of the largest logits alone: the others are as good as minus '
+                         'infinity, and few bits cannot hold both; leave bits out')
     v, out = z.float(), {}
     if how.values(z.shape[1]) < z.shape[1]:
         v, out['index'] = _largest(v, how.topk)

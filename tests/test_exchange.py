@@ -1134,3 +1134,19 @@ def test_more_than_there_is(tmp_path, labelled, real):
     refused('epochs=3 were asked for; there are 2', import_labels, export_labels(store, tmp_path/'fkd'), tmp_path/'back', d, 3)
     refused('labels belong to a distilled set', import_labels, tmp_path/'fkd', tmp_path/'back', None)
     assert not any((tmp_path/p).exists() for p in ('b', 'back'))
+
+
+# What the range of images says
+@pytest.mark.parametrize('scale, shift, says', [(255, 0, 'are pixels'), (1, 0, 'may also be pixels'), (2, -1, 'may also be pixels'), (6, -3, '')])
+@pytest.mark.parametrize('channels', [1, 3])
+def test_floats_that_look_like_pixels(tmp_path, scale, shift, says, channels):
+    x = np.random.default_rng(0).random((10, 8, 8, channels)).astype('f4')*scale + shift
+    np.savez(tmp_path/'a.npz', images=x, labels=np.arange(10), lr=.01)
+    def read(): return import_set(tmp_path/'a.npz', stats='none', quiet=True)
+    if scale == 255:
+        with pytest.raises(ValueError, match=says): read()
+    else: assert any('may also be pixels' in t for t in read().info['assumed']) == bool(says)
+
+def test_a_norm_of_three_channels_does_not_go_with_grey_images(tmp_path):
+    np.savez(tmp_path/'a.npz', images=np.zeros((10, 32, 32, 1), 'u1'), labels=np.arange(10), lr=.01)
+    with pytest.raises(ValueError, match='1 channel do not go with a norm of 3'): import_set(tmp_path/'a.npz', stats='mtt', of='cifar10', quiet=True)

@@ -12,6 +12,7 @@ from dd_repro.labels import Relabelled, ViewSettings, relabel
 from dd_repro.order import put_in_order
 from dd_repro.priors import LatentPriors
 from dd_repro.records import read_rows
+import dd_repro.score as score_module
 from dd_repro.score import *
 from dd_repro.soft import SoftPixels
 from dd_repro.students import as_protocol, evaluate, train
@@ -212,3 +213,15 @@ def test_a_refusal_records_nothing(capsys, sets, tmp_path):
     (tmp_path/'r.csv').write_text('not rows')
     refused(capsys, tmp_path/'d.safetensors', '--record_to', tmp_path/'r.csv')
     assert (tmp_path/'r.csv').read_text() == 'not rows'
+
+
+# Looks, numbers, and what a command says while it works
+@pytest.mark.parametrize('epochs, k', [(10, 15), (4, 10), (3, 3), (1, 5), (7, 2)])
+def test_the_last_look_is_after_the_last_epoch(epochs, k):
+    stops = score_module._stops(epochs, k)
+    assert stops[-1] == epochs - 1 and stops[0] >= 0 and len(stops) == min(k, epochs) == len(set(stops))
+
+def test_a_command_says_what_it_trains_and_what_was_assumed(tmp_path, capsys):
+    dd_score(smoke=True, whole=0, own=False)
+    err = capsys.readouterr().err
+    assert 'dd_score: class numbers: 1 x 2 epochs' in err and 'random, same number' in err

@@ -139,3 +139,10 @@ def test_relabel_refuses_in_one_line(capsys, flag, value):
     with pytest.raises(SystemExit) as e: entry.start('dd_relabel', ['none.safetensors', flag, value])
     err = capsys.readouterr().err
     assert e.value.code == 2 and err.count('\n') == 1 and flag[2:] in err
+
+
+@pytest.mark.parametrize('how', [dict(bits=8), dict(bits=1), dict(topk=1, bits=4)])
+def test_few_bits_do_not_hold_the_largest_logits_alone(how):
+    z = torch.full((2, 5), -6e4).scatter(1, torch.tensor([[1, 3], [0, 2]]), torch.tensor([[5., 2.], [1., .5]]))
+    with pytest.raises(ValueError, match='largest logits alone'): thinned(z, Thin(**how))
+    assert torch.equal(thick(thinned(z, Thin(topk=2)), 5).argmax(1), z.argmax(1))
