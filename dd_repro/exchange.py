@@ -658,9 +658,12 @@ def _d3(found, o):
 
 # %% ../nbs/20_exchange.ipynb #da4026de
 def _numbers_of(dirs):
-    "The number that each folder's name carries; None where one carries none."
-    found = [re.fullmatch(r'(?:new|class)?_?(\d+)', d) for d in dirs]
-    return [int(m[1]) for m in found] if dirs and all(found) else None
+    "The number that each name carries (7, class_7, c7, 7_name); None where one carries none."
+    first = [re.fullmatch(r'(\d+)[_\- ].+', d) for d in dirs]
+    last = [re.fullmatch(r'(\D*)(\d+)', d) for d in dirs]
+    if dirs and all(first): return [int(m[1]) for m in first]
+    alike = all(last) and len({m[1] for m in last}) == 1 # f16 and b747 are names
+    return [int(m[2]) for m in last] if dirs and alike else None
 
 _BY_NUMBER = 'the numbers in their names'
 
@@ -967,6 +970,8 @@ def _by_name(c, y, classes):
     "Labels in the order of the real set, where the file knows its classes by name."
     have = list(map(str, c.raw.classes or c.card.get('init', {}).get('classes') or ()))
     if c.real is None or have == classes: return y
+    low = {name.casefold(): name for name in classes}
+    if len(low) == len(classes): have = [low.get(name.casefold(), name) for name in have]
     if not set(have) & set(classes):
         if _numbers_of(have) is None and have:
             c.assume(f'class names of the file ({", ".join(have[:3])}, ...) are none of the real '

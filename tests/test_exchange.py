@@ -13,7 +13,7 @@ from dd_repro.core import asset
 from dd_repro.d3s import StoredPixels
 from dd_repro.data import load
 from dd_repro.distilled import Distilled, Pixels
-from dd_repro.exchange import FORMS, Found, cut_apart, export_set, form, import_set, load_set, recognise
+from dd_repro.exchange import class_order, FORMS, Found, cut_apart, export_set, form, import_set, load_set, recognise
 from dd_repro.experts import Buffer
 from dd_repro.files import file_sha256
 from dd_repro.foreign import export_experts, export_labels, fkd_order, import_experts, import_labels
@@ -1150,3 +1150,29 @@ def test_floats_that_look_like_pixels(tmp_path, scale, shift, says, channels):
 def test_a_norm_of_three_channels_does_not_go_with_grey_images(tmp_path):
     np.savez(tmp_path/'a.npz', images=np.zeros((10, 32, 32, 1), 'u1'), labels=np.arange(10), lr=.01)
     with pytest.raises(ValueError, match='1 channel do not go with a norm of 3'): import_set(tmp_path/'a.npz', stats='mtt', of='cifar10', quiet=True)
+
+
+# Names that carry numbers, and names in other letters
+@pytest.mark.parametrize('form', ['{}', 'class_{}', 'new{}', 'c{}', 'class {}', '{}_bowl', '{}-bowl'])
+def test_folders_with_numbers_are_in_their_order(form):
+    names = [form.format(i) for i in range(12)]
+    assert class_order(sorted(names))[0] == names
+
+def test_names_with_numbers_of_their_own_are_names():
+    assert class_order(['f16', 'b747'])[0] == ['b747', 'f16'] and class_order(['a1', 'b'])[0] == ['a1', 'b']
+
+def test_names_in_other_letters_are_the_same_names(tmp_path):
+    from PIL import Image
+    real = toys_with_names()
+    for c, shade in (('DOG', 50), ('Cat', 200)):
+        (tmp_path/'s'/c).mkdir(parents=True)
+        Image.new('RGB', (8, 8), (shade,)*3).save(tmp_path/'s'/c/'0.png')
+    d = import_set(tmp_path/'s', 'folder', real, lr=.01, quiet=True)
+    shade = {d.classes[int(c)]: float(x.mean()) for x, c in zip(d.norm.inverse(d.images.float()/255 if d.images.dtype == torch.uint8 else d.images.detach()), d.y)}
+    assert list(d.classes) == ['cat', 'dog'] and shade['cat'] > shade['dog']
+
+def toys_with_names():
+    from dd_repro.norm import Normalize
+    x = torch.rand(8, 3, 8, 8)
+    s = ImageTensors(x, torch.arange(8) % 2, 2, classes=['cat', 'dog'], norm=Normalize((0.,)*3, (1.,)*3), name='pets')
+    return s
