@@ -660,10 +660,9 @@ def _d3(found, o):
 def _numbers_of(dirs):
     "The number that each name carries (7, class_7, c7, 7_name); None where one carries none."
     first = [re.fullmatch(r'(\d+)[_\- ].+', d) for d in dirs]
-    last = [re.fullmatch(r'(\D*)(\d+)', d) for d in dirs]
-    if dirs and all(first): return [int(m[1]) for m in first]
-    alike = all(last) and len({m[1] for m in last}) == 1 # f16 and b747 are names
-    return [int(m[2]) for m in last] if dirs and alike else None
+    last = [re.fullmatch(r'(?:new|class|label|c)?[_\- ]?(\d+)', d) for d in dirs]
+    found = next((ms for ms in (first, last) if dirs and all(ms)), None)
+    return found and [int(m[1]) for m in found]
 
 _BY_NUMBER = 'the numbers in their names'
 
@@ -935,7 +934,10 @@ class _Case:
 # %% ../nbs/20_exchange.ipynb #444de128
 def _rate_of(c):
     "The student's rate."
-    if c.o.lr: return c.o.lr
+    if c.o.lr:
+        if c.raw.lr is None and not c.card:
+            c.assume(f'rate {c.o.lr:g}, as whoever imported it said')
+        return c.o.lr
     for v in (c.raw.lr, c.card.get('lr')):
         if v is not None: return v
     if c.known and c.known.lr:

@@ -55,6 +55,14 @@ def _facts(d):
                 bytes=f'{d.nbytes:,}', norm=str(d.norm), protocol=d.protocol,
                 rate=f'{d.student_lr.item():.6g}')
 
+def _origin(d):
+    "Whose set it is, where it was imported: lines of text."
+    found = d.info.get('imported') or {}
+    words = dict(public='known as', source='from', licence='licence of the original',
+                 printed='accuracy that its authors printed', form='read from files of the form')
+    said = [f'- {text}: {found[k]}' for k, text in words.items() if found.get(k)]
+    return ['', 'It was made by others:', '', *said] if said else []
+
 # %% ../nbs/20_hub.ipynb #0c597187
 def hub_text(
     d, # a `Distilled`
@@ -65,7 +73,7 @@ def hub_text(
     "The part of the card that people read."
     lines = [f'# {name}', '', 'A distilled data set, made or imported with dd_repro.', '',
              '![the images](grid.png)', '', '| what | |', '|---|---|']
-    lines += [f'| {k} | {v} |' for k, v in _facts(d).items()]
+    lines += [f'| {k} | {v} |' for k, v in _facts(d).items()] + _origin(d)
     if assumed := d.info.get('assumed'):
         lines += ['', 'No file said the following, so it was assumed:', '',
                   *(f'- {a}' for a in assumed)]

@@ -1176,3 +1176,13 @@ def toys_with_names():
     x = torch.rand(8, 3, 8, 8)
     s = ImageTensors(x, torch.arange(8) % 2, 2, classes=['cat', 'dog'], norm=Normalize((0.,)*3, (1.,)*3), name='pets')
     return s
+
+
+def test_a_card_says_whose_set_it_is_and_that_a_rate_was_given(tmp_path):
+    np.savez(tmp_path/'a.npz', images=np.random.default_rng(0).random((6, 8, 8, 3)).astype('f4')*6 - 3, labels=np.arange(6))
+    d = import_set(tmp_path/'a.npz', stats='none', lr=.02, quiet=True)
+    d.info['imported'] |= dict(source='their page', licence='MIT', public='them/toy/ipc1')
+    text = hub_card(d, 'other')
+    assert 'rate 0.02, as whoever imported it said' in text
+    assert all(w in text for w in ('It was made by others', 'from: their page', 'licence of the original: MIT', 'known as: them/toy/ipc1'))
+    assert 'made by others' not in hub_card(Distilled.example(), 'mit')
