@@ -70,7 +70,7 @@ def test_mtt(tmp_path, x, y, real, tag):
     save(tmp_path, **{f'images_{tag}': x, f'labels_{tag}': y})
     d = import_set(tmp_path, real=real, lr=.02)
     assert same(d, x, y) and d.norm is real.norm and d.classes == real.classes and d.student_lr.item() == pytest.approx(.02)
-    assert d.info['imported']['form'] == 'mtt' and d.info['assumed'] == [] and d.source['key'] == real.key
+    assert d.info['imported']['form'] == 'mtt' and d.info['assumed'] == ['rate 0.02, as whoever imported it said'] and d.source['key'] == real.key
 
 def test_the_best_or_the_latest(tmp_path, x, y, real):
     save(tmp_path, images_900=x - 1, labels_900=y, images_5000=x, labels_5000=y)
