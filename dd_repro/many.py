@@ -206,7 +206,8 @@ def shared_names(
     epochs = max(_read_epochs(r), w.epochs)
     if epochs and made: above = _id('experts', r.key('buffer'), epochs, w.seed)
     if r.get('teacher_n') and made: above = _id('teachers', r.key('teachers'), w.seed)
-    told = {n: v for n, v in r.values.items() if n.split('_')[0] in ('eval', 'student', 'label')}
+    told = {n: v for n, v in r.values.items() # the networks' name is told below
+            if n.split('_')[0] in ('eval', 'student', 'label') and n != 'student_nets'}
     net = r.eval_net if r.eval_net == 'unseen-avg4' else row_net_name(r, 'eval')
     return above, out, _id(out, net, sorted(told.items()))
 
