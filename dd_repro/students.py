@@ -440,6 +440,7 @@ def _check_alive(team, e, p, lr):
     raise Died(f'network {team.at + alive.index(False) + 1} has weights that are not finite by '
                f'epoch {e+1} of {p.epochs}, at a learning rate of {lr:g}; try a smaller rate')
 
+# %% ../nbs/05_students.ipynb #e9340e45
 def _run(team, data, p, lr, rngs, device, hook):
     "Train a team for all epochs."
     _check_view(p, data)
