@@ -240,7 +240,8 @@ ALIASES = dict( # kind, as cards name it -> where its class is today
     LatentPriors='dd_repro.priors.LatentPriors', LatentCodes='dd_repro.latent.LatentCodes',
     SoftPixels='dd_repro.soft.SoftPixels', Frequencies='dd_repro.fred.Frequencies',
     Formation='dd_repro.idc.Formation', LinearBases='dd_repro.linba.LinearBases',
-    CodesAndDecoders='dd_repro.kfs.CodesAndDecoders')
+    CodesAndDecoders='dd_repro.kfs.CodesAndDecoders',
+    Parts='dd_repro.parts.Parts')
 
 def class_of(
     kind:str # as a card names it

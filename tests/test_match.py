@@ -285,7 +285,7 @@ def test_refused_networks_and_sets(real):
     with pytest.raises(ValueError, match='adds its gradient by itself'): DC(real, double) + DM(real, double)
 
 @pytest.mark.parametrize('kw, msg', [
-    (dict(method='idc'), "'idc' is not known; did you mean dc"), (dict(ipc=7), '7 images|no stated loops for ipc 7'), (dict(ipc=8, outer=1, inner=1), '8 images'),
+    (dict(method='dcc'), "'dcc' is not known; did you mean dc"), (dict(ipc=7), '7 images|no stated loops for ipc 7'), (dict(ipc=8, outer=1, inner=1), '8 images'),
     (dict(ipc=0), 'ipc'), (dict(iterations=0), 'iterations is 0'), (dict(lr_img=-1.), 'lr_img is -1.0; it must be above 0'), (dict(lr_img=float('nan')), 'lr_img is nan; it must be a finite number'),
     (dict(init='zeros'), "'zeros' is not one of real, noise"), (dict(batch_real=-3), 'batch_real is -3'), (dict(syn_steps=3), "'syn_steps' is no setting of dsa"),
     (dict(aug='blur'), "'blur'"), (dict(every=0), 'every is 0'), (dict(method='dm'), "'outer' is no setting of dm"), (dict(momentum=-.1), 'momentum is -0.1; it must be at least 0'),
