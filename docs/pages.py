@@ -191,8 +191,8 @@ def as_python(nb):
 def site_nb(site, path, source):
     "One notebook, read from `path`, ready for Sphinx; its links are those of `source`."
     from nbdev.process import NBProcessor
-    from nbdev.processors import (ai_magics, clean_magics, filter_stream_, hide_, hide_line, populate_language, rm_header_dash, strip_ansi)
-    procs = [populate_language, strip_ansi, hide_line, hide_, filter_stream_, rm_header_dash, ai_magics, clean_magics, dress]
+    from nbdev.processors import (ai_magics, filter_stream_, hide_, hide_line, populate_language, rm_header_dash, strip_ansi)
+    procs = [populate_language, strip_ansi, hide_line, hide_, filter_stream_, rm_header_dash, ai_magics, dress]
     nb = NBProcessor(path, procs=procs, process=True).nb
     as_python(nb)
     linkify = linker({n: o for n, o in site.symbols.items() if o[0] != source.stem})

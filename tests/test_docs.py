@@ -122,3 +122,15 @@ def test_no_page_leans_on_what_readers_do_not_have():
     for p in pages:
         text = '\n'.join(''.join(c['source']) for c in json.loads(p.read_text(encoding='utf-8'))['cells']) if p.suffix == '.ipynb' else p.read_text(encoding='utf-8')
         assert 'FACTS' not in text, p.name
+
+
+def test_the_install_line_of_a_recipe_is_shown(project):
+    from pages import site_nb
+    nb = project/'nbs'/'01_use.ipynb'
+    data = json.loads(nb.read_text())
+    data['cells'].append(dict(cell_type='code', id='c0ffee00', metadata={}, execution_count=None, outputs=[], source=["if True:\n", "    %pip install -q mine"]))
+    nb.write_text(json.dumps(data))
+    class NoSite:
+        symbols = {}
+        def resolve(self, link, *_): return link
+    assert '%pip install -q mine' in site_nb(NoSite(), nb, nb).cells[-1].source
