@@ -68,7 +68,8 @@ def check_lr(
     lr:float # a learning rate
 )->float: # the same
     "ValueError unless a learning rate is finite and positive."
-    single = float(torch.tensor(float(lr))) # what a student is trained with
+    # what a student is trained with, whatever device and type are the default
+    single = float(torch.tensor(float(lr), dtype=torch.float, device='cpu'))
     if not (math.isfinite(single) and single > 0):
         raise ValueError(f'learning rate is {lr}; it must be finite and above 0')
     return lr

@@ -34,7 +34,7 @@ def trained(p, **kw):
 def test_students_train_in_it(how, kw):
     start, plain, rounded = to_vector(net(**kw)), trained(P.scaled(**how), **kw), trained(P.scaled(bf16=True, **how), **kw)
     off = (rounded - plain).norm()/(plain - start).norm()
-    assert 1e-5 < off < .2 and rounded.dtype == torch.float and rounded.isfinite().all()
+    assert 1e-5 < off < .4 and rounded.dtype == torch.float and rounded.isfinite().all()
 
 def test_a_batch_in_parts(monkeypatch):
     "A step that passes in parts rounds as one that passes whole."
