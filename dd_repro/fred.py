@@ -147,15 +147,6 @@ class FreDMTTMethod(InFrequencies, TrajectoryMethod, name='fred-mtt'):
         return super().opts(d) | dict(lr=partial(SGD, lr=self.lr_lr, momentum=self.momentum))
 
 @dataclass(frozen=True)
-class FreDDMMethod(InFrequencies, Iterative, name='fred-dm'):
+class FreDDMMethod(InFrequencies, DMInParts, name='fred-dm'):
     "Distribution matching with images that are stored as a few frequencies: FreD."
-    iterations: int = setting(20000, 'outer steps', least=1, smoke=1)
-    batch_real: int = setting(256, 'real images of a class a match, at most', least=1, smoke=4)
     lr_freq: float = setting(200., 'step of the frequencies', above=0)
-    def start(self, task):
-        return self.begin_with(task, lr=.01, arch=task.students, protocol='dsa')
-    def said(self, task, d):
-        return super().said(task, d) | dict(net=getattr(task.net(), 'arch', None))
-    def phases(self, d, task, run):
-        aug = DSA(d.aug, siamese=True) if d.aug else noop
-        return DM(task.real, task.net_fn or task.net, self.batch_real, aug, seed=task.seed)

@@ -234,18 +234,9 @@ class IDCMethod(InFormations, Iterative, name='idc'):
 
 # %% ../nbs/12_idc.ipynb #d72fd83b
 @dataclass(frozen=True)
-class IDCDMMethod(InFormations, Iterative, name='idc-dm'):
+class IDCDMMethod(InFormations, DMInParts, name='idc-dm'):
     "Distribution matching on frames of small images."
-    iterations: int = setting(20000, 'outer steps', least=1, smoke=1)
-    batch_real: int = setting(256, 'real images of a class a match, at most', least=1, smoke=4)
     lr_img: float = setting(1., 'step of the frames', above=0)
-    def start(self, task):
-        return self.begin_with(task, lr=.01, arch=task.students, protocol='dsa')
-    def said(self, task, d):
-        return super().said(task, d) | dict(net=getattr(task.net(), 'arch', None))
-    def phases(self, d, task, run):
-        aug = DSA(d.aug, siamese=True) if d.aug else noop
-        return DM(task.real, task.net_fn or task.net, self.batch_real, aug, seed=task.seed)
 
 @dataclass(frozen=True)
 class IDCMTTMethod(InFormations, TrajectoryMethod, name='idc-mtt'):

@@ -96,9 +96,8 @@ def from_real(cls:CodesAndDecoders, real, ipc, k=4, width=8, J=4, warm=300, seed
 
 # %% ../nbs/13_kfs.ipynb #43a35873
 @dataclass(frozen=True)
-class KFSMethod(Iterative, name='kfs'):
+class KFSMethod(DMInParts, name='kfs'):
     "Codes of each class seen by several tiny decoders, under distribution matching: KFS."
-    iterations: int = setting(20000, 'outer steps', least=1, smoke=1)
     ipc: int = setting(10, 'images per class whose bytes are taken', least=1)
     code_channels: int = setting(4, 'of a code, at a quarter of the side', least=1)
     decoder_width: int = setting(8, 'channels within a decoder', least=1)
@@ -106,7 +105,6 @@ class KFSMethod(Iterative, name='kfs'):
     warm: int = setting(300, 'steps towards real images before it begins', least=0, smoke=1)
     lr_codes: float = setting(.01, 'step of Adam for the codes', above=0)
     lr_decode: float = setting(.001, 'step of Adam for the decoders', above=0)
-    batch_real: int = setting(256, 'real images of a class a match, at most', least=1, smoke=4)
     batch_syn_max: int = setting(None, 'synthetic images of a class a match, at most '
                                        '(default: all)', least=1)
     aug: str = setting(None, "DSA strategy; '' for none (default: all of it that suits the set)")
@@ -124,12 +122,6 @@ class KFSMethod(Iterative, name='kfs'):
         kw = dict(lr=.01, arch=task.students, protocol='dsa', aug=aug)
         return CodesAndDecoders.from_real(task.real, self.ipc, *self.sizes, self.warm, task.seed,
                                           **kw)
-    def said(self, task, d):
-        return super().said(task, d) | dict(net=getattr(task.net(), 'arch', None))
-    def phases(self, d, task, run):
-        aug = DSA(d.aug, siamese=True) if d.aug else noop
-        return DM(task.real, task.net_fn or task.net, self.batch_real, aug, self.batch_syn_max,
-                  seed=task.seed)
     def opts(self, d):
         return dict(codes=partial(Adam, lr=self.lr_codes),
                     decoders=partial(Adam, lr=self.lr_decode))

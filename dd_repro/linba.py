@@ -83,29 +83,17 @@ def at_random(cls:LinearBases, real, ipc, K, r=2, seed=0, **kw):
 
 # %% ../nbs/13_linba.ipynb #e447e4e4
 @dataclass(frozen=True)
-class LinBaMethod(Iterative, name='linba'):
+class LinBaMethod(AlongStudent, name='linba'):
     "Bases that all classes share, mixed by addresses, learned through a student's steps: LinBa."
-    offers = (*LOOP, 'keep', 'compiled')
     iterations: int = setting(50000, 'outer steps', least=1, smoke=1)
     ipc: int = setting(1, 'images per class whose bytes are taken', least=1, smoke=1)
     bases: int = setting(16, 'pictures in the memory', least=1)
     shrink: int = setting(2, 'how many times smaller the side of a base is', least=1)
     syn_steps: int = setting(150, 'N, most student steps', least=1, smoke=2)
-    window: int = setting(None, 'W, last steps that the gradient passes (default: all)',
-                          least=1, smoke=1)
-    batch_syn: int = setting(None, 'b, images a student step (default: all)', least=1)
-    batch_real: int = setting(100, 'real images of a class a step, at most', least=1, smoke=2)
     lr_bases: float = setting(.1, 'step of the bases', above=0)
     lr_addresses: float = setting(.1, 'step of the addresses', above=0)
     momentum: float = setting(.5, 'of both', least=0, most=1)
     lr_teacher: float = setting(.1, 'rate of the students, which stays', above=0)
-    aug: str = setting('', "DSA strategy of the student's steps; '' for none")
-    clip = 0. # gradients are taken as they are
-    def check(self):
-        if self.aug: DSA(self.aug)
-        if (self.window or 1) > self.syn_steps:
-            raise ValueError(f'window is {self.window}; a student takes {self.syn_steps} steps at '
-                             'most (syn_steps)')
     def suits(self, side):
         if side % self.shrink:
             raise ValueError(f'shrink is {self.shrink}; it must divide the side of an image, '
@@ -113,7 +101,6 @@ class LinBaMethod(Iterative, name='linba'):
     def items(self, real):
         n = images_of_bases(self.ipc, real.n_classes, real.shape, self.bases, self.shrink)
         return n*real.n_classes
-    def resolved(self, d): return {} # what students of the finished set see is another matter
     def opts(self, d):
         rates = dict(bases=self.lr_bases, addresses=self.lr_addresses)
         return {g: partial(SGD, lr=r, momentum=self.momentum) for g, r in rates.items()}
@@ -124,9 +111,3 @@ def start(self:LinBaMethod, task):
     "A random memory with random addresses."
     kw = dict(lr=self.lr_teacher, arch=getattr(task.net(), 'arch', None))
     return LinearBases.at_random(task.real, self.ipc, self.bases, self.shrink, task.seed, **kw)
-
-@patch
-def phases(self:LinBaMethod, d, task, run):
-    "The loss of students on real images."
-    aug = DSA(self.aug) if self.aug else noop
-    return LossAfter(task, self, aug, 'auto' if run.keep is None else run.keep, run.compiled)

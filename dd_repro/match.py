@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MATCH_LOSSES', 'DC_LOOPS', 'match_loss', 'freeze_bn', 'Matching', 'flat_net', 'DC', 'dc_loops', 'class_means', 'DM',
-           'MatchingMethod', 'DCMethod', 'DSAMethod', 'DMMethod']
+           'MatchingMethod', 'DCMethod', 'DSAMethod', 'DMMethod', 'DMInParts']
 
 # %% ../nbs/11_match.ipynb #159d42c6
 import math
@@ -623,4 +623,20 @@ class DMMethod(MatchingMethod, name='dm'):
     def rate(self): return self.lr_img or (10. if self.ipc >= 100 else 1.)
     def phases(self, d, task, run):
         return DM(task.real, task.net_fn or task.net, self.batch_real, self.siamese(d),
+                  seed=task.seed)
+
+# %% ../nbs/11_match.ipynb #1db2cf56
+@dataclass(frozen=True)
+class DMInParts(Iterative):
+    "Distribution matching of a set that is stored in another form. Needs `begin_with` or `start`."
+    iterations: int = setting(20000, 'outer steps', least=1, smoke=1)
+    batch_real: int = setting(256, 'real images of a class a match, at most', least=1, smoke=4)
+    batch_syn_max = None # synthetic images of a class a match, at most
+    def start(self, task):
+        return self.begin_with(task, lr=.01, arch=task.students, protocol='dsa')
+    def said(self, task, d):
+        return super().said(task, d) | dict(net=getattr(task.net(), 'arch', None))
+    def phases(self, d, task, run):
+        aug = DSA(d.aug, siamese=True) if d.aug else noop
+        return DM(task.real, task.net_fn or task.net, self.batch_real, aug, self.batch_syn_max,
                   seed=task.seed)

@@ -41,12 +41,7 @@ class Parts(Pixels):
 @patch
 def sample(self:Parts, n=None, *, y=None, idx=None, prior=None, rng=None):
     "Images and labels, differentiable in the parts; only these are made."
-    if idx is None:
-        idx = (torch.arange(len(self)) if y is None
-               else class_rows(self, self.y, self.n_classes, y).cpu())
-        if n is not None and n > len(idx):
-            raise ValueError(f'{n} images asked for; there are {len(idx)}')
-        if n is not None: idx = idx[torch.randperm(len(idx), generator=rng)[:n]]
+    if idx is None: idx = chosen_rows(self, n, y, rng)
     idx = sent(idx, self.device)
     return self.made(idx), self.y[idx]
 

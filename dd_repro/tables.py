@@ -9,7 +9,7 @@ __all__ = ['SHOWN', 'COLUMNS', 'ACROSS_MAX', 'GRID_KINDS', 'results_dir', 'Runs'
            'plan_errors', 'told_errors', 'show_settings', 'dd_table']
 
 # %% ../nbs/21_tables.ipynb #0033787a
-import html, math, re, shutil, textwrap, warnings
+import html, math, os, re, shutil, textwrap, warnings
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -574,8 +574,10 @@ def _drawn(paper, table, fmt='text', runs=None, own=False):
 
 # %% ../nbs/21_tables.ipynb #7fc5a631
 def _below(prefix, runs):
+    import pandas as pd
     runs = measured() if runs is None else runs
-    return runs[(runs.row + '/').str.startswith(prefix.rstrip('/') + '/')]
+    heads = [p.rstrip('/') + '/' for p in ([prefix] if isinstance(prefix, str) else prefix)]
+    return pd.concat([runs[(runs.row + '/').str.startswith(h)] for h in heads])
 
 def points(
     prefix:str, # of row ids, for example mtt/figure5/left
@@ -597,14 +599,15 @@ def _over_seeds(g):
     return f'{_text(g["mean"].mean(), g["mean"].std(ddof=0))} ({len(g)} seeds, n={one.n})'
 
 def study(
-    prefix:str, # of row ids, for example d3s/digits
+    prefix, # of row ids, for example d3s/digits, or several, in the order of the lines
     runs=None, # measured rows; read when None
     metrics=None, # only these
 )->'pd.DataFrame': # a line a row, method and network, a column a metric; may be empty
     "The rows below a prefix, means over distillation seeds."
     import pandas as pd
     df, by = points(prefix, runs), ['row', 'method', 'net']
-    short = df.row.str.removeprefix(prefix.rstrip('/')).str.strip('/')
+    head = prefix if isinstance(prefix, str) else os.path.commonpath(prefix)
+    short = df.row.str.removeprefix(head.rstrip('/')).str.strip('/')
     df = df.assign(net=df.net.fillna(''),
                    row=short.str.replace('/(seconds|memory)$', '', regex=True))
     df = df[df.protocol.isin(SHOWN) & df.metric.isin(metrics or set(df.metric))]
