@@ -263,7 +263,7 @@ def first_to_say(
 def hushed():
     "What is printed goes nowhere while the block runs."
     was = sys.stdout
-    with open(os.devnull, 'w') as sys.stdout:
+    with open(os.devnull, 'w', encoding='utf-8') as sys.stdout:
         try: yield
         finally: sys.stdout = was
 
@@ -273,7 +273,7 @@ def one_complains():
     if not started()[0]:
         yield
         return
-    with open(os.devnull, 'w') as nowhere, hushed(), redirect_stderr(nowhere):
+    with open(os.devnull, 'w', encoding='utf-8') as nowhere, hushed(), redirect_stderr(nowhere):
         try: yield
         except (ValueError, OSError): sys.exit(2)
 

@@ -32,7 +32,8 @@ from .labels import *
 # %% ../nbs/25_scaling.ipynb #8abb59f9
 def _ticks():
     "All ticks of the processor so far, and the idle ones."
-    t = [int(v) for v in Path('/proc', 'stat').read_text().split('\n')[0].split()[1:9]]
+    ticks = Path('/proc', 'stat').read_text(encoding='ascii').split('\n')[0]
+    t = [int(v) for v in ticks.split()[1:9]]
     return sum(t), t[3] + t[4]
 
 def idle_cores(
@@ -108,7 +109,7 @@ def _world(k, how, visits):
         env = os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=path, DD_HOME=tmp)
         r = subprocess.run(line, env=env, capture_output=True, text=True)
         if r.returncode: raise ChildProcessError(f'{k} ranks: {r.stderr.strip()[-300:]}')
-        return json.loads(Path(tmp, 'said.json').read_text())
+        return json.loads(Path(tmp, 'said.json').read_text(encoding='utf-8'))
 
 def bench_ranks(
     how=USUAL, # sizes
