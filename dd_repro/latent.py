@@ -341,7 +341,7 @@ class LatentDMMethod(LatentMethod, name='latent-dm'):
 @dataclass(frozen=True)
 class LatentMTTMethod(LatentMethod, name='latent-mtt'):
     "Trajectory matching of latent codes, along experts that saw codes."
-    needs = ('codes', 'experts')
+    needs, offers = ('codes', 'experts'), (*LatentMethod.offers, 'walks')
     iterations: int = setting(5000, 'outer steps', least=1, smoke=1)
     lr_base: float = setting(50., 'step of the codes, multiplied by the codes per class', above=0)
     syn_steps: int = setting(40, 'N, student steps in the unroll', least=1, smoke=2)
@@ -358,7 +358,7 @@ class LatentMTTMethod(LatentMethod, name='latent-mtt'):
     def fits(self, task):
         super().fits(task)
         self.follow(task, codes_space(task.real, task.ae) if task.codes is None else task.codes)
-    def phases(self, d, task, run): return self.follow(task, task.codes)
+    def phases(self, d, task, run): return walked(self.follow(task, task.codes), run, task)
     def opts(self, d):
         return super().opts(d) | {'lr': partial(SGD, lr=self.lr_lr, momentum=self.momentum)}
     def remark(self, loss): return lost_way(loss)

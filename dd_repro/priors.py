@@ -270,8 +270,9 @@ class D3Method(TrajectoryMethod, name='d3'):
     mmd_samples: int = setting(30, 'images of a class in the MMD', least=1, smoke=2)
     wd: float = setting(1e-5, 'weight decay of the decoder', least=0)
     idle = {('losses', 'MTT'): 'gamma2 gamma3 mmd_samples snapshot feature_blocks decode',
-            ('losses', 'MTT+DM'): 'gamma3', ('ppc', 1): 'gamma3',
-            ('losses', 'DM'): 'gamma1 gamma3 syn_steps batch_syn lr_lr inner_aug keep compiled'}
+            ('losses', 'MTT+DM'): 'gamma3', ('ppc', 1): 'gamma3', ('losses', 'DM'):
+            'gamma1 gamma3 syn_steps batch_syn lr_lr inner_aug keep compiled walks'}
+    offers = (*TrajectoryMethod.offers, 'walks')
     def check(self):
         for aug in filter(None, (self.aug, self.inner_aug)): DSA(aug)
         if self.gamma3 and self.ppc == 1:
@@ -295,7 +296,7 @@ def start(self:D3Method, task):
 @patch
 def phases(self:D3Method, d, task, run):
     "Both phases of an iteration, or the one that the ablation leaves."
-    mtt = self.follow(task, run, self.inner_aug)
+    mtt = walked(self.follow(task, run, self.inner_aug), run, task)
     net = None if task.experts.card.get('arch') else task.net().to(task.device)
     after = 'last' if self.snapshot == 'last' else self.expert_epochs + self.max_start_epoch
     look = PassView if self.decode == 'passes' else ExpertView

@@ -90,6 +90,7 @@ def _ours(m, unit):
     return m['best' if m['k'] > 1 else 'mean']*k, m['std']*k
 
 def _text(mean, std, n=None):
+    if mean != mean: return 'not a number' + (f' (n={n})' if n else '')
     digits = 1 if abs(mean) >= 1 else 3
     spread = f' ± {std:.{digits}f}' if std == std and n != 1 else ''
     return f'{mean:.{digits}f}{spread}' + (f' (n={n})' if n else '')

@@ -67,7 +67,7 @@ def strip(fig, x, names, title):
 
 def strips(rows, path):
     "Strips below each other, as a small PNG without metadata."
-    high = [.95 + .2*any(' ' in n for n in names) for _, names, _ in rows]
+    high = [.95 + .25*any(' ' in n for n in names) for _, names, _ in rows]
     fig = plt.figure(figsize=(WIDE, sum(high)), dpi=DPI)
     parts = fig.subfigures(len(rows), 1, height_ratios=high, squeeze=False)[:, 0]
     for part, row in zip(parts, rows): strip(part, *row)

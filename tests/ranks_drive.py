@@ -338,7 +338,7 @@ def walks_that_are_averaged(top):
     b = train_experts(NET, real, top/'experts', 3, expert_protocol(3, batch=8, aug=''), quiet=True)
     task = lambda: Task(real, net_fn=NET, experts=b, seed=1)
     m = method_of('mtt', ipc=1, iterations=3, syn_steps=2, expert_epochs=1, max_start_epoch=2, lr_img=1., lr_lr=1e-5, lr_teacher=.05, aug='flip')
-    go = lambda at, k: learn(task(), m, at, RunOptions(quiet=True, every=1, walks=k))
+    go = lambda at, k, m=m: learn(task(), m, at, RunOptions(quiet=True, every=1, walks=k))
     one = by_one(lambda: images_of(go(top/'one', 3)[0]).detach())
     two, run = go(top/'two', 3)
     start = images_of(m.start(task()))
@@ -347,6 +347,12 @@ def walks_that_are_averaged(top):
     assert float((one - plain).norm()) > .01*float((one - start).norm()) # another algorithm
     said = error_of(lambda: go(top/'none', 1))
     assert 'mtt on 2 ranks' in said and '--walks 2 averages' in said and not (top/'none').exists()
+    d3 = method_of('d3', iterations=2, syn_steps=2, expert_epochs=1, max_start_epoch=2, mmd_samples=2, decoder_width=8, z_dim=4)
+    parts = lambda d: torch.cat([p.detach().flatten() for p in d.parameters()])
+    alone_ = by_one(lambda: parts(go(top/'d3-one', 3, d3)[0])) # the divergence counts once, the MMD on each rank
+    both, begun = go(top/'d3-two', 3, d3)[0], parts(d3.start(task()))
+    assert float((alone_ - parts(both)).norm()) < 1e-3*float((alone_ - begun).norm()) and both.info['walks'] == 3
+    assert torch.equal(parts(both), from_one(lambda: parts(both)))
     row, = evaluate(two, noise(12), [NET().arch], smaller(), 2, together=False)
     assert '3 walks an iteration' in row.deviations and row.protocol != 'paper'
 
