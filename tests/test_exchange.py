@@ -17,7 +17,7 @@ from dd_repro.exchange import class_order, FORMS, Found, cut_apart, export_set, 
 from dd_repro.experts import Buffer
 from dd_repro.files import file_sha256
 from dd_repro.foreign import export_experts, export_labels, fkd_order, import_experts, import_labels
-from dd_repro.hub import hub_card, pull, push
+from dd_repro.hub import FolderHub, hub_card, pull, push, set_facts, set_text
 from dd_repro.labels import LabelStore, Relabelled, ViewSettings, Views, relabel
 from dd_repro.norm import STATS, ZCA, NoNorm, Normalize, fit_zca
 from dd_repro.priors import LatentPriors
@@ -844,15 +844,6 @@ def test_views_without_mixup_are_as_they_were(x, y, real):
     assert torch.allclose(v.see(d, 0), x)
 
 # --- the hub
-class FolderHub:
-    "A hub that is a folder, with the methods of `HfApi` that are used."
-    def __init__(self, root): self.root = Path(root)
-    def create_repo(self, repo_id, *, repo_type=None, private=None, exist_ok=False): (self.root/repo_type/repo_id).mkdir(parents=True, exist_ok=exist_ok)
-    def upload_folder(self, *, repo_id, folder_path, repo_type=None, commit_message=None): shutil.copytree(folder_path, self.root/repo_type/repo_id, dirs_exist_ok=True)
-    def snapshot_download(self, repo_id, *, repo_type=None, revision=None, allow_patterns=None):
-        if not (folder := self.root/repo_type/repo_id).is_dir(): raise RuntimeError('404\nnot found')
-        return str(folder)
-
 def test_the_stand_in_is_called_like_the_hub():
     import inspect
     hf = pytest.importorskip('huggingface_hub')
@@ -866,7 +857,7 @@ def test_push_and_pull(tmp_path):
     d.info['assumed'] = ['rate 0.01, that of the protocol']
     rows = [Row('a/b', 'paper', method='mtt', net=n, n=5, mean=m, std=1.) for n, m in (('convnet', 81.25), ('resnet18', 70.5))]
     assert push(d, 'me/ten', 'mit', rows, api=api) == 'me/ten'
-    folder = tmp_path/'dataset'/'me'/'ten'
+    folder = tmp_path/'me'/'ten'
     assert sorted(f.name for f in folder.iterdir()) == ['README.md', 'distilled.safetensors', 'grid.png']
     back = pull('me/ten', api=api)
     assert torch.equal(back.images, d.images) and back.norm.mean == d.norm.mean
@@ -882,9 +873,76 @@ def test_the_hub_says_no_in_one_line(tmp_path):
     refused('licence is missing', push, Distilled.example(), 'me/ten', api=api)
     for repo in ('ten', '../ten', 'a/b/c', ''): refused('write OWNER/NAME', push, Distilled.example(), repo, 'mit', api=api)
     assert list(tmp_path.iterdir()) == []
-    refused('the hub refused .RuntimeError: 404 not found', pull, 'me/none', api=api)
-    (tmp_path/'dataset'/'me'/'empty').mkdir(parents=True)
+    refused('me/none: not in the folder', pull, 'me/none', api=api)
+    class Down(FolderHub):
+        def snapshot_download(self, *a, **k): raise RuntimeError('404\nnot found')
+    refused('the hub refused .RuntimeError: 404 not found', pull, 'me/none', api=Down(tmp_path))
+    (tmp_path/'me'/'empty').mkdir(parents=True)
     refused('one artefact', pull, 'me/empty', api=api)
+
+@pytest.mark.parametrize('kind', [str, Path, FolderHub])
+def test_a_folder_is_a_hub(tmp_path, kind):
+    pytest.importorskip('huggingface_hub')
+    d, api = Distilled.example(), kind(tmp_path)
+    for rate in (.5, .25): # the second replaces the first
+        d.lr.data.fill_(rate); push(d, 'me/ten', 'mit', api=api)
+        assert pull('me/ten', api=api).student_lr.item() == rate
+    assert [f.name for f in (tmp_path/'me').iterdir() if f.name[0] != '.'] == ['ten']
+    refused("revision 'v1'; a folder has none", pull, 'me/ten', 'v1', api=api)
+
+@pytest.mark.parametrize('n', [1, 2])
+def test_a_push_into_a_folder_is_whole(tmp_path, n, monkeypatch):
+    "What fails while it copies or moves leaves the set that was there, or nothing in its place."
+    pytest.importorskip('huggingface_hub')
+    d = Distilled.example()
+    push(d, 'me/ten', 'mit', api=tmp_path); d.lr.data.fill_(.5)
+    if n == 1: monkeypatch.setattr(shutil, 'copytree', lambda *a, **k: (_ for _ in ()).throw(OSError(28, 'No space left')))
+    else: monkeypatch.setattr(os, 'replace', failing(os.replace, tmp_path/'me'/'.ten.old'))
+    refused('the hub refused .OSError', push, d, 'me/ten', 'mit', api=tmp_path)
+    monkeypatch.undo()
+    assert pull('me/ten', api=tmp_path).student_lr.item() != .5
+    push(d, 'me/ten', 'mit', api=tmp_path)
+    assert pull('me/ten', api=tmp_path).student_lr.item() == .5 and len(list((tmp_path/'me'/'ten').iterdir())) == 3
+
+def failing(move, to):
+    def moved(a, b):
+        if Path(b) == to: raise OSError(5, 'Input/output error')
+        return move(a, b)
+    return moved
+
+# --- what a set is
+def test_a_card_is_a_method_in_the_hubs_form():
+    pytest.importorskip('huggingface_hub')
+    d = Distilled.example()
+    assert d.hub_card('mit', name='ten') == hub_card(d, 'mit', name='ten') and d.hub_card('mit').startswith('---\n') and d.card()['kind'] == 'Pixels'
+
+@pytest.mark.parametrize('sizes', [(3, 3, 3, 3), (1, 2, 3, 6)])
+@pytest.mark.parametrize('kind', ['hard', 'soft', 'bytes'])
+def test_facts_of_a_set(x, real, sizes, kind):
+    y = torch.arange(C).repeat_interleave(torch.tensor(sizes))
+    d = stored(y, real) if kind == 'bytes' else pixels(real, x, y if kind == 'hard' else torch.eye(C)[y])
+    got = set_facts(d)
+    assert got['images'] == ('12, 3 per class' if len({*sizes}) == 1 else '12, 1 to 6 per class') and got['classes'] == '4 (cat, ant, dog, ...)' and got['rate'] == '0.02'
+    assert got['labels'] == ('probabilities of 4 classes, 192 bytes' if kind == 'soft' else 'class numbers') and got['bytes'] == f'{12*3*64*(1 if kind == "bytes" else 4):,}' and str(real.norm) == got['norm']
+    assert all(v and '\n' not in v for v in got.values()) and all(f'{k} ' in set_text(d) for k in got)
+
+def test_facts_of_a_set_with_a_decoder(real):
+    got = set_facts(LatentPriors(C, 2, z_dim=8, size=16, norm=real.norm, lr=.02))
+    assert got['images'] == '8, 2 per class' and ', of which the decoder has' in got['bytes'] and got['source'] == got['network'] == got['method'] == 'not recorded'
+
+def test_dd_card_looks_and_writes_nothing(tmp_path, capsys, x, y, real):
+    from dd_repro.transfer import dd_card
+    file = asset('digits-mtt-ipc1.safetensors')
+    dd_card(str(file)); out = capsys.readouterr().out
+    assert out == set_text(Distilled.example()) + '\n'
+    save(tmp_path/'a', res_DC_x=dc(x, y))
+    dd_card(str(tmp_path/'a'), stats='dc', of='cifar10'); out = capsys.readouterr().out
+    assert 'read from files of the form: dc' in out and 'assumed: rate 0.01, that of the protocol' in out and [f.name for f in tmp_path.iterdir()] == ['a']
+    pytest.importorskip('huggingface_hub')
+    dd_card(str(file), licence='mit'); out = capsys.readouterr().out
+    assert 'license: mit' in out and '# digits-mtt-ipc1' in out
+    for kw, says in (({'as': 'mttt'}, 'did you mean mtt'), (dict(lr=.1), 'an artefact already'), (dict(zca=True), 'does nothing without --data')): assert says in ends(capsys, dd_card, str(file), **kw)
+    assert 'no such file' in ends(capsys, dd_card, str(tmp_path/'none')) and "no file says the student's rate" in ends(capsys, dd_card, str(save(tmp_path/'b', images_best=x, labels_best=y)), stats='none')
 
 # --- the commands
 def ends(capsys, f, *a, **kw):
