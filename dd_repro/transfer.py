@@ -173,7 +173,7 @@ def dd_export(
     say(f'{o.form}: {made}')
 
 # %% ../nbs/23_transfer.ipynb #e7f382d0
-@command(kept='nothing was written')
+@command(kept='nothing was changed')
 def dd_card(
     path:str, # artefact, file, folder, archive, or a name of the list
     **options # as `dd_card --help` lists them
