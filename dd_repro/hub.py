@@ -183,10 +183,15 @@ class FolderHub:
     def __init__(self, root): self.root = Path(root).expanduser()
     def create_repo(self, repo_id, *, repo_type=None, private=None, exist_ok=False):
         (self.root/repo_id).parent.mkdir(parents=True, exist_ok=True)
+    def _mended(self, place):
+        "Bring back what a push that was killed between its two moves had put aside."
+        old = place.with_name(f'.{place.name}.old')
+        if old.is_dir() and not place.exists(): os.replace(old, place)
     def upload_folder(self, *, repo_id, folder_path, repo_type=None, commit_message=None):
         place = self.root/repo_id
         new, old = (place.with_name(f'.{place.name}.{k}') for k in ('new', 'old'))
         with file_lock(place):
+            self._mended(place)
             for p in (new, old): shutil.rmtree(p, ignore_errors=True)
             shutil.copytree(folder_path, new)
             if place.exists(): os.replace(place, old)
@@ -194,6 +199,7 @@ class FolderHub:
             shutil.rmtree(old, ignore_errors=True)
     def snapshot_download(self, repo_id, *, repo_type=None, revision=None, allow_patterns=None):
         if revision: raise ValueError(f'{repo_id}: revision {revision!r}; a folder has none')
+        self._mended(self.root/repo_id)
         if not (self.root/repo_id).is_dir():
             raise ValueError(f'{repo_id}: not in the folder {self.root}')
         return str(self.root/repo_id)

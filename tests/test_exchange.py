@@ -904,6 +904,25 @@ def test_a_push_into_a_folder_is_whole(tmp_path, n, monkeypatch):
     push(d, 'me/ten', 'mit', api=tmp_path)
     assert pull('me/ten', api=tmp_path).student_lr.item() == .5 and len(list((tmp_path/'me'/'ten').iterdir())) == 3
 
+@pytest.mark.parametrize('n', [1, 2])
+def test_a_killed_push_into_a_folder(tmp_path, n):
+    "Killed before the first or the second move: the set that was there is pulled, and pushed over."
+    pytest.importorskip('huggingface_hub')
+    d = Distilled.example()
+    push(d, 'me/ten', 'mit', api=tmp_path); was = d.student_lr.item(); d.lr.data.fill_(.5)
+    if not (pid := os.fork()):
+        move, left = os.replace, [n]
+        def dying(a, b):
+            if Path(a).parent == tmp_path/'me': left[0] -= 1
+            if not left[0]: os.kill(os.getpid(), signal.SIGKILL)
+            return move(a, b)
+        os.replace = dying
+        try: push(d, 'me/ten', 'mit', api=tmp_path)
+        finally: os._exit(9)
+    assert os.WIFSIGNALED(os.waitpid(pid, 0)[1]) and pull('me/ten', api=tmp_path).student_lr.item() == was
+    push(d, 'me/ten', 'mit', api=tmp_path)
+    assert pull('me/ten', api=tmp_path).student_lr.item() == .5 and [f.name for f in (tmp_path/'me').iterdir() if f.suffix != '.lock'] == ['ten']
+
 def failing(move, to):
     def moved(a, b):
         if Path(b) == to: raise OSError(5, 'Input/output error')
