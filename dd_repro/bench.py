@@ -1155,7 +1155,7 @@ def dd_bench(
     o, device = made_of(BenchOptions, got), got.get('device') or str(default_device())
     _check_bench(subject, device, got, o.quick)
     found = checkouts(path) if subject == 'beside' else {}
-    if o.record_to: read_rows(o.record_to)
+    if o.record_to: check_results(o.record_to)
     width, repeats, budget_s, warm_s = (v if k is None else k for k, v in zip(
         (o.width, o.repeats, o.budget_s, o.warm_s), (128, 3, 480., 20.)))
     forms = _listed('form', o.form, known=GRADS) or ['bptt', 'adjoint']

@@ -340,7 +340,7 @@ def dd_experts(
     if got.get('path'):
         _check_folder('teacher' if taught else 'expert', got['path'])
     if got.get('record_to'):
-        read_rows(got['record_to'])
+        check_results(got['record_to'])
     act = _teach if taught else _train_seen if kind == 'latent-mtt' else partial(
         _train_pixels, cls=subject.classes['experts'])
     act(got, o, o.load()[0])
@@ -723,7 +723,7 @@ class EvalOptions(Checked):
             as_protocol(self.protocol)
         if self.record_to:
             # a results file that was edited is refused before the work, not after
-            read_rows(self.record_to)
+            check_results(self.record_to)
 
 # %% ../nbs/22_cli.ipynb #e7dcb0f1
 _CHANGED = 'epochs batch lr opt momentum wd schedule drop_every warmup aug bf16'.split()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'SUBJECTS', 'SHARED', 'dd_demo', 'dd_experts', 'dd_distill', 'dd_relabel', 'dd_eval', 'dd_bench', 'dd_row',
-           'dd_rows', 'dd_plan', 'dd_table', 'dd_smoke', 'dd_import', 'dd_export', 'dd_score', 'make_words',
+           'dd_rows', 'dd_plan', 'dd_table', 'dd_smoke', 'dd_import', 'dd_export', 'dd_card', 'dd_score', 'make_words',
            'make_methods', 'start', 'run_module', 'write_assets']
 
 # %% ../nbs/26_entry.ipynb #f5f1b6be
@@ -21,7 +21,7 @@ from .method import *
 COMMANDS = dict(dd_demo='ten_images', dd_experts='cli', dd_distill='cli', dd_relabel='cli',
                 dd_eval='cli', dd_bench='bench',
                 dd_row='rows', dd_rows='many', dd_plan='plans', dd_table='tables',
-                dd_smoke='rows', dd_import='transfer', dd_export='transfer',
+                dd_smoke='rows', dd_import='transfer', dd_export='transfer', dd_card='transfer',
                 dd_score='score')
 SUBJECTS = dict(dd_distill='METHOD', dd_experts='FOR')
 # what several ranks do together; all else is done by the first of them
@@ -154,4 +154,5 @@ def write_assets():
                      (json.dumps(make(), indent=0, ensure_ascii=False) + '\n').encode())
 
 (dd_demo, dd_experts, dd_distill, dd_relabel, dd_eval, dd_bench, dd_row, dd_rows, dd_plan,
- dd_table, dd_smoke, dd_import, dd_export, dd_score) = (partial(start, n) for n in COMMANDS)
+ dd_table, dd_smoke, dd_import, dd_export, dd_card, dd_score) = (
+    partial(start, n) for n in COMMANDS)

@@ -9,7 +9,7 @@ __all__ = ['FORMS', 'read_pt', 'read_npz', 'Found', 'unpacked', 'Raw', 'Form', '
 
 # %% ../nbs/20_exchange.ipynb #829617f4
 import dataclasses, io, json, lzma, os, re, shutil, tarfile, tempfile, zipfile, zlib
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -776,6 +776,15 @@ def _decoded(cell, where):
         raise ValueError(f'{where}: not a picture ({str(e).split(" <")[0]})') from None
 
 # %% ../nbs/20_exchange.ipynb #8b867b19
+def _one_list(a, b, name):
+    "A file and its class names, of those seen so far; ValueError where two files differ."
+    if a and b and a[1] != b:
+        i = next((i for i, (p, q) in enumerate(zip(a[1], b)) if p != q), min(len(a[1]), len(b)))
+        of = lambda v: f'{v[i]!r} of {len(v)}' if i < len(v) else f'{len(v)} classes'
+        raise ValueError(f'{a[0]} and {name} have different class lists; the first that differs '
+                         f'is class {i}: {of(a[1])} beside {of(b)}')
+    return a or b and (name, b)
+
 def _row_labels(values, found):
     "Class numbers [n] of a column; class names where it holds names; what is assumed."
     where = found.path
@@ -817,13 +826,13 @@ def _parquet(found, o):
         if 'image' not in table.column_names or label is None:
             raise ValueError(f'{found.folder/n}: columns image and class_id are asked for; there '
                              f'are {", ".join(table.column_names)}')
-        found.got[n], classes = True, classes or _hub_names(table, label)
+        found.got[n], classes = True, _one_list(classes, _hub_names(table, label), n)
         rows += zip(table['image'].to_pylist(), table[label].to_pylist())
     if not rows: raise ValueError(f'{found.path}: no row in it')
     x = _stacked([_decoded(v, f'{found.path}: row {i}') for i, (v, _) in enumerate(rows)],
                  found.path)
     y, names, said = _row_labels([y for _, y in rows], found)
-    return Raw(x, y, space='pixels', classes=names or classes, said=said)
+    return Raw(x, y, space='pixels', classes=names or (classes and classes[1]), said=said)
 
 # %% ../nbs/20_exchange.ipynb #88e72789
 def recognise(
@@ -897,8 +906,9 @@ def _carded(place):
     "Whose card it is: of this file or folder, of the only such file inside, or of the folder."
     place = Path(place)
     if _beside(place)[0].is_file(): return place
-    inner = list(place.glob('*.card.json')) if place.is_dir() else []
-    if len(inner) == 1: return inner[0].with_name(inner[0].name.removesuffix('.card.json'))
+    inner = [f for c in (place.glob('*.card.json') if place.is_dir() else ())
+             if (f := c.with_name(c.name.removesuffix('.card.json'))).is_file()]
+    if len(inner) == 1: return inner[0]
     return place.parent if place.is_file() and _beside(place.parent)[0].is_file() else place
 
 def _card_of(place, said):
@@ -1036,6 +1046,9 @@ def _norm_fits(c):
     if tuple(c.raw.x.shape[1:]) != tuple(c.real.shape):
         c.ask(f'images {list(c.raw.x.shape[1:])} beside real ones {list(c.real.shape)}')
     if known == 'zca' and not white: c.ask(_ZCA_NEEDED)
+    if known in ('mtt', 'dc') and isinstance(c.real.norm, NoNorm):
+        c.ask(f"images under mean and deviation of {known}'s code; the real set that was given "
+              'has no norm (NoNorm): take real.renorm(...), or leave it out')
     if white and (c.f.stats == 'dc' or known in ('mtt', 'dc')):
         c.ask('images under mean and deviation; the real set that was given is under ZCA')
     own = c.card.get('norm')
@@ -1043,6 +1056,16 @@ def _norm_fits(c):
         c.ask(f'its card has another norm ({own}) than the real set ({c.real.norm}): a set of '
               'other images?')
     _pictures_fit(c)
+
+def _real_name(c):
+    "The name of the real set that was given; ValueError where the card names another."
+    own = c.card.get('init', {})
+    was, name = (own.get('source') or {}).get('name'), source_of(c.real).get('name')
+    if was and name and was != name:
+        c.ask(f'its card says that it was made from {was}; the real set that was given is {name}')
+    if not (c.known or own.get('name')):
+        c.assume(f'made from {c.real.title or "the real set"} that was given; no file says so')
+    return c.real.name
 
 def _name_of(c, n_classes):
     "The name of the data set, as far as it is known."
@@ -1069,12 +1092,20 @@ def _constants(c, name):
     return Normalize(*stats[kind], source=kind)
 
 # %% ../nbs/20_exchange.ipynb #d6d06e59
+def _of_card(c, name):
+    "The norm of an export's card; ValueError where another one is said."
+    own = c.card['norm']
+    if c.o.stats and not _same_norm(own, said := _constants(c, name)):
+        c.ask(f'its card has the norm {own}, and stats={c.o.stats} is {said}; leave stats out, or '
+              'take the card away')
+    return own
+
 def _norm_for(c, name):
     "The norm of a set."
     if c.real is not None:
         _norm_fits(c)
         return c.real.norm
-    if c.card and not c.o.stats: return c.card['norm']
+    if c.card: return _of_card(c, name)
     if c.unfit and not c.o.stats:
         c.ask('a card lies there, but it is of other files, so the norm is not known; give the '
               'real set (--data NAME, with --zca), or stats= (--stats mtt, dc or none)')
@@ -1086,6 +1117,13 @@ def _norm_for(c, name):
     return norm
 
 # %% ../nbs/20_exchange.ipynb #4b668b4f
+def _without_norm(c, low, high):
+    "A note that students see the numbers of a file as they are."
+    who = 'the real set has none' if c.real is not None else 'whoever imported it said'
+    far = (f', although values between {low:.4g} and {high:.4g} go beyond the 0..1 of pictures'
+           if low < 0 or high > 1 else '')
+    c.assume(f'no norm, as {who}: students see the numbers as they are{far}')
+
 def _range_of(c, norm):
     "What the range of images says; ValueError for pixels as floats, or for a norm of others."
     x, known = c.raw.x, c.card or c.known
@@ -1095,12 +1133,14 @@ def _range_of(c, norm):
               f'{channels}; give stats= (--stats none, or of another set)')
     if x.dtype == torch.uint8 or known or c.raw.space != 'normalised': return
     low, high = x.min().item(), x.max().item()
+    if isinstance(norm, NoNorm): _without_norm(c, low, high)
     between = f'values between {low:.4g} and {high:.4g}'
     if low >= 0 and high > 100:
         c.ask(f'{between} are pixels, and normalised images are expected of floats; store pixels '
               'as bytes (uint8, 0 to 255)')
-    if low >= -1 and high <= 1:
-        c.assume(f'images are normalised, although {between} may also be pixels')
+    if low >= -1 and high <= 1 and not isinstance(norm, NoNorm):
+        c.assume(f'images are normalised, although {between} may also be pixels (if they are: '
+                 'stats= none)')
 
 # %% ../nbs/20_exchange.ipynb #5b4f1291
 def _kw_of(c, lr, norm, n_classes, classes, name):
@@ -1117,7 +1157,7 @@ def _made(c, why, found):
     "The artefact of an import."
     n_classes, classes = _classes_of(c)
     y = _by_name(c, _labels_for(c, n_classes), classes)
-    name = c.real.name if c.real is not None else _name_of(c, n_classes)
+    name = _name_of(c, n_classes) if c.real is None else _real_name(c)
     lr, norm, x = _rate_of(c), _norm_for(c, name), c.raw.x
     _range_of(c, norm)
     kw = _kw_of(c, lr, norm, n_classes, classes, name)
@@ -1220,12 +1260,22 @@ class Sheet:
         order = hard.argsort(stable=True)
         self.x, self.y, self.hard = x[order].contiguous(), y[order].contiguous(), hard[order]
         self.lr = d.student_lr.detach().cpu().clone()
+        self.stored = d.images[order].cpu() if isinstance(d, StoredPixels) else None
         if not isinstance(d, (Pixels, StoredPixels)):
             self.lose(f'{type(d).__name__}: what is written are the images of one epoch; students '
                       'of the artefact see fresh ones')
         elif bool((hard[1:] < hard[:-1]).any()):
             self.lose('the order of the images: they are sorted by class')
     def lose(self, what): self.lost.append(what)
+    def floats(self):
+        "Normalised images; a note where the set has bytes."
+        if self.stored is not None:
+            self.lose(f'bytes: the images are written as normalised floats, {self.x.nbytes:,} '
+                      f'bytes in place of {self.stored.nbytes:,}')
+        return self.x
+    def kept(self):
+        "Images in the type that the set has them in."
+        return self.x if self.stored is None else self.stored
     def numbers(self):
         "Class numbers, where a form has no soft labels."
         if self.y.ndim == 2: self.lose('soft labels: the largest of each was written')
@@ -1233,8 +1283,7 @@ class Sheet:
     def counts(self): return self.hard.bincount(minlength=self.d.n_classes).tolist()
     def bytes(self):
         "Pictures as bytes, for forms of 8 bits."
-        if isinstance(self.d, StoredPixels):
-            return self.d.images[self.d.y.argsort(stable=True)].cpu()
+        if self.stored is not None: return self.stored
         x = self.d.norm.inverse(self.x)
         out = 100*float(((x < 0) | (x > 1)).float().mean())
         self.lose(f'precision: 8 bits a value, and {out:.1f} % of the values were clipped to 0..1')
@@ -1245,14 +1294,14 @@ def _save(out, **tensors):
     for k, v in tensors.items(): torch.save(v, out/f'{k}.pt')
 
 @writes('mtt', loses='soft labels, norm, class names')
-def _to_mtt(s, out): _save(out, images_best=s.x, labels_best=s.numbers(), lr_best=s.lr)
+def _to_mtt(s, out): _save(out, images_best=s.floats(), labels_best=s.numbers(), lr_best=s.lr)
 
 def _logits(s):
     if s.y.ndim == 2: return s.y.float().clamp_min(1e-30).log()
     raise ValueError('datm has learned labels; these are class numbers: take mtt')
 
 @writes('datm', loses='norm, class names')
-def _to_datm(s, out): _save(out, images_best=s.x, labels_best=_logits(s), lr_best=s.lr)
+def _to_datm(s, out): _save(out, images_best=s.floats(), labels_best=_logits(s), lr_best=s.lr)
 
 @writes('dc', loses='rate, soft labels, norm, class names')
 def _to_dc(s, out):
@@ -1260,18 +1309,19 @@ def _to_dc(s, out):
     word = lambda t, other: re.sub(r'\W+', '', str(t or '')) or other
     net = word((s.d.arch or {}).get('name'), 'ConvNet')
     name = f'res_DD_{word(s.d.name, "data").upper()}_{net}_{max(s.counts())}ipc.pt'
-    torch.save(dict(data=[[s.x, s.numbers()]], accs_all_exps={}), out/name)
+    torch.save(dict(data=[[s.floats(), s.numbers()]], accs_all_exps={}), out/name)
 
 # %% ../nbs/20_exchange.ipynb #b5b788c8
 @writes('npz', loses='norm, class names', single='.npz')
 def _to_npz(s, out):
-    arrays = dict(images=s.x.permute(0, 2, 3, 1), labels=s.y, lr=s.lr)
+    arrays = dict(images=s.kept().permute(0, 2, 3, 1), labels=s.y, lr=s.lr)
     with open(out, 'wb') as f:
         np.savez(f, **{k: v.contiguous().numpy() for k, v in arrays.items()})
 
 @writes('torch', loses='norm', single='.pt')
 def _to_torch(s, out):
-    torch.save(dict(images=s.x, labels=s.y, lr=s.lr, classes=list(map(str, s.d.classes))), out)
+    kept = dict(images=s.kept(), labels=s.y, lr=s.lr)
+    torch.save(kept | dict(classes=list(map(str, s.d.classes))), out)
 
 # %% ../nbs/20_exchange.ipynb #a15ac4ef
 def _png(x):
@@ -1323,7 +1373,7 @@ def _to_ddranking(s, out):
         raise ValueError('DD-Ranking takes the same number of images of each class; these are '
                          f'{s.counts()}')
     if s.y.ndim == 2: _save(out, labels=_logits(s))
-    _save(out, images=s.x, lr=s.lr)
+    _save(out, images=s.floats(), lr=s.lr)
 
 # %% ../nbs/20_exchange.ipynb #3f523659
 def _write_card(s, f, place):
@@ -1337,6 +1387,39 @@ def _write_card(s, f, place):
     if tensors: save_tensors(matrix, tensors)
     write_atomic(card, (json.dumps(said, indent=1, ensure_ascii=False) + '\n').encode())
 
+# %% ../nbs/20_exchange.ipynb #6a9c4b17
+def _is_open_at(f, path):
+    "Is this open file still the one at a path?"
+    try: return os.path.samestat(os.fstat(f.fileno()), os.stat(path))
+    except FileNotFoundError: return False
+
+@contextmanager
+def _alone(path):
+    "Hold a place while the block runs; ValueError where another export holds it."
+    lock, busy = path.with_name(f'.{path.name}.lock'), f'{path}: another export writes there now'
+    with ExitStack() as held:
+        try: f = held.enter_context(file_lock(path, wait=False))
+        except BlockingIOError: raise ValueError(busy) from None
+        if not _is_open_at(f, lock): raise ValueError(busy)
+        try: yield
+        finally: lock.unlink(missing_ok=True)
+
+def _left_over(path):
+    "Is this the card or the matrix of an export that was killed?"
+    if path.name.endswith('.norm.safetensors'): return _ours(path)
+    try: return {'form', 'content', 'init'} <= set(json.loads(path.read_text(encoding='utf-8')))
+    except (OSError, ValueError, TypeError): return False
+
+def _moved(tmp, path):
+    "Move what was written to its place: what is beside a single file first, the file last."
+    beside = [p for p in _beside(path) if _left_over(p)]
+    parts = sorted(tmp.iterdir(), key=lambda p: p.name == path.name)
+    for p in parts:
+        if path.with_name(p.name) not in beside: _free(path.with_name(p.name))
+    for p in beside: p.unlink()
+    for p in parts: os.replace(p, path.with_name(p.name))
+
+
 # %% ../nbs/20_exchange.ipynb #44b12e20
 @contextmanager
 def in_place(
@@ -1345,16 +1428,18 @@ def in_place(
 ): # where to write meanwhile
     "A place beside the final one, to which all of it moves when the block ends well."
     _free(path)
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    tmp = path.with_name(f'.{path.name}.tmp')
     try:
-        (tmp if single else tmp/path.name).mkdir(parents=True)
-        yield tmp/path.name
-        parts = [p for p in tmp.iterdir() if p.name != path.name] + [tmp/path.name]
-        for p in parts: _free(path.with_name(p.name))
-        for p in parts: os.replace(p, path.with_name(p.name))
+        with _alone(path):
+            _free(path)
+            shutil.rmtree(tmp, ignore_errors=True) # of one that was killed
+            try:
+                (tmp if single else tmp/path.name).mkdir(parents=True)
+                yield tmp/path.name
+                _moved(tmp, path)
+            finally: shutil.rmtree(tmp, ignore_errors=True)
     except OSError as e:
         raise OSError(e.errno, f'could not write {path}: {e.strerror or e}') from None
-    finally: shutil.rmtree(tmp, ignore_errors=True)
 
 def _free(path):
     "ValueError for a place that is taken, also by a link that leads nowhere."

@@ -177,6 +177,64 @@ def _logits_of(v, n_classes, where):
     return v.half()
 
 # %% ../nbs/20_foreign.ipynb #3ed5fc6f
+def _first_bad(v, bad):
+    "The number of the first row where something is wrong, and its values."
+    i = int(bad.view(len(bad), -1).any(1).nonzero()[0])
+    return f'number {i} is {[round(a, 4) for a in v[i].double().view(-1).tolist()]}'
+
+def _box_of(v, shape, where):
+    "Boxes in pixels [B, 4] of fractions of a side; ValueError for one that leaves the image."
+    if not v.is_floating_point():
+        raise ValueError(f'{where}: boxes are fractions of a side; these are {str(v.dtype)[6:]}')
+    v = v.double()
+    end, eps = v[:, :2] + v[:, 2:], 1e-3/max(shape[1:])
+    bad = torch.cat([~v.isfinite(), v < -eps, v > 1 + eps, v[:, 2:] <= 0, end > 1 + eps], 1)
+    if bad.any():
+        raise ValueError(f'{where}: a box that does not lie in the image: {_first_bad(v, bad)} '
+                         '(top, left, height and width, from 0 to 1)')
+    side = torch.tensor([*shape[1:]]*2)
+    box = (v*side).round().long()
+    box[:, :2] = torch.minimum(box[:, :2], side[:2] - 1)
+    box[:, 2:] = torch.minimum(box[:, 2:].clamp_min(1), side[2:] - box[:, :2])
+    return box
+
+def _whole(v, n, below, what, where):
+    "Whole numbers [n] from 0, below a bound; ValueError for anything else."
+    if not isinstance(v, Tensor) or v.shape != (n,):
+        shape = list(v.shape) if isinstance(v, Tensor) else type(v).__name__
+        raise ValueError(f'{where}: {what} are one number for each of {n} images; this is {shape}')
+    v = v.double()
+    if (bad := ~((v >= 0) & (v < below) & (v == v.round()))).any():
+        raise ValueError(f'{where}: {what} are whole numbers from 0 to {below - 1}; '
+                         f'{_first_bad(v, bad)}')
+    return v.long()
+
+
+# %% ../nbs/20_foreign.ipynb #bd894c58
+def _share(lam, mixed, where):
+    "Mixup's share as a number; ValueError beyond 0..1, or where nobody has a partner."
+    try: own = 1. if lam is None else float(lam)
+    except (TypeError, ValueError, RuntimeError): own = float('nan')
+    if not 0 <= own <= 1 or own < 1 and not mixed:
+        said = 'nobody has a partner' if 0 <= own <= 1 else 'it is one number from 0 to 1'
+        raise ValueError(f"{where}: mixup's share is {str(lam)[:40]}, and {said}")
+    return own
+
+def _cut(mix, shape, mixed, where):
+    "CutMix's box as top, left, bottom, right; ValueError for one outside, or without partners."
+    if mix is None: return 0, 0, 0, 0
+    try: t, l, b, r = got = [float(v) for v in mix]
+    except (TypeError, ValueError, RuntimeError): t, l, b, r = got = [float('nan')]*4
+    inside = 0 <= t <= b <= shape[1] and 0 <= l <= r <= shape[2]
+    if not inside or any(v != int(v) for v in got):
+        raise ValueError(f'{where}: the CutMix box {str(mix)[:60]} does not lie in images of '
+                         f'{shape[1]} x {shape[2]} (it is top, left, bottom, right)')
+    if not mixed and t < b and l < r:
+        raise ValueError(f'{where}: a CutMix box, {str(mix)[:60]}, and nobody has a partner')
+    return [int(v) for v in got]
+
+
+# %% ../nbs/20_foreign.ipynb #7e309485
 @dataclasses.dataclass
 class _Batch:
     "One batch of FKD in our words."
@@ -195,22 +253,16 @@ def _batch(path, shape, n_classes):
         raise ValueError(f'{path}: no batch of stored labels (boxes, flips, partner, mixup, '
                          'CutMix, logits)')
     coords, flip, partner, lam, mix = got[:5]
-    side = torch.tensor([*shape[1:]]*2)
-    box = (coords.float()*side).round().long()
-    box[:, 2:] = torch.minimum(box[:, 2:].clamp_min(1), side[2:] - box[:, :2])
-    z = _logits_of(got[5], n_classes, path)
-    if not len(z) == len(box) == len(flip) or (box < 0).any() or (box[:, 2:] < 1).any():
-        raise ValueError(f'{path}: {len(box)} boxes, {len(flip)} flips and {len(z)} labels that do '
-                         'not fit images of '
-                         f'{shape[1]} x {shape[2]}')
-    t, l, b, r = map(int, mix) if mix is not None else (0, 0, 0, 0)
-    if not (0 <= t <= b <= shape[1] and 0 <= l <= r <= shape[2]):
-        raise ValueError(f'{path}: the CutMix box {[t, l, b, r]} does not lie in images of '
-                         f'{shape[1]} x {shape[2]} (it is top, left, bottom, right)')
-    own = 1. if lam is None or mix is not None or partner is None else float(lam)
-    return _Batch(torch.cat([box, flip.view(-1, 1).long()], 1).short(), z,
-                  None if partner is None else partner.int(), [t, l, b - t, r - l], own,
-                  got[6] if len(got) == 7 else None)
+    box, z = _box_of(coords, shape, path), _logits_of(got[5], n_classes, path)
+    n, mixed = len(box), partner is not None
+    if not n or len(z) != n: raise ValueError(f'{path}: {n} boxes and {len(z)} labels')
+    flip = _whole(flip, n, 2, 'flips', path)
+    if mixed: partner = _whole(partner, n, n, 'partners', path).int()
+    own, (t, l, b, r) = _share(lam, mixed, path), _cut(mix, shape, mixed, path)
+    index = got[6] if len(got) == 7 else None
+    if index is not None: index = _whole(index, n, 2**31, 'indices', path)
+    return _Batch(torch.cat([box, flip[:, None]], 1).short(), z, partner, [t, l, b - t, r - l],
+                  1. if mix is not None else own, index)
 
 # %% ../nbs/20_foreign.ipynb #dad58ddb
 def _views(batches, order):

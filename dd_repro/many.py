@@ -759,7 +759,7 @@ def run_rows(
     return Queue(found, workers, begin, left, o.record_to).run()
 
 @cache
-def _readable(file): read_rows(file) # one that was edited stops the command before the work
+def _readable(file): check_results(file) # one that was edited stops the command before the work
 
 def _forget(rows):
     "Rows that are to be made again are not done."

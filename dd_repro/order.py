@@ -77,16 +77,22 @@ class Order:
     def moved(self): return [c for c, k in enumerate(self.perm) if c != k]
     @property
     def likely(self): return bool(self.moved) and self.after > max(self.luck, self.before)
+    @property
+    def foreign(self): # near chance as they stand, and half in the dark in every order
+        chance = 1/len(self.perm)
+        return self.before <= chance + .15*(1 - chance) and self.after <= max(.5, self.luck)
     def __str__(self):
         head = f'the teacher agrees with {self.before:.0%} of the labels'
+        other = '; perhaps the images are of other data'*self.foreign
         if not self.likely:
-            return f'{head}; no other order of classes explains its answers better than luck would'
+            return (f'{head}; no other order of classes explains its answers better than luck '
+                    f'would{other}')
         name = lambda c: str(self.classes[c]) if self.classes else str(c)
         some = ', '.join(f'{c} means {name(self.perm[c])}' for c in self.moved[:3])
         more = f', ... ({len(self.moved)} of {len(self.perm)} classes move)'*(len(self.moved) > 3)
         known = order_name(self.perm)
         return (f'{head}, and with {self.after:.0%} if classes stand in another order'
-                f'{f", {known}" if known else ""}: {some}{more}')
+                f'{f", {known}" if known else ""}: {some}{more}{other}')
 
 # %% ../nbs/20_order.ipynb #f4dd18a1
 def likely_order(

@@ -204,7 +204,7 @@ def run_row(
 )->list: # of Row
     "Run a printed row: make what is missing, train students, say what differs."
     r, at = with_values(row if isinstance(row, Recipe) else recipe(row), values), at or Places()
-    if record_to: read_rows(record_to)
+    if record_to: check_results(record_to)
     check_values(r)
     if not smoke: check_time_box(r)
     check_compiled(r, compiled)
@@ -369,7 +369,7 @@ def dd_row(
     got = take(ROW, options)
     o, r = made_of(RowOptions, got), asked_recipe(row, got)
     record_to = results_file(row, o.record_to, o.smoke)
-    if record_to: read_rows(record_to)
+    if record_to: check_results(record_to)
     ours = f'; {len(r.decided)} settings are ours: {", ".join(r.decided)}' if r.decided else ''
     say(f'{r.row}: {r.kind}{ours}')
     if o.plan_first: say(plan(r, device=o.device or None))

@@ -444,6 +444,24 @@ def at_chance(
     "Do students know hardly more than nothing?"
     return acc <= 1.5/n_classes
 
+def _data_said(d):
+    "Which data a set is of, where no file said it."
+    info = getattr(getattr(d, 'd', d), 'info', {})
+    return [f'assumed: {a}' for a in info.get('assumed', ()) if a.startswith('made from')]
+
+def _ask_order(j, net, hard, teachers):
+    "A line about the order of classes, from the teachers or the network on the whole set."
+    s, C = j.score, hard.n_classes
+    if not teachers and (net is None or at_chance(s.acc('whole set'), C)):
+        s.notes.append('students are at chance, and no teacher could say whether the classes stand '
+                       'in another order or the images are of other data: take a longer --whole, '
+                       'or --teachers')
+        return
+    with inference(teachers or [net]):
+        s.order = found = likely_order(partial(mean_logits, teachers or [net]), hard, j.how.seed)
+    s.notes.append(f'students are at chance; {found}')
+
+# %% ../nbs/23_score.ipynb #f42b5a3b
 def score(
     d, # a `Distilled`, or one with stored labels (`Relabelled`)
     real, test, # real images under its norm, to learn from and to test on
@@ -456,6 +474,7 @@ def score(
     real, test = (fit_classes(r, d) for r in (real, test))
     _fit(d, real, test)
     s = Score(name or d.title or type(d).__name__, bytes=bytes_in(d))
+    s.notes += _data_said(d)
     j, n, size = Judge(d, real, test, how, s, tell), len(d), sum(s.bytes.values())
     with Cost(real.device) as cost, tempfile.TemporaryDirectory() as tmp:
         hard, acc = _first(j, n, size)
@@ -467,14 +486,9 @@ def score(
             j.train('random, its labels', random, p, *_size_beside(j, random))
             _labels(j, acc, random, net)
             _augmentation(j, random, n, size)
-        if net and at_chance(acc, d.n_classes): _ask_order(j, net, hard)
+        if at_chance(acc, d.n_classes): _ask_order(j, net, hard, teachers)
     s.seconds = cost.seconds
     return s
-
-def _ask_order(j, net, hard):
-    "A line about the order of classes."
-    j.score.order = found = likely_order(net, hard, j.how.seed)
-    j.score.notes.append(f'students are at chance; {found}')
 
 # %% ../nbs/23_score.ipynb #2da223f6
 _ORDER = ('whole set', 'class numbers', 'its labels', 'its own protocol', 'random, same number',
@@ -577,7 +591,7 @@ class JudgedOptions(Checked):
     smoke: bool = setting(False, 'two epochs, one network; without a path, digits')
     def check(self):
         if self.form != 'auto': check_form(self.form)
-        if self.record_to: read_rows(self.record_to)
+        if self.record_to: check_results(self.record_to)
 
 _FILES = changes_of(ImportOptions, 'lr run factor stats of order'.split())
 SCORE = Subject('dd_score', '', 'Judge a distilled set beside real images of the same number, '

@@ -166,7 +166,7 @@ def dd_demo(
     "Ten synthetic digits train a network: random real images, MTT, the whole set."
     least(dict(iterations=iterations))
     beside(flags(dict(iterations=iterations, smoke=smoke)), {}, dict(iterations='smoke'))
-    if record_to: read_rows(record_to)
+    if record_to: check_results(record_to)
     out, start = Path(out or dd_home()/('demo-smoke' if smoke else 'demo')), time.perf_counter()
     rows = demo(out, seed, smoke, iterations=iterations or 0)
     if record_to: record(rows, record_to)

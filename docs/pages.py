@@ -72,6 +72,7 @@ class Site:
         if not path or re.match(r'[a-z]+:', link): return link
         target = (base/path).resolve()
         if target in self.pages: return href(self.pages[target], spot)
+        if target == self.root/'docs'/'leaderboard.py': return href('leaderboard', spot) # the page that it makes
         if not target.is_file() or not target.is_relative_to(self.root): raise ValueError(f'{who}: {link} leads nowhere')
         name = f'files/{target.relative_to(self.root).as_posix()}'
         dest = self.work/('src' if picture else 'static')/name

@@ -17,7 +17,7 @@ from dd_repro.exchange import class_order, FORMS, Found, cut_apart, export_set, 
 from dd_repro.experts import Buffer
 from dd_repro.files import file_sha256
 from dd_repro.foreign import export_experts, export_labels, fkd_order, import_experts, import_labels
-from dd_repro.hub import hub_card, pull, push
+from dd_repro.hub import FolderHub, hub_card, pull, push, set_facts, set_text
 from dd_repro.labels import LabelStore, Relabelled, ViewSettings, Views, relabel
 from dd_repro.norm import STATS, ZCA, NoNorm, Normalize, fit_zca
 from dd_repro.priors import LatentPriors
@@ -70,7 +70,7 @@ def test_mtt(tmp_path, x, y, real, tag):
     save(tmp_path, **{f'images_{tag}': x, f'labels_{tag}': y})
     d = import_set(tmp_path, real=real, lr=.02)
     assert same(d, x, y) and d.norm is real.norm and d.classes == real.classes and d.student_lr.item() == pytest.approx(.02)
-    assert d.info['imported']['form'] == 'mtt' and d.info['assumed'] == ['rate 0.02, as whoever imported it said'] and d.source['key'] == real.key
+    assert d.info['imported']['form'] == 'mtt' and d.info['assumed'] == ['made from toy that was given; no file says so', 'rate 0.02, as whoever imported it said'] and d.source['key'] == real.key
 
 def test_the_best_or_the_latest(tmp_path, x, y, real):
     save(tmp_path, images_900=x - 1, labels_900=y, images_5000=x, labels_5000=y)
@@ -770,11 +770,61 @@ def test_the_largest_logits_alone(tmp_path, x, y, real, as_dict):
     assert q.isfinite().all() and (q > 0).sum(1).max() <= 2 and q.argmax(1).tolist() == y[k.views.order[:5].long()].tolist()
 
 @pytest.mark.parametrize('bad, says', [(lambda b: b[:4], 'no batch of stored labels'), (lambda b: [b[0][:, :3], *b[1:]], 'no batch of stored labels'), (lambda b: [*b[:5], b[5][:, :3]], 'logits of 4 classes'), (lambda b: [*b[:5], b[5]*float('nan')], 'half precision'),
-    (lambda b: [b[0] - 1, *b[1:]], 'do not fit'), (lambda b: dict(a=1), 'no batch'), (lambda b: [*b[:5], (b[5], torch.full((len(b[5]), 4), 9))], 'do not belong to 4 classes')])
+    (lambda b: [b[0] - 1, *b[1:]], 'box that does not lie in the image'), (lambda b: dict(a=1), 'no batch'), (lambda b: [*b[:5], (b[5], torch.full((len(b[5]), 4), 9))], 'do not belong to 4 classes')])
 def test_labels_that_are_none(tmp_path, x, y, real, bad, says):
     d = pixels(real, x, y)
     refused(says, import_labels, fkd(tmp_path/'a', d, fkd_order(12, 2), edit=bad), tmp_path/'s', d)
     assert [p.name for p in tmp_path.iterdir()] == ['a']
+
+def put_in(place, i, v):
+    "A batch whose part at `place` has v in row i."
+    def edit(b):
+        b = [t.clone() if isinstance(t, torch.Tensor) else t for t in b]
+        if v is not None and place in (0, 1, 2): b[place][i] = torch.as_tensor(v, dtype=b[place].dtype)
+        else: b[place] = v
+        return b
+    return edit
+
+OUTSIDE = [[.5, 0, .6, 1], [0, .25, 1, .8], [-.1, 0, .5, .5], [0, 0, 1.2, 1], [0, 0, 0, 1], [0, 0, 1, -.5], [float('nan'), 0, 1, 1], [0, 0, float('inf'), 1]]
+
+@pytest.mark.parametrize('box', OUTSIDE, ids=str)
+@pytest.mark.parametrize('i', [0, 1])
+def test_a_box_lies_in_the_image(tmp_path, x, y, real, box, i):
+    d = pixels(real, x, y)
+    said = refused('box that does not lie in the image', import_labels, fkd(tmp_path/'a', d, fkd_order(12, 2), edit=put_in(0, i, box)), tmp_path/'s', d)
+    assert f'number {i} is' in said and 'batch_0.tar' in said and not (tmp_path/'s').exists()
+
+@pytest.mark.parametrize('top, h, rows', [(0., 1., (0, 8)), (.5, .5, (4, 4)), (.875, .125, (7, 1)), (1/3, 2/3, (3, 5)), (.97, .03, (7, 1)), (0., .01, (0, 1))])
+def test_a_box_at_the_edge_is_one(tmp_path, x, y, real, top, h, rows):
+    d = pixels(real, x, y)
+    store = import_labels(fkd(tmp_path/'a', d, fkd_order(12, 2), edit=put_in(0, 1, [top, 0, h, 1])), tmp_path/'s', d)
+    box = store.epoch(0).views.box[1].tolist()
+    assert (box[0], box[2]) == rows and box[1::2] == [0, 8] and store.epoch(0).views.see(d, 0).isfinite().all()
+
+@pytest.mark.parametrize('place, v, says', [
+    (3, 1.5, "share is 1.5, and it is one number from 0 to 1"), (3, -.1, 'share is -0.1'), (3, float('nan'), 'share is nan'), (3, float('inf'), 'share is inf'), (3, 'half', 'share is half'), (3, torch.tensor([.1, .2]), 'one number from 0 to 1'),
+    (2, torch.tensor([0, 1, 2, 3, 5]), r'partners are whole numbers from 0 to 4; number 4 is \[5.0\]'), (2, torch.tensor([0, -1, 2, 3, 4]), r'number 1 is \[-1.0\]'), (2, torch.arange(4), r'each of 5 images; this is \[4\]'), (2, [1, 2, 3, 4, 0], 'this is list'), (2, torch.tensor([0, .5, 1, 2, 3]), r'number 1 is \[0.5\]'),
+    (2, None, 'share is 0.25, and nobody has a partner'),
+    (1, torch.tensor([0, 1, 2, 0, 1]), r'flips are whole numbers from 0 to 1; number 2 is \[2.0\]'), (1, torch.zeros(5, 2, dtype=torch.bool), r'this is \[5, 2\]'), (1, torch.zeros(10, dtype=torch.bool), r'this is \[10\]'), (1, torch.zeros(4, dtype=torch.bool), r'this is \[4\]'), (1, torch.full((5,), float('nan')), r'number 0 is \[nan\]'),
+    (4, [0, 0, 9, 4], 'does not lie in images of 8 x 8'), (4, [4, 0, 2, 4], 'does not lie'), (4, [0, 0, 4], 'does not lie'), (4, [0, 0, 2.5, 4], 'does not lie'), (4, 3, 'does not lie'), (4, [float('nan'), 0, 1, 1], 'does not lie')], ids=str)
+def test_parts_of_a_batch_that_are_none(tmp_path, x, y, real, place, v, says):
+    d, order = pixels(real, x, y), fkd_order(12, 2)
+    def edit(b): return [*b[:place], v, *b[place + 1:]] if len(b[0]) == 5 else b
+    said = refused(says, import_labels, fkd(tmp_path/'a', d, order, .25, edit), tmp_path/'s', d)
+    assert 'batch_0.tar' in said and [p.name for p in tmp_path.iterdir()] == ['a']
+
+def test_a_cut_without_partners_is_refused_and_shares_of_nobody_pass(tmp_path, x, y, real):
+    d, order = pixels(real, x, y), fkd_order(12, 2)
+    refused('nobody has a partner', import_labels, fkd(tmp_path/'a', d, order, edit=put_in(4, 0, [0, 0, 4, 4])), tmp_path/'s', d)
+    for k, (place, v) in enumerate([(3, 1.), (3, 1), (4, [0, 0, 0, 0]), (4, torch.tensor([3, 3, 3, 8]))]):
+        assert import_labels(fkd(tmp_path/f'b{k}', d, order, edit=put_in(place, 0, v)), tmp_path/f's{k}', d).n == 12
+
+@pytest.mark.parametrize('lam', [0., .5, 1, torch.tensor(.5), np.float64(.5)], ids=str)
+def test_a_share_may_be_any_number_from_0_to_1(tmp_path, x, y, real, lam):
+    d, order = pixels(real, x, y), fkd_order(12, 2)
+    v = import_labels(fkd(tmp_path/'a', d, order, .25, put_in(3, 0, lam)), tmp_path/'s', d).epoch(0).views
+    own = x[torch.tensor(order[0][:5])]
+    assert torch.allclose(v.see(d, 0), float(lam)*own + (1 - float(lam))*own.flip(0), atol=1e-6)
 
 def test_a_missing_batch_and_other_images(tmp_path, x, y, real):
     d = pixels(real, x, y)
@@ -794,15 +844,6 @@ def test_views_without_mixup_are_as_they_were(x, y, real):
     assert torch.allclose(v.see(d, 0), x)
 
 # --- the hub
-class FolderHub:
-    "A hub that is a folder, with the methods of `HfApi` that are used."
-    def __init__(self, root): self.root = Path(root)
-    def create_repo(self, repo_id, *, repo_type=None, private=None, exist_ok=False): (self.root/repo_type/repo_id).mkdir(parents=True, exist_ok=exist_ok)
-    def upload_folder(self, *, repo_id, folder_path, repo_type=None, commit_message=None): shutil.copytree(folder_path, self.root/repo_type/repo_id, dirs_exist_ok=True)
-    def snapshot_download(self, repo_id, *, repo_type=None, revision=None, allow_patterns=None):
-        if not (folder := self.root/repo_type/repo_id).is_dir(): raise RuntimeError('404\nnot found')
-        return str(folder)
-
 def test_the_stand_in_is_called_like_the_hub():
     import inspect
     hf = pytest.importorskip('huggingface_hub')
@@ -816,7 +857,7 @@ def test_push_and_pull(tmp_path):
     d.info['assumed'] = ['rate 0.01, that of the protocol']
     rows = [Row('a/b', 'paper', method='mtt', net=n, n=5, mean=m, std=1.) for n, m in (('convnet', 81.25), ('resnet18', 70.5))]
     assert push(d, 'me/ten', 'mit', rows, api=api) == 'me/ten'
-    folder = tmp_path/'dataset'/'me'/'ten'
+    folder = tmp_path/'me'/'ten'
     assert sorted(f.name for f in folder.iterdir()) == ['README.md', 'distilled.safetensors', 'grid.png']
     back = pull('me/ten', api=api)
     assert torch.equal(back.images, d.images) and back.norm.mean == d.norm.mean
@@ -832,9 +873,95 @@ def test_the_hub_says_no_in_one_line(tmp_path):
     refused('licence is missing', push, Distilled.example(), 'me/ten', api=api)
     for repo in ('ten', '../ten', 'a/b/c', ''): refused('write OWNER/NAME', push, Distilled.example(), repo, 'mit', api=api)
     assert list(tmp_path.iterdir()) == []
-    refused('the hub refused .RuntimeError: 404 not found', pull, 'me/none', api=api)
-    (tmp_path/'dataset'/'me'/'empty').mkdir(parents=True)
+    refused('me/none: not in the folder', pull, 'me/none', api=api)
+    class Down(FolderHub):
+        def snapshot_download(self, *a, **k): raise RuntimeError('404\nnot found')
+    refused('the hub refused .RuntimeError: 404 not found', pull, 'me/none', api=Down(tmp_path))
+    (tmp_path/'me'/'empty').mkdir(parents=True)
     refused('one artefact', pull, 'me/empty', api=api)
+
+@pytest.mark.parametrize('kind', [str, Path, FolderHub])
+def test_a_folder_is_a_hub(tmp_path, kind):
+    pytest.importorskip('huggingface_hub')
+    d, api = Distilled.example(), kind(tmp_path)
+    for rate in (.5, .25): # the second replaces the first
+        d.lr.data.fill_(rate); push(d, 'me/ten', 'mit', api=api)
+        assert pull('me/ten', api=api).student_lr.item() == rate
+    assert [f.name for f in (tmp_path/'me').iterdir() if f.name[0] != '.'] == ['ten']
+    refused("revision 'v1'; a folder has none", pull, 'me/ten', 'v1', api=api)
+
+@pytest.mark.parametrize('n', [1, 2])
+def test_a_push_into_a_folder_is_whole(tmp_path, n, monkeypatch):
+    "What fails while it copies or moves leaves the set that was there, or nothing in its place."
+    pytest.importorskip('huggingface_hub')
+    d = Distilled.example()
+    push(d, 'me/ten', 'mit', api=tmp_path); d.lr.data.fill_(.5)
+    if n == 1: monkeypatch.setattr(shutil, 'copytree', lambda *a, **k: (_ for _ in ()).throw(OSError(28, 'No space left')))
+    else: monkeypatch.setattr(os, 'replace', failing(os.replace, tmp_path/'me'/'.ten.old'))
+    refused('the hub refused .OSError', push, d, 'me/ten', 'mit', api=tmp_path)
+    monkeypatch.undo()
+    assert pull('me/ten', api=tmp_path).student_lr.item() != .5
+    push(d, 'me/ten', 'mit', api=tmp_path)
+    assert pull('me/ten', api=tmp_path).student_lr.item() == .5 and len(list((tmp_path/'me'/'ten').iterdir())) == 3
+
+@pytest.mark.parametrize('n', [1, 2])
+def test_a_killed_push_into_a_folder(tmp_path, n):
+    "Killed before the first or the second move: the set that was there is pulled, and pushed over."
+    pytest.importorskip('huggingface_hub')
+    d = Distilled.example()
+    push(d, 'me/ten', 'mit', api=tmp_path); was = d.student_lr.item(); d.lr.data.fill_(.5)
+    if not (pid := os.fork()):
+        move, left = os.replace, [n]
+        def dying(a, b):
+            if Path(a).parent == tmp_path/'me': left[0] -= 1
+            if not left[0]: os.kill(os.getpid(), signal.SIGKILL)
+            return move(a, b)
+        os.replace = dying
+        try: push(d, 'me/ten', 'mit', api=tmp_path)
+        finally: os._exit(9)
+    assert os.WIFSIGNALED(os.waitpid(pid, 0)[1]) and pull('me/ten', api=tmp_path).student_lr.item() == was
+    push(d, 'me/ten', 'mit', api=tmp_path)
+    assert pull('me/ten', api=tmp_path).student_lr.item() == .5 and [f.name for f in (tmp_path/'me').iterdir() if f.suffix != '.lock'] == ['ten']
+
+def failing(move, to):
+    def moved(a, b):
+        if Path(b) == to: raise OSError(5, 'Input/output error')
+        return move(a, b)
+    return moved
+
+# --- what a set is
+def test_a_card_is_a_method_in_the_hubs_form():
+    pytest.importorskip('huggingface_hub')
+    d = Distilled.example()
+    assert d.hub_card('mit', name='ten') == hub_card(d, 'mit', name='ten') and d.hub_card('mit').startswith('---\n') and d.card()['kind'] == 'Pixels'
+
+@pytest.mark.parametrize('sizes', [(3, 3, 3, 3), (1, 2, 3, 6)])
+@pytest.mark.parametrize('kind', ['hard', 'soft', 'bytes'])
+def test_facts_of_a_set(x, real, sizes, kind):
+    y = torch.arange(C).repeat_interleave(torch.tensor(sizes))
+    d = stored(y, real) if kind == 'bytes' else pixels(real, x, y if kind == 'hard' else torch.eye(C)[y])
+    got = set_facts(d)
+    assert got['images'] == ('12, 3 per class' if len({*sizes}) == 1 else '12, 1 to 6 per class') and got['classes'] == '4 (cat, ant, dog, ...)' and got['rate'] == '0.02'
+    assert got['labels'] == ('probabilities of 4 classes, 192 bytes' if kind == 'soft' else 'class numbers') and got['bytes'] == f'{12*3*64*(1 if kind == "bytes" else 4):,}' and str(real.norm) == got['norm']
+    assert all(v and '\n' not in v for v in got.values()) and all(f'{k} ' in set_text(d) for k in got)
+
+def test_facts_of_a_set_with_a_decoder(real):
+    got = set_facts(LatentPriors(C, 2, z_dim=8, size=16, norm=real.norm, lr=.02))
+    assert got['images'] == '8, 2 per class' and ', of which the decoder has' in got['bytes'] and got['source'] == got['network'] == got['method'] == 'not recorded'
+
+def test_dd_card_looks_and_writes_nothing(tmp_path, capsys, x, y, real):
+    from dd_repro.transfer import dd_card
+    file = asset('digits-mtt-ipc1.safetensors')
+    dd_card(str(file)); out = capsys.readouterr().out
+    assert out == set_text(Distilled.example()) + '\n'
+    save(tmp_path/'a', res_DC_x=dc(x, y))
+    dd_card(str(tmp_path/'a'), stats='dc', of='cifar10'); out = capsys.readouterr().out
+    assert 'read from files of the form: dc' in out and 'assumed: rate 0.01, that of the protocol' in out and [f.name for f in tmp_path.iterdir()] == ['a']
+    pytest.importorskip('huggingface_hub')
+    dd_card(str(file), licence='mit'); out = capsys.readouterr().out
+    assert 'license: mit' in out and '# digits-mtt-ipc1' in out
+    for kw, says in (({'as': 'mttt'}, 'did you mean mtt'), (dict(lr=.1), 'an artefact already'), (dict(zca=True), 'does nothing without --data')): assert says in ends(capsys, dd_card, str(file), **kw)
+    assert 'no such file' in ends(capsys, dd_card, str(tmp_path/'none')) and "no file says the student's rate" in ends(capsys, dd_card, str(save(tmp_path/'b', images_best=x, labels_best=y)), stats='none')
 
 # --- the commands
 def ends(capsys, f, *a, **kw):
@@ -1113,8 +1240,73 @@ def test_a_kill_leaves_no_set_behind(tmp_path, x, y, real, k, where):
         finally: os._exit(9)
     assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL and not to.exists()
     refused('no such file or folder', import_set, to)
-    for f in tmp_path.glob('*.card.json'): f.unlink() # a card without its file, if the kill came between the two
-    assert same(import_set(export_set(d, to, k, quiet=True), quiet=True), x, y) or k == 'folder'
+    assert same(import_set(export_set(d, to, k, quiet=True), quiet=True), x, y) or k == 'folder' # what was left is in nobody's way
+    assert {f.name for f in tmp_path.iterdir()} == {to.name, *([f'{to.name}.card.json'] if k == 'npz' else [])} # and is gone
+
+@pytest.mark.parametrize('n', [1, 2, 3])
+@pytest.mark.parametrize('k', ['npz', 'torch', 'mtt'])
+def test_a_kill_at_every_move_of_a_whitened_set(tmp_path, x, y, real, k, n):
+    "Three files beside each other, or a folder: the n-th move kills; only an export of another norm follows, and none of the first is left in it."
+    white_set, d, to, pid = pixels(white(real), x, y), pixels(real, x + 1, y), tmp_path/f'a{ending(k)}', os.fork()
+    if not pid:
+        move, left = os.replace, [n]
+        def last(a, b):
+            if Path(b).parent == tmp_path: left[0] -= 1
+            move(a, b) if left[0] else os.kill(os.getpid(), signal.SIGKILL)
+        os.replace = last
+        try: export_set(white_set, to, k, quiet=True)
+        finally: os._exit(9)
+    killed = os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+    assert killed == (n == 1 or k != 'mtt') and to.exists() == (not killed) # a folder moves at once
+    if killed:
+        assert {f.name for f in tmp_path.iterdir() if f.name[0] != '.'} <= {f'{to.name}.norm.safetensors', f'{to.name}.card.json'}
+        refused('no such file', import_set, to)
+        back = import_set(export_set(d, to, k, quiet=True), quiet=True)
+        assert same(back, x + 1, y) and type(back.norm) is Normalize and not to.with_name(f'{to.name}.norm.safetensors').exists()
+    else: assert type(import_set(to, quiet=True).norm) is ZCA
+
+@pytest.mark.parametrize('what', ['card.json', 'norm.safetensors'])
+@pytest.mark.parametrize('text', ['mine', '{"a": 1}', '[1]', ''])
+def test_what_only_looks_left_over_stays(tmp_path, x, y, real, what, text):
+    mine = tmp_path/f'a.npz.{what}'; mine.write_text(text, encoding='utf-8')
+    refused('is there already', export_set, pixels(white(real), x, y), tmp_path/'a.npz', 'npz')
+    assert mine.read_text(encoding='utf-8') == text and list(tmp_path.iterdir()) == [mine]
+
+def test_a_card_without_its_file_is_of_nobody(tmp_path, x, y, real):
+    export_set(pixels(real, x, y), tmp_path/'a.npz', 'npz'); (tmp_path/'a.npz').unlink()
+    save(tmp_path, images_best=x, labels_best=y)
+    assert not any('card' in a for a in import_set(tmp_path, real=real, lr=.1).info['assumed'])
+
+@pytest.mark.parametrize('k', ['npz', 'mtt'])
+def test_two_exports_to_one_place(tmp_path, x, y, real, k, monkeypatch):
+    "The second comes while the first writes: as another thread, and as another process."
+    import threading
+    d, to, said, card = pixels(real, x, y), tmp_path/f'a{ending(k)}', [], exchange._write_card
+    def second():
+        try: export_set(pixels(real, x + 1, y), to, k, quiet=True)
+        except ValueError as e: said.append(str(e))
+    def meanwhile(*a):
+        if threading.current_thread() is threading.main_thread():
+            t = threading.Thread(target=second); t.start(); t.join()
+            if not (pid := os.fork()):
+                said.clear(); second(); os._exit(len(said))
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+        card(*a)
+    monkeypatch.setattr(exchange, '_write_card', meanwhile)
+    export_set(d, to, k, quiet=True)
+    assert len(said) == 1 and 'another export writes there now' in said[0] and same(import_set(to, quiet=True), x, y)
+    assert not [f for f in tmp_path.iterdir() if f.name[0] == '.']
+    refused('is there already', export_set, d, to, k)
+
+def test_many_threads_export_to_one_place(tmp_path, x, y, real):
+    from concurrent.futures import ThreadPoolExecutor
+    def one(i):
+        try: export_set(pixels(real, x + i, y), tmp_path/'a.npz', 'npz', quiet=True)
+        except ValueError as e: return str(e)
+    with ThreadPoolExecutor(8) as pool: said = list(pool.map(one, range(16)))
+    won = [i for i, s in enumerate(said) if s is None]
+    assert len(won) == 1 and all(s is None or 'is there already' in s or 'another export' in s for s in said)
+    assert same(import_set(tmp_path/'a.npz', quiet=True), x + won[0], y) and {f.name for f in tmp_path.iterdir()} == {'a.npz', 'a.npz.card.json'}
 
 # --- counts
 @pytest.mark.parametrize('n', [0, -1, 1.5, 'a', True])
@@ -1142,7 +1334,9 @@ def test_more_than_there_is(tmp_path, labelled, real):
 def test_floats_that_look_like_pixels(tmp_path, scale, shift, says, channels):
     x = np.random.default_rng(0).random((10, 8, 8, channels)).astype('f4')*scale + shift
     np.savez(tmp_path/'a.npz', images=x, labels=np.arange(10), lr=.01)
-    def read(): return import_set(tmp_path/'a.npz', stats='none', quiet=True)
+    norm = Normalize([.5]*channels, [.2]*channels)
+    real = ImageTensors(torch.zeros(20, channels, 8, 8), torch.arange(20) % 10, 10, norm=norm, name='toy')
+    def read(): return import_set(tmp_path/'a.npz', real=real, quiet=True)
     if scale == 255:
         with pytest.raises(ValueError, match=says): read()
     else: assert any('may also be pixels' in t for t in read().info['assumed']) == bool(says)
@@ -1186,3 +1380,104 @@ def test_a_card_says_whose_set_it_is_and_that_a_rate_was_given(tmp_path):
     assert 'rate 0.02, as whoever imported it said' in text
     assert all(w in text for w in ('It was made by others', 'from: their page', 'licence of the original: MIT', 'known as: them/toy/ipc1'))
     assert 'made by others' not in hub_card(Distilled.example(), 'mit')
+
+
+# Parts of a table with other class names
+def shard(path, labels, names, column='class_id'):
+    pa = pytest.importorskip('pyarrow'); import pyarrow.parquet
+    parquet(path, labels)
+    table = pa.parquet.read_table(path).rename_columns(['image', column])
+    meta = dict(info=dict(features={column: dict(names=names, _type='ClassLabel')}))
+    pa.parquet.write_table(table.replace_schema_metadata(dict(huggingface=json.dumps(meta)) if names else None), path)
+
+@pytest.mark.parametrize('a, b, says', [(['cat', 'dog'], ['dog', 'cat'], "class 0: 'cat' of 2 beside 'dog' of 2"), (['cat', 'dog'], ['cat', 'dog', 'bee'], "class 2: 2 classes beside 'bee' of 3"), (['cat', 'dog', 'bee'], ['cat', 'dot', 'bee'], "class 1: 'dog' of 3 beside 'dot' of 3")], ids=str)
+@pytest.mark.parametrize('between', [0, 1])
+def test_parts_with_other_class_lists_are_refused(tmp_path, a, b, says, between):
+    names = [f'train-{i:05d}.parquet' for i in range(3)]
+    lists = [a, None, b] if between else [a, a, b]
+    for n, l in zip(names, lists): shard(tmp_path/n, [0, 1], l)
+    said = refused('have different class lists', import_set, tmp_path, 'parquet', stats='none')
+    assert says in said and f'{names[0]} and {names[2]} have' in said
+
+@pytest.mark.parametrize('lists', [(['cat', 'dog'],)*3, (None, ['cat', 'dog'], None), (['cat', 'dog'], None, None)], ids=str)
+def test_parts_with_one_class_list_are_read(tmp_path, lists):
+    for i, l in enumerate(lists): shard(tmp_path/f'train-{i}.parquet', [i % 2, 1], l, 'class_id' if i else 'label')
+    d = import_set(tmp_path, 'parquet', stats='none', quiet=True)
+    assert d.classes == ['cat', 'dog'] and d.y.tolist() == [0, 1, 1, 1, 0, 1]
+
+# A norm beside none
+@pytest.mark.parametrize('low, high, far', [(0, 1, False), (.2, .9, False), (-3, 3, True), (0, 1.5, True), (-.1, 1, True)])
+@pytest.mark.parametrize('how', ['stats', 'real'])
+def test_no_norm_is_said(tmp_path, low, high, far, how):
+    x = torch.linspace(low, high, 12*3*64).view(12, 3, 8, 8)
+    bare = ImageTensors(torch.rand(24, 3, 8, 8, generator=gen()), torch.arange(24) % C, C, norm=NoNorm(), name='toy')
+    save(tmp_path, images_best=x, labels_best=torch.arange(C).repeat_interleave(3))
+    d = import_set(tmp_path, lr=.1, quiet=True, **(dict(stats='none') if how == 'stats' else dict(real=bare)))
+    said, = (a for a in d.info['assumed'] if 'no norm' in a)
+    assert isinstance(d.norm, NoNorm) and ('go beyond the 0..1' in said) == far and ('real set' in said) == (how == 'real')
+
+def test_a_set_of_no_norm_and_a_real_set_with_one(tmp_path, x, y, real):
+    bare = ImageTensors(real.x, real.y, C, classes=real.classes, norm=NoNorm(), name='toy')
+    none, with_norm = pixels(bare, x.clamp(0, 1), y), pixels(real, x, y)
+    a, b = export_set(none, tmp_path/'a', 'mtt', quiet=True), export_set(with_norm, tmp_path/'b', 'mtt', quiet=True)
+    refused(r'its card has another norm \(NoNorm\(\)\)', import_set, a, real=real)
+    refused('its card has another norm', import_set, b, real=bare)
+    for k in ('mtt', 'dc'): refused(r'its card has the norm NoNorm\(\), and stats=', import_set, a, stats=k, of='cifar10')
+    refused(r'stats=none is NoNorm\(\); leave stats out', import_set, b, stats='none')
+    assert isinstance(import_set(a, stats='none', quiet=True).norm, NoNorm) and same(import_set(a, real=bare, quiet=True), none.images.detach(), y)
+
+@pytest.mark.parametrize('norm', ['mtt', 'dc'])
+def test_a_listed_set_is_never_without_its_norm(tmp_path, x, y, norm):
+    real = ImageTensors(torch.rand(24, *SHAPE, generator=gen()), torch.arange(24) % C, C, norm=NoNorm(), name='cifar10')
+    where = table(tmp_path, dict([('images_best.pt', x), ('labels_best.pt', y)]), norm=norm)
+    refused(f"mean and deviation of {norm}'s code; the real set that was given has no norm", load_set, 'toy/toy/ipc3', tmp_path/'data', real, where)
+
+def test_imports_are_tested_under_their_norm(tmp_path, x, y, real):
+    save(tmp_path, images_best=x, labels_best=y)
+    d = import_set(tmp_path, real=real, lr=.1, quiet=True)
+    arch = dict(name='convnet', n_in=3, n_out=C, size=8, width=4, depth=1)
+    p = as_protocol('mtt').scaled(kind='smoke', epochs=1)
+    bare = ImageTensors(real.x, real.y, C, norm=NoNorm(), name='toy')
+    refused('students would learn under Normalize.* and be tested under NoNorm', evaluate, d, bare, arch, p, 1)
+    e = import_set(tmp_path, stats='none', lr=.1, quiet=True)
+    refused(r'learn under NoNorm\(\) and be tested under Normalize', evaluate, e, real, arch, p, 1)
+    assert evaluate(d, real, arch, p, 1) and evaluate(e, bare, arch, p, 1) and evaluate(pixels(bare, x, y), real, arch, p, 1) # a set of nobody's says nothing
+
+@pytest.mark.parametrize('other', ['cifar100', 'mine'])
+def test_a_card_of_another_data_set(tmp_path, x, y, real, other):
+    real.source = dict(name='cifar10')
+    d = pixels(real, x, y, source=dict(name=other))
+    refused(f'its card says that it was made from {other}; the real set that was given is cifar10', import_set, export_set(d, tmp_path/'a', 'mtt', quiet=True), real=real)
+    assert not any('no file says so' in a for a in import_set(export_set(pixels(real, x, y, source=real.source), tmp_path/'b', 'mtt', quiet=True), real=real, quiet=True).info['assumed'])
+
+# The type that pixels are stored in
+def stored(y, real): return StoredPixels(torch.randint(256, (len(y), *SHAPE), generator=gen(), dtype=torch.uint8), y, C, classes=real.classes, norm=real.norm, lr=.02, name='toy')
+
+@pytest.mark.parametrize('at', ['sorted', 'mixed'])
+@pytest.mark.parametrize('k', ['npz', 'torch'])
+def test_bytes_stay_bytes(tmp_path, y, real, k, at):
+    if at == 'mixed': y = y[torch.randperm(len(y), generator=gen(2))]
+    d, path = stored(y, real), tmp_path/f'a{ending(k)}'
+    export_set(d, path, k, quiet=True)
+    got = np.load(path) if k == 'npz' else torch.load(path, weights_only=True)
+    assert str(got['images'].dtype).endswith('uint8') and path.stat().st_size < 2*d.images.numel() + 4000
+    back = import_set(path, quiet=True)
+    order = y.argsort(stable=True)
+    assert isinstance(back, StoredPixels) and torch.equal(back.images, d.images[order]) and torch.equal(back.y, y[order])
+    assert not any('bytes' in l for l in json.loads(path.with_name(f'{path.name}.card.json').read_text())['lost'])
+
+@pytest.mark.parametrize('k', ['mtt', 'dc', 'ddranking'])
+def test_where_bytes_become_floats_is_said(tmp_path, y, real, k, capsys):
+    d = stored(y, real)
+    export_set(d, tmp_path/'a', k)
+    size = d.images.numel()
+    assert f'cannot hold bytes: the images are written as normalised floats, {4*size:,} bytes in place of {size:,}' in capsys.readouterr().out
+    export_set(pixels(real, torch.randn(len(y), *SHAPE), y), tmp_path/'b', k)
+    assert 'bytes' not in capsys.readouterr().out
+
+@pytest.mark.parametrize('k', ['folder', 'parquet'])
+def test_pictures_of_bytes_lose_no_precision(tmp_path, y, real, k, capsys):
+    if k == 'parquet': pytest.importorskip('pyarrow')
+    d = stored(y, real)
+    back = import_set(export_set(d, tmp_path/f'a{ending(k)}', k), quiet=True)
+    assert 'precision' not in capsys.readouterr().out and torch.equal(back.images, d.images)

@@ -46,7 +46,7 @@ def test_it_reads_without_scripts_and_fetches_nothing(whole):
     js = (ROOT/'docs'/'_static'/'sort.js').read_text()
     assert 'http' not in js and 'import' not in js and 'sortable' in js and '<script' not in whole
     values = [float(re.search(r'data-v="([^"]+)"', m)[1]) for m in re.findall(r'<td data-v="[^"]+">', whole)]
-    assert len(values) == 6*len(rows_of(whole))
+    assert len(values) == len(leaderboard.NUMBERS)*len(rows_of(whole))
 
 @pytest.fixture
 def project(tmp_path):
@@ -93,3 +93,37 @@ def test_an_edited_file_is_not_shown(project):
     with pytest.raises(ValueError, match='was not written by `record`'): page(root)
 
 def test_a_project_without_results_has_no_page(tmp_path): assert page(tmp_path) == ''
+
+# --- ipc, printed numbers, bytes by product
+@pytest.mark.parametrize('id, method, deviations, want', [
+    ('mtt/table1/cifar10/dm/ipc10', 'dm', '', ('10', '1,228,800', '1,228,800', '1,228,800')), ('mtt/table1/cifar10/ipc1', 'MTT', '', ('1', '122,880', '122,880', '122,880')), ('mtt/table1/cifar100/herding/ipc1', 'Herding', '', ('1', '1,228,800', '1,228,800', '1,228,800')),
+    ('latentdd/digits/dc/ipc10', 'dc', 'digits at 8 px (no paper has them)', ('10', '25,600', '25,600', '25,600')), ('d3s/table6/cifar10/ipc10', 'd3s', '', ('10', '307,200', '307,200', '307,200')), ('d3s/table6/cifar10/ipc10', 'd3s', 'epochs 150 (d3s-cifar10: 1600)', ('10', '307,200', '–', '–')),
+    ('d3s/digits/isu', 'd3s', 'digits at 32 px', ('10', '102,400', '102,400', '102,400')), ('d3/table1/cifar10/ppc1', 'D3', '', ('1 ppc', '–', '–', '–')), ('latentdd/study/digits/lpc4', 'LatentDC', 'digits (16 px)', ('4 lpc', '–', '–', '–')), ('mine/digits', 'mtt', 'digits at 8 px', ('–', '–', '–', '–')), ('mine/digits/ipc1', 'mtt', '', ('1', '–', '–', '–')), ('mine/digits/ipc1', 'magic', 'digits at 8 px', ('1', '–', '–', '–'))])
+def test_images_per_class_and_bytes_by_product(project, id, method, deviations, want):
+    root, row = project
+    record(dataclasses.replace(row, row=id, method=method, deviations=deviations, artefact='0'*16), root/'docs'/'results'/'x.csv')
+    (c,) = cells_of(root)
+    assert (c['ipc'], c['bytes'], c['with labels'], c['with decoder']) == want
+
+def test_bytes_by_product_are_those_that_were_recorded():
+    "Wherever a row has recorded bytes, the product, if there is one, is the same number."
+    files, listed, n = leaderboard.shipped(ROOT), leaderboard.public(), 0
+    for f in sorted((ROOT/'docs'/'results').glob('*.csv')):
+        rows = read_rows(f)
+        for r in rows:
+            got = leaderboard.weighed(rows).get((r.row, r.artefact)) if leaderboard.chosen(r) else None
+            size = leaderboard.product(r, leaderboard.budget_of(r, files, listed))
+            if got and size and 'bytes_with_labels' in got: assert size == got['bytes'], (r.row, r.method); n += 1
+            if r.artefact in files and size and r.row.split('/')[0] != 'further': assert size == files[r.artefact][1]['images'], (r.row, r.method); n += 1
+    assert n > 5
+
+@pytest.mark.parametrize('id, method, net, want', [('mtt/table1/cifar10/ipc1', 'MTT', 'convnet', '46.3 (0.8)'), ('mtt/table1/cifar10/ipc1', 'mtt', 'convnet', '46.3 (0.8)'), ('mtt/table1/cifar10/ipc1', 'mtt', 'resnet18', ''), ('d3/table1/cifar10/ppc1', 'MTT ipc 1', 'convnet', ''),
+    ('d3s/table6/cifar10/ipc10', 'sre2l', 'resnet18_bn', ''), ('mtt/table1/cifar10/dm/ipc1', 'dm', 'convnet', ''), ('published/cifar10/dc/ipc1', 'DC', 'convnet', '28.03 (0.60)'), ('published/cifar10/mtt/ipc10/net=vgg11', 'MTT', 'vgg11', ''), ('mine/digits', 'mtt', 'convnet', '')])
+def test_a_printed_number_stands_beside_its_own_cell_only(project, id, method, net, want):
+    root, row = project
+    record(dataclasses.replace(row, row=id, method=method, net=net), root/'docs'/'results'/'x.csv')
+    assert cells_of(root)[0]['printed, %'] == want
+
+def test_most_lines_know_their_bytes_and_images_per_class(whole):
+    got = [dict(zip(HEAD, map(plain, l))) for l in rows_of(whole)]
+    assert sum(c['bytes'] == '–' for c in got) < .1*len(got) and sum(c['ipc'] == '–' for c in got) < .05*len(got) and sum(c['printed, %'] != '' for c in got) > 30

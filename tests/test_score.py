@@ -3,7 +3,7 @@ import dataclasses, html, json, math
 from pathlib import Path
 
 import pytest, torch
-from dd_repro import entry
+from dd_repro import entry, records
 from dd_repro.core import asset, seeded
 from dd_repro.data import load
 from dd_repro.distilled import Distilled, Pixels
@@ -157,6 +157,39 @@ def test_permuted_classes_are_said(sets, real, test_set):
     assert s.order.perm == [(c + 7) % 10 for c in range(10)] and 'students are at chance' in s.notes[-1]
     assert score(put_in_order(d, s.order.perm), real, test_set, ScoreOptions(epochs=30, n_eval=1, whole=4, own=False)).order is None
 
+def shuffled(d, seed=1):
+    "The same set with its pixels in another order, one for all images: images of other data."
+    at = torch.randperm(d.images[0].numel(), generator=torch.Generator().manual_seed(seed))
+    return Pixels(d.images.detach().flatten(1)[:, at].view(d.images.shape), d.y, 10, lr=.02, arch=ARCH, norm=d.norm, info=dict(assumed=['made from digits that was given; no file says so', 'rate 0.02']))
+
+@pytest.mark.parametrize('seed', [1, 3, 6])
+def test_a_set_of_other_data_is_named(real, test_set, seed):
+    s = score(shuffled(Pixels.from_real(real, 10), seed), real, test_set, ScoreOptions(epochs=30, n_eval=1, whole=6, own=False))
+    assert s.order.foreign and s.order.after < .5 and 'perhaps the images are of other data' in s.notes[-1]
+    assert s.notes[0] == 'assumed: made from digits that was given; no file says so' and not any('rate' in n for n in s.notes)
+    for face in SCORE_FACES.values(): assert 'other data' in face(s) and 'assumed: made from digits' in face(s)
+
+@pytest.mark.parametrize('whole, epochs', [(0, 30), (1, 1)])
+def test_without_somebody_who_knows_the_question_stays(real, test_set, whole, epochs, monkeypatch):
+    if whole: monkeypatch.setattr(score_module, '_whole', weak(score_module._whole))
+    s = score(shuffled(Pixels.from_real(real, 10)), real, test_set, ScoreOptions(epochs=epochs, n_eval=1, whole=whole, own=False))
+    assert s.order is None and 'take a longer --whole, or --teachers' in s.notes[-1]
+
+def weak(whole):
+    "A network on the whole set that is at chance."
+    def made(j):
+        net = whole(j); j.score.rows['whole set'].mean = 10.
+        return net
+    return made
+
+def test_teachers_are_asked_where_no_network_is_trained(real, test_set):
+    with seeded(0): teacher = make_net(dict(ARCH, width=16))
+    train(teacher, real, as_protocol('full').scaled(epochs=6, aug=''))
+    how = ScoreOptions(epochs=30, n_eval=1, whole=0, own=False)
+    bad = put_in_order(Pixels.from_real(real, 10, lr=.02, arch=ARCH), [(c + 3) % 10 for c in range(10)])
+    assert score(bad, real, test_set, how, [teacher.eval()]).order.perm == [(c + 7) % 10 for c in range(10)]
+    assert score(shuffled(Pixels.from_real(real, 10)), real, test_set, how, [teacher]).order.foreign
+
 # --- faces and rows
 def test_faces_hold_the_same_cells(sets, real, test_set):
     s = score(sets['hard'], real, test_set, HOW, name='a <set>')
@@ -213,6 +246,16 @@ def test_a_refusal_records_nothing(capsys, sets, tmp_path):
     (tmp_path/'r.csv').write_text('not rows')
     refused(capsys, tmp_path/'d.safetensors', '--record_to', tmp_path/'r.csv')
     assert (tmp_path/'r.csv').read_text() == 'not rows'
+
+@pytest.mark.parametrize('where', ['folder', 'below a file', 'too long', 'other', 'nul'])
+def test_a_results_file_that_cannot_be_written_stops_before_the_work(capsys, sets, tmp_path, where, monkeypatch):
+    monkeypatch.setattr(score_module, 'real_for', lambda *a, **k: pytest.fail('the work began'))
+    sets['hard'].save(tmp_path/'d.safetensors'); (tmp_path/'file').write_text('mine')
+    at = dict(folder=tmp_path, other=tmp_path/'file').get(where) or tmp_path/{'below a file': 'file/r.csv', 'too long': 'r'*300 + '.csv', 'nul': 'a/b.csv'}[where]
+    if where == 'nul': monkeypatch.setattr(records.tempfile, 'TemporaryFile', lambda **k: (_ for _ in ()).throw(OSError(30, 'Read-only file system')))
+    said = refused(capsys, tmp_path/'d.safetensors', '--record_to', at)
+    assert 'written there' in said or 'not a file of results' in said
+    assert sorted(f.name for f in tmp_path.iterdir()) == ['d.safetensors', 'file'] and (tmp_path/'file').read_text() == 'mine'
 
 
 # Looks, numbers, and what a command says while it works

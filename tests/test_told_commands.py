@@ -16,7 +16,7 @@ def last(capsys, call, status):
     return err
 
 # --- Ctrl-C
-WORDS = dict(dd_demo='', dd_experts='mtt', dd_distill='mtt', dd_relabel='x', dd_eval='x', dd_bench='students', dd_row='mtt/table1/cifar10/ipc1', dd_plan='mtt/table1/cifar10/ipc1', dd_table='mtt', dd_smoke='', dd_rows='mtt/table1/cifar10/ipc1', dd_import='x', dd_export='x', dd_score='x')
+WORDS = dict(dd_demo='', dd_card='x', dd_experts='mtt', dd_distill='mtt', dd_relabel='x', dd_eval='x', dd_bench='students', dd_row='mtt/table1/cifar10/ipc1', dd_plan='mtt/table1/cifar10/ipc1', dd_table='mtt', dd_smoke='', dd_rows='mtt/table1/cifar10/ipc1', dd_import='x', dd_export='x', dd_score='x')
 
 @pytest.mark.parametrize('name', COMMANDS)
 def test_every_command_says_at_ctrl_c_what_is_kept(capsys, monkeypatch, name):
