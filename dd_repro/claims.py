@@ -6,7 +6,7 @@
 __all__ = ['LEASE_S', 'BEAT_S', 'this_place', 'is_alive', 'create_once', 'Claim', 'take_claim', 'free_claim', 'give_claim',
            'keep_claim', 'claimed', 'adopted']
 
-# %% ../nbs/00_claims.ipynb #18ef9710
+# %% ../nbs/00_claims.ipynb #5a201d28
 import errno, json, os, secrets, socket, threading, time
 from contextlib import contextmanager
 from functools import cache
@@ -14,8 +14,9 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
-# %% ../nbs/00_claims.ipynb #6e91dadf
+# %% ../nbs/00_claims.ipynb #9887a2a9
 LEASE_S, BEAT_S = 180., 30.
+_PROC = Path('/proc')
 
 def _text(path):
     try: return Path(path).read_text().strip()
@@ -24,13 +25,13 @@ def _text(path):
 @cache
 def this_place()->str:
     "The machine, as far as its process numbers mean the same."
-    try: space = os.readlink('/proc/self/ns/pid')
+    try: space = os.readlink(_PROC/'self'/'ns'/'pid')
     except OSError: space = ''
-    return ' '.join([socket.gethostname(), _text('/proc/sys/kernel/random/boot_id'), space])
+    return ' '.join([socket.gethostname(), _text(_PROC/'sys'/'kernel'/'random'/'boot_id'), space])
 
 def _state(pid):
     "State and birth of a process, where the system tells them."
-    words = _text(f'/proc/{pid}/stat').rpartition(')')[2].split()
+    words = _text(_PROC/str(pid)/'stat').rpartition(')')[2].split()
     return (words[0], words[19]) if len(words) > 19 else ('', '')
 
 def is_alive(
@@ -45,7 +46,7 @@ def is_alive(
     state, born = _state(card['pid'])
     return state not in ('Z', 'X') and born == card['born']
 
-# %% ../nbs/00_claims.ipynb #20d2d36b
+# %% ../nbs/00_claims.ipynb #75ca8ba0
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 def create_once(
@@ -73,7 +74,7 @@ def _card(path):
     except ValueError: said = {}
     return dict(token='unknown') | said | dict(at=at)
 
-# %% ../nbs/00_claims.ipynb #000f95ac
+# %% ../nbs/00_claims.ipynb #a2b08d3d
 class Claim:
     "A file that says who works on something."
     def __init__(self,
@@ -97,7 +98,7 @@ class Claim:
         self.beat(own)
         return own
 
-# %% ../nbs/00_claims.ipynb #bbb07af9
+# %% ../nbs/00_claims.ipynb #b9c0588d
 @patch
 def chain(self:Claim):
     "The claim and those who are about to follow: names and cards."
@@ -109,6 +110,7 @@ def chain(self:Claim):
 
 @patch
 def stale(self:Claim, card, now):
+    "Whether nobody holds what a card says."
     alive = is_alive(card, self.place)
     return now - card['at'] > self.lease if alive is None else not alive
 
@@ -125,7 +127,7 @@ def check(self:Claim):
         raise OSError(errno.ESTALE, f'{self.path}: somebody has taken this claim over, since '
                       f'its heartbeat was away for more than {self.lease:.0f} s')
 
-# %% ../nbs/00_claims.ipynb #842aa39d
+# %% ../nbs/00_claims.ipynb #f72fe465
 def _gone(*files):
     for f in files: Path(f).unlink(missing_ok=True)
 
@@ -160,7 +162,7 @@ def take_claim(
     claim.stop.clear()
     return True
 
-# %% ../nbs/00_claims.ipynb #fbc2df40
+# %% ../nbs/00_claims.ipynb #22523236
 def free_claim(
     claim:Claim # nothing happens where it is not ours
 ):
@@ -184,7 +186,7 @@ def give_claim(
     claim.check()
     os.replace(claim.write(claim.token, pid), claim.path)
 
-# %% ../nbs/00_claims.ipynb #87266bf8
+# %% ../nbs/00_claims.ipynb #437477f3
 def keep_claim(
     claim:Claim,
     every=BEAT_S, # s between heartbeats
@@ -218,17 +220,18 @@ def claimed(
     try: yield claim
     finally: free_claim(claim)
 
-# %% ../nbs/00_claims.ipynb #52a6ae8e
+# %% ../nbs/00_claims.ipynb #507c9dd1
 def adopted(
     path, # a claim that another process has taken, and given to this one
     token:str, # its token
+    pid=None, # of the process that it was given to; this one when None
     wait_s=20., # for it to be given
 )->Claim: # BlockingIOError where it was not
     "A claim that was taken for this process."
     claim, until = Claim(path), time.monotonic() + wait_s
     claim.token = token
     while True:
-        if claim.held() and _card(claim.path)['pid'] == os.getpid(): return claim
+        if claim.held() and _card(claim.path)['pid'] == (pid or os.getpid()): return claim
         if time.monotonic() > until:
             raise BlockingIOError(errno.EAGAIN, f'{path}: somebody else holds it')
         time.sleep(.05)
