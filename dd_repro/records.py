@@ -112,14 +112,16 @@ def record(
         _append(rows, path, held)
 
 def _append(rows, path, held):
-        old = Path(path).read_bytes() if Path(path).is_file() else b''
-        if old and old[-1:] != b'\n': old += b'\n'
-        out = io.StringIO()
-        w = csv.DictWriter(out, _HEADER, lineterminator='\n')
-        w.writeheader()
-        w.writerows(map(_hashed, rows))
-        head, _, new = out.getvalue().encode().partition(b'\n')
-        write_atomic(path, head + b'\n' + old.partition(b'\n')[2] + new) # old lines as they are
+    "Write old lines and new ones, while a lock is held."
+    old = Path(path).read_bytes() if Path(path).is_file() else b''
+    if old and old[-1:] != b'\n': old += b'\n'
+    out = io.StringIO()
+    w = csv.DictWriter(out, _HEADER, lineterminator='\n')
+    w.writeheader()
+    w.writerows(map(_hashed, rows))
+    head, _, new = out.getvalue().encode().partition(b'\n')
+    held.check() # a lock that was taken over by another machine is none
+    write_atomic(path, head + b'\n' + old.partition(b'\n')[2] + new) # old lines as they are
 
 # %% ../nbs/00_records.ipynb #0d4d9ec0
 def _as_row(cells):
