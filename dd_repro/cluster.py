@@ -113,6 +113,7 @@ def submit(
         f'they write to {_jobs()}, rows to {dd_home()/"logs"}')
     return jobs
 
+# %% ../nbs/27_cluster.ipynb #8e4fd485
 def wait_for(
     jobs, # of `submit`, on this machine
     poll_s=.2

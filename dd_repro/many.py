@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['OF_A_LINE', 'ABOVE', 'AFTER', 'GRACE_S', 'BASE_MB', 'ROWS', 'Wanted', 'read_line', 'wanted', 'read_queue',
            'find_rows', 'Part', 'in_order', 'longest', 'as_long', 'shared_names', 'counted', 'looks_of', 'Weight',
-           'weigh', 'tree', 'Batch', 'batches', 'ledger', 'now', 'note_row', 'is_done', 'claim', 'run_batch', 'part_of',
-           'landed', 'run_child', 'Worker', 'free_mb', 'how_many', 'workers_for', 'Queue', 'human_clock', 'outcome',
-           'last_line', 'table_of', 'log_of', 'Starter', 'over_ranks', 'RowsOptions', 'rows_words', 'run_rows',
-           'lines_of', 'pull', 'fill', 'dd_rows']
+           'weigh', 'tree', 'Batch', 'batches', 'ledger', 'now', 'note_row', 'is_done', 'claim', 'run_batch',
+           'part_file', 'landed', 'run_child', 'Worker', 'free_mb', 'how_many', 'workers_for', 'Queue', 'human_clock',
+           'outcome', 'last_line', 'table_of', 'log_of', 'Starter', 'torchrun_words', 'RowsOptions', 'rows_words',
+           'run_rows', 'lines_of', 'pull_rows', 'fill', 'dd_rows']
 
 # %% ../nbs/28_many.ipynb #a6878bf5
 import dataclasses, json, math, os, shutil, signal, subprocess, sys, tempfile, threading, time
@@ -374,7 +374,7 @@ def run_batch(
     for w in rows:
         start, file, o = time.perf_counter(), results_file(w.r.row, record_to, w.smoke), w.options
         how = dict(compiled=o.get('compiled', False), looks=not o.get('last'))
-        part = part_of(w, file)
+        part = part_file(w, file)
         got = from_one(lambda: read_rows(part)) if part else []
         if not got: got = run_row(w.r, w.smoke, part, w.seed, at, **how)
         if not leads(): continue # one rank writes
@@ -385,7 +385,7 @@ def run_batch(
                  told='; '.join(' '.join(str(x).split()) for x in got))
         if part: shutil.rmtree(part.parent)
 
-def part_of(
+def part_file(
     w:Wanted,
     file # where its rows are to be; '' for nowhere
 )->Path|str:
@@ -394,12 +394,13 @@ def part_of(
     return dd_home()/'parts'/_id(w.key, os.path.abspath(file))/Path(file).name
 
 def landed(
-    part:Path, # of `part_of`
+    part:Path, # of `part_file`
     file
 ):
     "Merge the files beside a part (rows, plans) into those beside the results."
     for f in sorted(part.parent.glob('*.csv')): merge_rows(f, Path(file).with_name(f.name))
 
+# %% ../nbs/28_many.ipynb #a45bd6b2
 def _watch_parent():
     "Ask this process to stop when the one that started it is gone."
     whom = os.getppid() if started()[1] > 1 else os.getpid() # torchrun ends all of its ranks
@@ -675,6 +676,7 @@ def halt(self:Queue, why):
     self.hard = min(self.hard, self.clock() + GRACE_S)
     for w in self.busy: w.process.terminate()
 
+# %% ../nbs/28_many.ipynb #3fd0bfb3
 @patch
 def run(self:Queue):
     "All batches, until nothing is left or the time is up; Ctrl-C and SIGTERM stop it in order."
@@ -728,8 +730,8 @@ class Starter:
     record_to: str = ''
     epochs: dict = field(default_factory=dict) # buffer key -> epochs that experts are made long
     def __call__(self, batch, worker):
-        said = dict(lines=lines_of(batch.rows), root=self.root, device=worker.device, record_to=self.record_to,
-                    epochs=self.epochs, claims=[(str(c.path), c.token) for c in worker.claims])
+        said = dict(lines=lines_of(batch.rows), root=self.root, device=worker.device,
+                    record_to=self.record_to, epochs=self.epochs, claims=[(str(c.path), c.token) for c in worker.claims])
         top = str(Path(dd_repro.core.__file__).parent.parent)
         path = os.pathsep.join(filter(None, (top, os.environ.get('PYTHONPATH'))))
         worker.log = log_of(batch.rows[0])
@@ -737,13 +739,13 @@ class Starter:
         with open(worker.log, 'ab') as log:
             worker.at = log.tell()
             p = subprocess.Popen(
-                [sys.executable, *over_ranks(worker.ranks), 'dd_repro.many', json.dumps(said)],
+                [sys.executable, *torchrun_words(worker.ranks), 'dd_repro.many', json.dumps(said)],
                 stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
                 env=os.environ | dict(PYTHONPATH=path) | worker.env)
         for c in worker.claims: give_claim(c, p.pid)
         return p
 
-def over_ranks(
+def torchrun_words(
     n:int
 )->list: # what stands between python and the module
     "How a module is started on ranks, or in one process."
@@ -837,13 +839,14 @@ def run_rows(
     left = o.minutes and max(o.minutes - (time.monotonic() - start)/60, 1e-3)
     return Queue(found, workers, begin, left, o.record_to).run()
 
+# %% ../nbs/28_many.ipynb #94e0addb
 def lines_of(
     rows # of Wanted
 )->list: # of words
     "Rows as lines that another process can read."
     return [w.key.split() + ['--compiled']*bool(w.options.get('compiled')) for w in rows]
 
-def pull(
+def pull_rows(
     said:dict, # what `_as_jobs` wrote for a job
     pilot=None # whose `ending` is to be set
 )->list: # of lines
@@ -859,6 +862,7 @@ def pull(
     say(table_of(lines))
     return [l.state for l in lines]
 
+# %% ../nbs/28_many.ipynb #2338bfe4
 def _as_jobs(found, o, epochs):
     "Hand rows to jobs; on this machine wait for them and say what came of each row."
     rows = [w for b in found for w in b.rows]
@@ -868,7 +872,7 @@ def _as_jobs(found, o, epochs):
     said = dict(lines=lines_of(rows), epochs=epochs, device=device, root=o.root, ranks=o.ranks,
                 record_to=os.path.abspath(o.record_to) if '/' in o.record_to else o.record_to)
     envs = [local_env(i, o.ranks, gpus) if o.local else {} for i in range(k)]
-    jobs = submit([Pilot(pull, said | dict(name=f'job{i + 1}', env=e))
+    jobs = submit([Pilot(pull_rows, said | dict(name=f'job{i + 1}', env=e))
                    for i, e in enumerate(envs)], o, gpus)
     if o.slurm: return []
     wait_for(jobs)
@@ -883,13 +887,14 @@ def _lines_now(rows, record_to):
         if have.get(w.key, {}).get('failed'): q.ended[w.key] = 'failed', str(log_of(w))
     return q.lines()
 
+# %% ../nbs/28_many.ipynb #75ceacc7
 @cache
 def _readable(file): read_rows(file) # one that was edited stops the command before the work
 
 def _forget(rows, record_to=''):
     "Rows that are to be made again are not done."
     for w in rows:
-        if part := part_of(w, _file(w, record_to)): shutil.rmtree(part.parent, ignore_errors=True)
+        if part := part_file(w, _file(w, record_to)): shutil.rmtree(part.parent, ignore_errors=True)
     with file_lock(ledger()):
         keys = {w.key for w in rows}
         have = {k: d for k, d in read_json(ledger()).items() if k not in keys}

@@ -8,7 +8,7 @@ import pytest
 from dd_repro import claims, cluster, many
 from dd_repro.claims import Claim, adopted, claimed, create_once, free_claim, give_claim, keep_claim, take_claim, this_place
 from dd_repro.files import file_lock
-from dd_repro.many import dd_rows, landed, part_of, run_batch, wanted
+from dd_repro.many import dd_rows, landed, part_file, run_batch, wanted
 from dd_repro.records import Row, merge_rows, read_rows, record
 from dd_repro.rows import Places
 
@@ -304,8 +304,8 @@ def test_what_slurm_is_asked_for(home, tmp_path, monkeypatch):
 def test_cards_of_jobs_on_one_machine():
     assert [cluster.local_env(i, 2, 2) for i in (0, 1)] == [dict(CUDA_VISIBLE_DEVICES='0,1'), dict(CUDA_VISIBLE_DEVICES='2,3')] and cluster.local_env(0) == {}
 
-def test_torchrun_stands_before_a_row_over_ranks():
-    assert many.over_ranks(1) == ['-m'] and '--nproc-per-node=4' in many.over_ranks(4)
+def test_torchrun_stands_before_a_row_torchrun_words():
+    assert many.torchrun_words(1) == ['-m'] and '--nproc-per-node=4' in many.torchrun_words(4)
 
 def test_a_queue_waits_for_experts_that_others_make_and_for_nothing_else(home):
     from test_queue import queue
