@@ -731,7 +731,8 @@ class Starter:
     epochs: dict = field(default_factory=dict) # buffer key -> epochs that experts are made long
     def __call__(self, batch, worker):
         said = dict(lines=lines_of(batch.rows), root=self.root, device=worker.device,
-                    record_to=self.record_to, epochs=self.epochs, claims=[(str(c.path), c.token) for c in worker.claims])
+                    record_to=self.record_to, epochs=self.epochs,
+                    claims=[(str(c.path), c.token) for c in worker.claims])
         top = str(Path(dd_repro.core.__file__).parent.parent)
         path = os.pathsep.join(filter(None, (top, os.environ.get('PYTHONPATH'))))
         worker.log = log_of(batch.rows[0])
