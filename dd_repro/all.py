@@ -11,6 +11,7 @@ import torch
 from .core import *
 from .fields import *
 from .cost import *
+from .claims import *
 from .files import *
 from .parallel import *
 from .norm import *

@@ -7,9 +7,11 @@ __all__ = ['replacing', 'write_atomic', 'what_file', 'save_tensors', 'load_tenso
            'file_sha256']
 
 # %% ../nbs/00_files.ipynb #bd1ffa07
-import errno, hashlib, json, math, os, threading, zipfile
+import errno, hashlib, json, math, os, secrets, threading, zipfile
 from contextlib import contextmanager
 from pathlib import Path
+
+from .claims import *
 
 # %% ../nbs/00_files.ipynb #c04cb022
 @contextmanager
@@ -21,7 +23,8 @@ def replacing(
     path = Path(os.path.realpath(path)) # what a link points to is replaced, not the link
     if path.exists() and not path.is_file():
         raise OSError(errno.EEXIST, f'could not write {path}: it is no file')
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}.{threading.get_ident()}.tmp')
+    own = f'{os.getpid()}.{threading.get_ident()}.{secrets.token_hex(4)}' # machines share numbers
+    tmp = path.with_name(f'.{path.name}.{own}.tmp')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(tmp, 'wb') as f:
@@ -146,18 +149,13 @@ def file_head(
 # %% ../nbs/00_files.ipynb #555bf48a
 @contextmanager
 def file_lock(
-    path, # the file that is protected; the lock is a hidden file beside it
+    path, # the file that is protected; the claim is a hidden file beside it
     wait=True, # until it is free; False: BlockingIOError when somebody holds it
-): # the lock, an open file
+): # a `Claim`
     "Hold an exclusive lock for a file while the block runs."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f'.{path.name}.lock'), 'w') as f:
-        try:
-            import fcntl
-            fcntl.flock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except ImportError: pass
-        yield f
+    with claimed(path.with_name(f'.{path.name}.claim'), wait) as claim: yield claim
 
 # %% ../nbs/00_files.ipynb #e03f5695
 def file_sha256(path)->str:

@@ -6,12 +6,13 @@
 __all__ = ['OF_A_LINE', 'ABOVE', 'AFTER', 'GRACE_S', 'BASE_MB', 'ROWS', 'Wanted', 'read_line', 'wanted', 'read_queue',
            'find_rows', 'Part', 'in_order', 'longest', 'as_long', 'shared_names', 'counted', 'looks_of', 'Weight',
            'weigh', 'tree', 'Batch', 'batches', 'ledger', 'now', 'note_row', 'is_done', 'claim', 'run_batch',
-           'run_child', 'Worker', 'free_mb', 'how_many', 'workers_for', 'Queue', 'human_clock', 'outcome', 'last_line',
-           'table_of', 'log_of', 'Starter', 'RowsOptions', 'rows_words', 'run_rows', 'fill', 'dd_rows']
+           'part_file', 'landed', 'run_child', 'Worker', 'free_mb', 'how_many', 'workers_for', 'Queue', 'human_clock',
+           'outcome', 'last_line', 'table_of', 'log_of', 'Starter', 'torchrun_words', 'RowsOptions', 'rows_words',
+           'run_rows', 'lines_of', 'pull_rows', 'fill', 'dd_rows']
 
 # %% ../nbs/28_many.ipynb #a6878bf5
-import dataclasses, json, math, os, signal, subprocess, sys, tempfile, threading, time
-from contextlib import ExitStack
+import dataclasses, json, math, os, shutil, signal, subprocess, sys, tempfile, threading, time
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from fnmatch import fnmatchcase
@@ -23,7 +24,9 @@ import torch
 from fastcore.basics import patch
 import dd_repro.core
 from .core import *
+from .claims import *
 from .files import *
+from .parallel import *
 from .records import *
 from .cost import *
 from .fields import *
@@ -37,6 +40,7 @@ from .tables import *
 from .cli import *
 from .plans import *
 from .rows import *
+from .cluster import *
 
 # %% ../nbs/28_many.ipynb #7dfafa06
 OF_A_LINE = ('scale', 'minutes', 'smoke', 'seed', 'compiled', 'last')
@@ -347,7 +351,7 @@ def _file(w, record_to): return str(results_file(w.r.row, record_to, w.smoke))
 def claim(
     batch:Batch,
     made # names of experts and teachers that are there
-)->ExitStack|None: # holds the locks; None: somebody else works on it
+)->ExitStack|None: # holds the claims; None: somebody else works on it
     "Take a batch."
     experts, out = batch.needs
     names = [out] + [experts]*bool(experts and experts not in made)
@@ -355,7 +359,7 @@ def claim(
         try: held = [stack.enter_context(file_lock(dd_home()/'claims'/n, False)) for n in names]
         except BlockingIOError: return None
         mine = stack.pop_all()
-        mine.locks = held
+        mine.claims = held
         return mine
 
 # %% ../nbs/28_many.ipynb #f71546b1
@@ -370,29 +374,64 @@ def run_batch(
     for w in rows:
         start, file, o = time.perf_counter(), results_file(w.r.row, record_to, w.smoke), w.options
         how = dict(compiled=o.get('compiled', False), looks=not o.get('last'))
-        got = run_row(w.r, w.smoke, file, w.seed, at, **how)
+        part = part_file(w, file)
+        got = from_one(lambda: read_rows(part)) if part else []
+        if not got: got = run_row(w.r, w.smoke, part, w.seed, at, **how)
+        if not leads(): continue # one rank writes
+        if part: landed(part, file)
         note_row(w.key, row=w.r.row, whole=True, failed=0, rc=0, commit=git_commit(),
                  date=now(), file=str(file),
                  seconds=round(time.perf_counter() - start, 1), made=w.shares[0],
                  told='; '.join(' '.join(str(x).split()) for x in got))
+        if part: shutil.rmtree(part.parent)
 
+def part_file(
+    w:Wanted,
+    file # where its rows are to be; '' for nowhere
+)->Path|str:
+    "The file of its own to which a row goes first."
+    if not file: return ''
+    return dd_home()/'parts'/_id(w.key, os.path.abspath(file))/Path(file).name
+
+def landed(
+    part:Path, # of `part_file`
+    file
+):
+    "Merge the files beside a part (rows, plans) into those beside the results."
+    for f in sorted(part.parent.glob('*.csv')): merge_rows(f, Path(file).with_name(f.name))
+
+# %% ../nbs/28_many.ipynb #a45bd6b2
 def _watch_parent():
     "Ask this process to stop when the one that started it is gone."
+    whom = os.getppid() if started()[1] > 1 else os.getpid() # torchrun ends all of its ranks
     def wait():
         while os.read(0, 1): pass
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(whom, signal.SIGTERM)
         time.sleep(GRACE_S)
         os._exit(1)
     threading.Thread(target=wait, daemon=True).start()
 
 def _stop(*_): raise KeyboardInterrupt('asked to stop; what is finished is kept')
 
+@contextmanager
+def _holding(claims):
+    "Touch the claims that were given to this process, or to the torchrun that started it."
+    if not leads():
+        yield
+        return
+    whose = os.getppid() if n_ranks() > 1 else os.getpid()
+    for path, token in claims: keep_claim(adopted(path, token, whose), on_loss=_lost)
+    yield
+
+def _lost(): os.kill(os.getpid(), signal.SIGTERM)
+
 def run_child():
     "The process of a batch."
     a = json.loads(sys.argv[1])
     signal.signal(signal.SIGTERM, _stop)
     _watch_parent()
-    with program(), manners(), tempfile.TemporaryDirectory() as tmp:
+    with (program(), manners(), joined(a['device'] or None, lines=a['lines']),
+          _holding(a['claims']), tempfile.TemporaryDirectory() as tmp):
         rows = as_long([wanted(words) for words in a['lines']], a['epochs'])
         kept = {('epochs', k): e for k, e in a['epochs'].items()}
         home = tmp if rows[0].smoke else None
@@ -411,10 +450,13 @@ class Worker:
     env: dict = field(default_factory=dict)
     batch: Batch|None = None
     process: object = None
-    claimed: object = None
+    hold: object = None # what holds its claims
     since: float = 0.
     log: Path|None = None
     at: int = 0 # where its part of the log begins
+    ranks: int = 1 # processes of torchrun that share a row
+    @property
+    def claims(self): return self.hold.claims if self.hold else []
 
 def free_mb(
     device='cpu'
@@ -481,6 +523,8 @@ class Queue:
     tried: dict = field(default_factory=dict) # key -> how often it failed
     done: dict = field(default_factory=dict) # key -> what the ledger says
     halted: str = '' # why nothing new begins
+    signals: bool = True # whether SIGTERM stops it in order
+    patient: bool = False # waits for experts that others make
     def __post_init__(self):
         self.rows = [w for b in self.batches for w in b.rows]
         self.start, box = self.clock(), 60*(self.minutes or math.inf)
@@ -529,7 +573,7 @@ def pick(self:Queue, worker):
         b.rows = [w for w in b.rows if w.key not in self.done]
         if b.rows:
             self.batches.remove(b)
-            worker.batch, worker.claimed = b, held
+            worker.batch, worker.hold = b, held
             return b
         held.close()
         self.batches.remove(b)
@@ -547,7 +591,7 @@ def end(self:Queue, worker, rc):
     "Note how a batch ended: whole, stopped, or failed by itself."
     self.look(worker)
     b, worker.batch, worker.process = worker.batch, None, None
-    worker.claimed.close()
+    worker.hold.close()
     b.rows = [w for w in b.rows if w.key not in self.done]
     if not b.rows: return
     why = last_line(worker, rc)
@@ -607,7 +651,23 @@ def step(self:Queue):
             w.process = self.begin(w.batch, w)
             about = human_time(w.batch.seconds)
             self.say(f'{w.name} begins {w.batch} (about {about})')
-    return bool(self.busy)
+    return bool(self.busy or self.waits())
+
+@patch
+def waits(self:Queue):
+    "Whether others make experts that a batch needs which nobody works on."
+    if not self.patient or self.halted: return False
+    at_work = lambda n: bool(n) and (dd_home()/'claims'/f'.{n}.claim').exists()
+    return any(at_work(b.needs[0]) and not at_work(b.needs[1]) for b in self.batches)
+
+@patch
+def leave(self:Queue):
+    "Let what runs save itself, and free its claims; from a signal, so nothing is locked here."
+    for w in self.busy: w.process.terminate()
+    for w in self.busy:
+        try: w.process.wait(GRACE_S)
+        except subprocess.TimeoutExpired: w.process.kill()
+        w.hold.close()
 
 @patch
 def halt(self:Queue, why):
@@ -616,11 +676,12 @@ def halt(self:Queue, why):
     self.hard = min(self.hard, self.clock() + GRACE_S)
     for w in self.busy: w.process.terminate()
 
+# %% ../nbs/28_many.ipynb #3fd0bfb3
 @patch
 def run(self:Queue):
     "All batches, until nothing is left or the time is up; Ctrl-C and SIGTERM stop it in order."
     def stop(*_): raise KeyboardInterrupt
-    here = threading.current_thread() is threading.main_thread()
+    here = self.signals and threading.current_thread() is threading.main_thread()
     old = signal.signal(signal.SIGTERM, stop) if here else None
     try:
         while self.step(): time.sleep(self.poll_s)
@@ -629,7 +690,9 @@ def run(self:Queue):
         while self.step(): time.sleep(self.poll_s)
     finally:
         if here: signal.signal(signal.SIGTERM, old)
-        for w in self.busy: w.process.kill()
+        for w in self.busy:
+            w.process.kill()
+            w.hold.close()
     return self.lines()
 
 # %% ../nbs/28_many.ipynb #d2003b5f
@@ -667,21 +730,29 @@ class Starter:
     record_to: str = ''
     epochs: dict = field(default_factory=dict) # buffer key -> epochs that experts are made long
     def __call__(self, batch, worker):
-        lines = [w.key.split() + ['--compiled']*bool(w.options.get('compiled'))
-                 for w in batch.rows]
-        said = dict(lines=lines, root=self.root, device=worker.device, record_to=self.record_to,
-                    epochs=self.epochs)
+        said = dict(lines=lines_of(batch.rows), root=self.root, device=worker.device,
+                    record_to=self.record_to, epochs=self.epochs,
+                    claims=[(str(c.path), c.token) for c in worker.claims])
         top = str(Path(dd_repro.core.__file__).parent.parent)
         path = os.pathsep.join(filter(None, (top, os.environ.get('PYTHONPATH'))))
         worker.log = log_of(batch.rows[0])
         worker.log.parent.mkdir(parents=True, exist_ok=True)
-        locks = [f.fileno() for f in worker.claimed.locks] if os.name == 'posix' else ()
         with open(worker.log, 'ab') as log:
             worker.at = log.tell()
-            return subprocess.Popen(
-                [sys.executable, '-m', 'dd_repro.many', json.dumps(said)], stdin=subprocess.PIPE,
-                stdout=log, stderr=log, env=os.environ | dict(PYTHONPATH=path) | worker.env,
-                pass_fds=locks, start_new_session=True)
+            p = subprocess.Popen(
+                [sys.executable, *torchrun_words(worker.ranks), 'dd_repro.many', json.dumps(said)],
+                stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
+                env=os.environ | dict(PYTHONPATH=path) | worker.env)
+        for c in worker.claims: give_claim(c, p.pid)
+        return p
+
+def torchrun_words(
+    n:int
+)->list: # what stands between python and the module
+    "How a module is started on ranks, or in one process."
+    if n < 2: return ['-m']
+    return ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={n}',
+            '--max-restarts=3', '-m', '--']
 
 # %% ../nbs/28_many.ipynb #875513fc
 @dataclass(frozen=True)
@@ -692,6 +763,13 @@ class RowsOptions(RowRun):
     workers: int = setting(0, 'rows at once (0: one a GPU, on a CPU one)', least=0)
     plan: bool = setting(False, 'print the order with minutes, and run nothing')
     again: bool = setting(False, 'rows that are done, too')
+    slurm: bool = setting(False, 'as jobs of Slurm; --workers: how many, each takes rows in turn')
+    local: bool = setting(False, 'as such jobs on this machine')
+    partition: str = setting('', 'of Slurm (default: its own)')
+    hours: float = setting(24., 'of a job; then it is queued again and goes on', above=0)
+    gpus: int = setting(None, 'of a job (default: 1 for --slurm, or as many as ranks)', least=0)
+    cpus: int = setting(None, 'cores of a job', least=1)
+    ranks: int = setting(1, 'processes that share a row, by torchrun', least=1)
 
 ROWS = Subject('dd_rows', '', 'Many rows: ordered by rows per minute, several at once, in a '
                               'time box; goes on where it was stopped.', {'': RowsOptions})
@@ -709,6 +787,7 @@ def _asked(what, o):
     also = dict(scale=o.scale, smoke=o.smoke, seed=o.seed, compiled=o.compiled, last=o.last)
     also = {k: v for k, v in also.items() if v or k == 'scale' and v is not None}
     beside(flags(also), {}, dict(scale='smoke'))
+    check_cluster(o)
     if not what and not o.todo:
         raise ValueError('which rows? name some, a pattern such as mtt/table1/*, a queue file, or '
                          '--todo')
@@ -738,31 +817,85 @@ def run_rows(
     have = read_json(ledger())
     old = [] if o.again else [w for w in rows if is_done(w, have, o.record_to)]
     if old: say(f'{len(old)} were done before ({ledger()}; --again makes them anew)')
-    if o.again: _forget(rows)
+    if o.again: _forget(rows, o.record_to)
     rows = [w for w in rows if w not in old]
     if not rows:
         say('nothing is left to do')
         return []
     epochs = {} if o.minutes else longest(rows)
     rows = as_long(rows, epochs)
-    weights = weigh(rows, device, min(60., 3*(o.minutes or math.inf)))
+    jobs = (o.slurm or o.local) and not o.plan # they find their own order
+    weights = weigh(rows, device, 0. if jobs else min(60., 3*(o.minutes or math.inf)))
     found = batches(rows, weights)
     sets = len({w.shares[1] for w in rows})
     say(f'{len(rows)} rows of {sets} sets, about {human_time(sum(b.seconds for b in found))}')
     if o.plan:
         say(_order_text(found, weights))
         return []
+    if jobs: return _as_jobs(found, o, epochs)
     begin = Starter(o.root, o.record_to, epochs)
     workers = workers_for(o.workers, found, device)
+    for w in workers: w.ranks = o.ranks
     # the plans are in the box, too
     left = o.minutes and max(o.minutes - (time.monotonic() - start)/60, 1e-3)
     return Queue(found, workers, begin, left, o.record_to).run()
 
+# %% ../nbs/28_many.ipynb #94e0addb
+def lines_of(
+    rows # of Wanted
+)->list: # of words
+    "Rows as lines that another process can read."
+    return [w.key.split() + ['--compiled']*bool(w.options.get('compiled')) for w in rows]
+
+def pull_rows(
+    said:dict, # what `_as_jobs` wrote for a job
+    pilot=None # whose `ending` is to be set
+)->list: # of lines
+    "The work of a job: one batch after another, until nobody has one left."
+    same_house(said)
+    rows = as_long([wanted(words) for words in said['lines']], said['epochs'])
+    found = batches(rows, weigh(rows, said['device'], 0.))
+    worker = Worker(said['name'], said['device'], said['env'], ranks=said['ranks'])
+    begin = Starter(said['root'], said['record_to'], said['epochs'])
+    q = Queue(found, [worker], begin, None, said['record_to'], signals=False, patient=True)
+    if pilot: pilot.ending = q.leave
+    lines = q.run()
+    say(table_of(lines))
+    return [l.state for l in lines]
+
+# %% ../nbs/28_many.ipynb #2338bfe4
+def _as_jobs(found, o, epochs):
+    "Hand rows to jobs; on this machine wait for them and say what came of each row."
+    rows = [w for b in found for w in b.rows]
+    k = min(o.workers or (len(found) if o.slurm else 1), len(found))
+    gpus = o.gpus if o.gpus is not None else o.slurm*max(1, o.ranks)*(o.device != 'cpu')
+    device = o.device or ('cuda' if gpus else device_named(''))
+    said = dict(lines=lines_of(rows), epochs=epochs, device=device, root=o.root, ranks=o.ranks,
+                record_to=os.path.abspath(o.record_to) if '/' in o.record_to else o.record_to)
+    envs = [local_env(i, o.ranks, gpus) if o.local else {} for i in range(k)]
+    jobs = submit([Pilot(pull_rows, said | dict(name=f'job{i + 1}', env=e))
+                   for i, e in enumerate(envs)], o, gpus)
+    if o.slurm: return []
+    wait_for(jobs)
+    return _lines_now(rows, o.record_to)
+
+def _lines_now(rows, record_to):
+    "What the ledger says of rows."
+    q = Queue([Batch(rows, 0.)], [], None, record_to=record_to)
+    have = read_json(ledger())
+    q.done = {w.key: have[w.key] for w in rows if is_done(w, have, record_to)}
+    for w in rows:
+        if have.get(w.key, {}).get('failed'): q.ended[w.key] = 'failed', str(log_of(w))
+    return q.lines()
+
+# %% ../nbs/28_many.ipynb #75ceacc7
 @cache
 def _readable(file): check_results(file) # one that was edited stops the command before the work
 
-def _forget(rows):
+def _forget(rows, record_to=''):
     "Rows that are to be made again are not done."
+    for w in rows:
+        if part := part_file(w, _file(w, record_to)): shutil.rmtree(part.parent, ignore_errors=True)
     with file_lock(ledger()):
         keys = {w.key for w in rows}
         have = {k: d for k, d in read_json(ledger()).items() if k not in keys}

@@ -8,7 +8,7 @@ from characters import joined, long_lines, n_parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 LIB, NBS = ROOT/'dd_repro', ROOT/'nbs'
-OPTIONAL = {'fastai', 'diffusers', 'pyarrow', 'huggingface_hub', 'nbdev', 'execnb', 'IPython', 'pytest'}
+OPTIONAL = {'fastai', 'diffusers', 'pyarrow', 'huggingface_hub', 'nbdev', 'execnb', 'IPython', 'pytest', 'submitit'}
 SELF = Path(__file__).name
 
 
