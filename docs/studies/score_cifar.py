@@ -12,7 +12,7 @@ def stored(o):
     "Images, and labels for 150 epochs."
     folder = results_dir().parent/'artefacts'
     file = folder/f'{NAME}.safetensors'
-    return Relabelled(Distilled.load(file), folder/f'{NAME}.labels.zip'), ScoreOptions(epochs=150, n_eval=2, whole=2), sha(file)
+    return Relabelled(Distilled.load(file), folder/f'{NAME}.labels.zip'), ScoreOptions(epochs=150, n_eval=1, whole=2, own=False), sha(file)
 
 def judged(o, name, make):
     "The table of one set, and its rows."
