@@ -19,7 +19,7 @@ LEASE_S, BEAT_S = 180., 30.
 _PROC = Path('/proc')
 
 def _text(path):
-    try: return Path(path).read_text().strip()
+    try: return Path(path).read_text(encoding='utf-8').strip()
     except OSError: return ''
 
 @cache
@@ -91,7 +91,7 @@ class Claim:
         pid = pid or os.getpid()
         card = dict(token=token, place=self.place, pid=pid, born=_state(pid)[1])
         own = self.after(f'{secrets.token_hex(4)}.new')
-        try: own.write_text(json.dumps(card))
+        try: own.write_text(json.dumps(card), encoding='utf-8')
         except OSError as e:
             own.unlink(missing_ok=True)
             raise OSError(e.errno, f'could not write {self.path}: {e.strerror}') from None

@@ -6,7 +6,7 @@
 __all__ = ['TIMEOUTS', 'Pilot', 'open_house', 'same_house', 'check_cluster', 'local_env', 'submit', 'wait_for']
 
 # %% ../nbs/27_cluster.ipynb #c202299b
-import os, shutil, socket, tempfile, time
+import os, re, shutil, socket, tempfile, time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,4 +128,5 @@ def wait_for(
         if not j.paths.result_pickle.is_file():
             say(f'job {j.job_id} ended without a word; see {j.paths.stdout}')
         elif e := j.exception():
-            raise ValueError(f'job {j.job_id}: {str(e).strip().splitlines()[-1]}')
+            said = [l for l in str(e).splitlines() if re.match(r'\w+(Error|Exit|Interrupt)\b', l)]
+            raise ValueError(f'job {j.job_id}: {said[-1] if said else e}')

@@ -333,6 +333,14 @@ def commands(top):
     assert sorted(map(bool, gathered(said.getvalue()))) == [False, True] # one of them says it
 
 @check
+def a_row_of_a_table(top):
+    os.environ['DD_HOME'] = str(top)
+    for _ in range(2): entry.start('dd_row', ['mtt/table1/cifar10/dm/ipc1', '--smoke', '--device', 'cpu', '--record_to', str(top/'rows.csv')])
+    gathered(None)
+    a, b = read_rows(top/'rows.csv')
+    assert a.device.endswith(', 2 ranks') and a.mean == b.mean and a.row == 'smoke/mtt/table1/cifar10/dm/ipc1' and not list(top.glob('.*'))
+
+@check
 def walks_that_are_averaged(top):
     real = noise()
     b = train_experts(NET, real, top/'experts', 3, expert_protocol(3, batch=8, aug=''), quiet=True)
