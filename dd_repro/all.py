@@ -42,6 +42,7 @@ from .fred import *
 from .ftd import *
 from .idc import *
 from .parts import *
+from .haba import *
 from .kfs import *
 from .linba import *
 from .coreset import *

@@ -99,6 +99,7 @@ def _further(r, n):
         # ten epochs at least between two matches, each with a look at 128 images of a class
         ('CAFE CAFE+DSA', 'distill', 'forward', it*c*(256 + 10*128)),
         ('CAFE CAFE+DSA', 'distill', 'train', it*11*n),
+        ('HaBa', 'distill', 'train', it*4*n), # the network that looks, and what it says
         ('KFS', 'distill', 'train', it*c*of('batch_syn_max', 128))]
 
 
@@ -113,8 +114,8 @@ def passes(
     taught = of('teacher_n')*(of('teacher_epochs') or 90)
     seen = r.n_real*(of('layers') != 'bn') + n*bool(of('isu')) # for statistics, and for folding
     for methods, stage, kind, images in (
-        ('MTT D3 LatentMTT', 'experts', 'train', of('expert_n')*epochs*r.n_real),
-        ('MTT FTD D3 LatentMTT', 'distill', 'unroll',
+        ('MTT HaBa D3 LatentMTT', 'experts', 'train', of('expert_n')*epochs*r.n_real),
+        ('MTT FTD HaBa D3 LatentMTT', 'distill', 'unroll',
          it*of('syn_steps', 1)*min(n, of('batch_syn') or n)),
         ('D3', 'distill', 'train', it*c*2*of('mmd_samples', 30)),
         ('DD LD LinBa', 'distill', 'unroll',
