@@ -41,8 +41,11 @@ from .cafe import *
 from .fred import *
 from .ftd import *
 from .idc import *
+from .generator import *
 from .parts import *
+from .glad import *
 from .haba import *
+from .itgan import *
 from .kfs import *
 from .linba import *
 from .coreset import *

@@ -16,9 +16,7 @@ from .settings import *
 from .papers import *
 
 # %% ../nbs/20_recipes.ipynb #136a591a
-CITED = {'KIP': ' (infinite-width kernels need another engine)',
-         'GLaD DC': ' (its generator is StyleGAN-XL)', 'GLaD DM': ' (its generator is StyleGAN-XL)',
-         'GLaD MTT': ' (its generator is StyleGAN-XL)'}
+CITED = {'KIP': ' (infinite-width kernels need another engine)'}
 
 def house_name(
     method:str # as printed: MTT, LatentDC, ...
