@@ -241,7 +241,7 @@ def generator(self:Job):
     "The generator of a row: a file under DD_HOME; in a smoke run one that has learned nothing."
     if self.smoke: return _new_generator(self.real)
     kind = 'imagenet' if self.r.size > 64 else self.r.dataset
-    return open_generator(f'{dd_home()/"generators"/f"{kind}{self.r.size}.py"}:generator',
+    return open_generator(f'{dd_home()/"generators"/f"{kind}-{self.r.size}.py"}:generator',
                           self.real)
 
 def _new_generator(real):
