@@ -58,6 +58,7 @@ from .d3s import *
 from .thin import *
 from .labels import *
 from .rded import *
+from .d3srded import *
 from .autoenc import *
 from .latent import *
 from .papers import *
