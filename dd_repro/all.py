@@ -61,6 +61,8 @@ from .rded import *
 from .d3srded import *
 from .autoenc import *
 from .latent import *
+
+# %% ../nbs/29_all.ipynb #2832efe9
 from .papers import *
 from .public import *
 from .exchange import *

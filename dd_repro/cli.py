@@ -399,14 +399,15 @@ class TeachersFrom(RunPlace):
         if self.teachers and self.width:
             raise ValueError('--width does nothing beside --teachers; leave one of them out')
 
+# %% ../nbs/22_cli.ipynb #c06fcb7e
 def distill_subject(
     name:str # a method
 )->Subject:
     "A method with all options of `dd_distill`."
     cls = METHODS[name]
     net = {} if 'teachers' in cls.needs else dict(network=NetOptions)
-    codes = dict(codes=CodesFrom) if 'codes' in cls.needs else {}
-    if 'generator' in cls.needs: codes = dict(generator=GeneratorFrom)
+    made = dict(codes=CodesFrom, generator=GeneratorFrom)
+    codes = {k: c for k, c in made.items() if k in cls.needs}
     run = (ExpertsFrom if 'experts' in cls.needs else
            TeachersFrom if 'teachers' in cls.needs else RunPlace)
     classes = dict(settings=cls, data=DataOptions) | net | codes

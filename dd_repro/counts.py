@@ -134,7 +134,8 @@ def passes(
         ('D3S SRe2L CDA', 'labels', 'forward', n*of('label_epochs')*of('teacher_n')),
         *_further(r, n),
     ):
-        if r.method.replace(' ', '-') in methods.split(): out.setdefault(stage, []).append(('train', kind, images))
+        if r.method.replace(' ', '-') in methods.split():
+            out.setdefault(stage, []).append(('train', kind, images))
     students = of('eval_n', 5)*of('eval_epochs')*n
     looks = it//of('eval_every') if of('eval_every') and of('iterations') else 0
     out['looks'] = [('eval', 'train', looks*students)] # at the test set, on the way
