@@ -18,7 +18,6 @@ from .rded import *
 @dataclass(frozen=True)
 class D3SRDEDMethod(D3SMethod, name='d3s-rded'):
     "Distributions of features matched by images that begin as mosaics of real crops: D3S on RDED."
-    lr_img: float = setting(.025, 'step of the images at the beginning', above=0)
     factor: int = setting(2, 'patches on each side of a mosaic', least=1)
     crops: int = setting(5, 'crops of each real image', least=1, smoke=1)
     candidates: int = setting(300, 'real images of a class that are looked at', least=1, smoke=4)
