@@ -42,7 +42,11 @@ from .cafe import *
 from .fred import *
 from .ftd import *
 from .idc import *
+from .generator import *
 from .parts import *
+from .glad import *
+from .haba import *
+from .itgan import *
 from .kfs import *
 from .linba import *
 from .coreset import *
@@ -55,8 +59,11 @@ from .d3s import *
 from .thin import *
 from .labels import *
 from .rded import *
+from .d3srded import *
 from .autoenc import *
 from .latent import *
+
+# %% ../nbs/29_all.ipynb #2832efe9
 from .papers import *
 from .public import *
 from .exchange import *

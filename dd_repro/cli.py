@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['EXPERTS', 'RELABEL', 'STUDENT_CHANGES', 'EVALUATE', 'DataOptions', 'NetOptions', 'device_named', 'made_of', 'Subject',
            'take', 'net_fn_of', 'stem_of', 'buffer_path', 'teachers_path', 'latent_buffer_path', 'open_autoencoder',
-           'LatentExpertOptions', 'ExpertOptions', 'FlatOptions', 'TeacherOptions', 'CodesFrom', 'experts_subject',
-           'dd_experts', 'expert_rows', 'RunPlace', 'ExpertsFrom', 'TeachersFrom', 'distill_subject', 'check_stated',
-           'looked_up', 'open_task', 'how_it_went', 'dd_distill', 'ViewOptions', 'dd_relabel', 'EvalOptions', 'dd_eval',
-           'command_words']
+           'LatentExpertOptions', 'ExpertOptions', 'FlatOptions', 'TeacherOptions', 'CodesFrom', 'GeneratorFrom',
+           'experts_subject', 'dd_experts', 'expert_rows', 'RunPlace', 'ExpertsFrom', 'TeachersFrom', 'distill_subject',
+           'check_stated', 'looked_up', 'open_task', 'how_it_went', 'dd_distill', 'ViewOptions', 'dd_relabel',
+           'EvalOptions', 'dd_eval', 'command_words']
 
 # %% ../nbs/22_cli.ipynb #fea5c48b
 import dataclasses, math, shlex, sys
@@ -33,6 +33,7 @@ from .zoo import *
 from .students import *
 from .experts import *
 from .ftd import *
+from .generator import *
 from .distilled import *
 from .loop import *
 from .method import *
@@ -235,6 +236,13 @@ class CodesFrom(Checked):
     f: int = setting(4, 'how many times a side shrinks', least=1)
     def open(self, real): return open_autoencoder(self.ae, self.f, real)
 
+@dataclass(frozen=True)
+class GeneratorFrom(Checked):
+    "The generator of a method that learns its latents."
+    generator: str = setting('', 'small (trained on the data here), or FILE.py:NAME, a function '
+                                 'of the training set')
+    def open(self, real): return open_generator(self.generator, real)
+
 # %% ../nbs/22_cli.ipynb #275d3bc1
 def _pixels(): return dict(experts=ExpertOptions, data=DataOptions, network=NetOptions)
 def _flat(): return dict(experts=FlatOptions, data=DataOptions, network=NetOptions)
@@ -391,13 +399,15 @@ class TeachersFrom(RunPlace):
         if self.teachers and self.width:
             raise ValueError('--width does nothing beside --teachers; leave one of them out')
 
+# %% ../nbs/22_cli.ipynb #c06fcb7e
 def distill_subject(
     name:str # a method
 )->Subject:
     "A method with all options of `dd_distill`."
     cls = METHODS[name]
     net = {} if 'teachers' in cls.needs else dict(network=NetOptions)
-    codes = dict(codes=CodesFrom) if 'codes' in cls.needs else {}
+    made = dict(codes=CodesFrom, generator=GeneratorFrom)
+    codes = {k: c for k, c in made.items() if k in cls.needs}
     run = (ExpertsFrom if 'experts' in cls.needs else
            TeachersFrom if 'teachers' in cls.needs else RunPlace)
     classes = dict(settings=cls, data=DataOptions) | net | codes
@@ -524,6 +534,7 @@ def open_task(
         task.teachers = load_teachers(got.get('teachers') or dd_home()/'teachers'/stem, task.real)
     elif pixels:
         task.net_fn = net_fn_of(task.real, net)
+        if 'generator' in cls.needs: task.generator = made_of(GeneratorFrom, got).open(task.real)
     else:
         _open_codes(cls, task, net, stem, got)
     return task, stem

@@ -99,6 +99,10 @@ def _further(r, n):
         # ten epochs at least between two matches, each with a look at 128 images of a class
         ('CAFE CAFE+DSA', 'distill', 'forward', it*c*(256 + 10*128)),
         ('CAFE CAFE+DSA', 'distill', 'train', it*11*n),
+        ('GLaD-DC', 'distill', 'train', it*c*256), # without the generator, as the others
+        ('GLaD-DC', 'distill', 'unroll', it*n),
+        ('IT-GAN', 'distill', 'train', it*c*3*of('batch_syn_max', 1250)),
+        ('HaBa', 'distill', 'train', it*4*n), # the network that looks, and what it says
         ('KFS', 'distill', 'train', it*c*of('batch_syn_max', 128))]
 
 
@@ -113,8 +117,8 @@ def passes(
     taught = of('teacher_n')*(of('teacher_epochs') or 90)
     seen = r.n_real*(of('layers') != 'bn') + n*bool(of('isu')) # for statistics, and for folding
     for methods, stage, kind, images in (
-        ('MTT D3 LatentMTT', 'experts', 'train', of('expert_n')*epochs*r.n_real),
-        ('MTT FTD D3 LatentMTT', 'distill', 'unroll',
+        ('MTT HaBa GLaD-MTT D3 LatentMTT', 'experts', 'train', of('expert_n')*epochs*r.n_real),
+        ('MTT FTD HaBa GLaD-MTT D3 LatentMTT', 'distill', 'unroll',
          it*of('syn_steps', 1)*min(n, of('batch_syn') or n)),
         ('D3', 'distill', 'train', it*c*2*of('mmd_samples', 30)),
         ('DD LD LinBa', 'distill', 'unroll',
@@ -122,15 +126,16 @@ def passes(
         ('DD LD LinBa', 'distill', 'train', it*c*of('batch_real', 100)),
         ('DC DSA LatentDC', 'distill', 'train', outer*(c*256 + of('inner', 1)*n)),
         ('DC DSA LatentDC', 'distill', 'unroll', outer*n),
-        ('DM LatentDM KFS', 'distill', 'forward', it*c*256),
-        ('DM LatentDM', 'distill', 'train', it*n),
+        ('DM LatentDM KFS GLaD-DM IT-GAN', 'distill', 'forward', it*c*256),
+        ('DM LatentDM GLaD-DM', 'distill', 'train', it*n),
         ('D3S SRe2L CDA', 'teachers', 'train', taught*r.n_real),
         ('D3S SRe2L CDA', 'distill', 'synthesis', n*it),
         ('D3S SRe2L CDA', 'statistics', 'forward', of('teacher_n')*seen),
         ('D3S SRe2L CDA', 'labels', 'forward', n*of('label_epochs')*of('teacher_n')),
         *_further(r, n),
     ):
-        if r.method in methods.split(): out.setdefault(stage, []).append(('train', kind, images))
+        if r.method.replace(' ', '-') in methods.split():
+            out.setdefault(stage, []).append(('train', kind, images))
     students = of('eval_n', 5)*of('eval_epochs')*n
     looks = it//of('eval_every') if of('eval_every') and of('iterations') else 0
     out['looks'] = [('eval', 'train', looks*students)] # at the test set, on the way

@@ -637,11 +637,15 @@ def clamp_pixels(
 
 # %% ../nbs/17_d3s.ipynb #ecdce5e1
 @patch
+def begins(self:D3SMethod, synthesis, b, shape):
+    "The images of batch b before its first step: noise."
+    return torch.randn(shape, generator=rng_for(synthesis.seed, 'noise', b))
+
+@patch
 def batch(self:Synthesis, d, b):
     "Batch b before its first iteration, and its objective."
     x = d.part(self.at(b)).to(self.real.device)
-    x.images.data = torch.randn(x.images.shape,
-                                generator=rng_for(self.seed, 'noise', b)).to(self.real.device)
+    x.images.data = self.method.begins(self, b, x.images.shape).to(self.real.device)
     return x, D3S(self.teachers, self.targets, self.method, b, self.isu, self.seed, self.quick)
 
 @patch

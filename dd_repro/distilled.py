@@ -248,6 +248,7 @@ ALIASES = dict( # kind, as cards name it -> where its class is today
     SoftPixels='dd_repro.soft.SoftPixels', Frequencies='dd_repro.fred.Frequencies',
     Formation='dd_repro.idc.Formation', LinearBases='dd_repro.linba.LinearBases',
     CodesAndDecoders='dd_repro.kfs.CodesAndDecoders',
+    BasesAndHallucinators='dd_repro.haba.BasesAndHallucinators',
     Parts='dd_repro.parts.Parts')
 
 def class_of(

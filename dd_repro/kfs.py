@@ -71,12 +71,7 @@ class CodesAndDecoders(Parts):
         return dict(decoders=len(self.decoders), width=self.width, channels=self.shape[0])
     @classmethod
     def empty(cls, tensors, **kw): return cls(tensors['codes'], tensors['y'], **kw)
-    def made(self, idx):
-        J, x = len(self.decoders), self.codes.new_empty(len(idx), *self.shape)
-        for j, decode in enumerate(self.decoders):
-            at = (idx % J == j).nonzero()[:, 0]
-            if len(at): x = x.index_copy(0, at, decode(self.codes[idx[at]//J]))
-        return x
+    def made(self, idx): return made_by(self.decoders, self.codes, idx, self.shape)
 
 # %% ../nbs/13_kfs.ipynb #3b657c9b
 @patch(cls_method=True)

@@ -31,6 +31,7 @@ class Task:
     teachers: object = None # `Teachers`
     ae: object = None # an `AutoEncoder`
     codes: object = None # the set encoded by it; None: encoded when it is needed
+    generator: object = None # of images (`open_generator`)
     arch: dict = None # the students' network, where it is not the one to distil with
     # where statistics (None: beside the run) and codes (None: under DD_HOME) are kept
     folder: object = None
@@ -49,7 +50,8 @@ class Task:
 
 NEEDS = dict(experts='experts=, expert trajectories (`train_experts`)',
              teachers='teachers=, trained networks (`train_teachers`)',
-             codes='ae=, an autoencoder (`load_autoencoder`, `train_tiny`)')
+             codes='ae=, an autoencoder (`load_autoencoder`, `train_tiny`)',
+             generator='generator=, a generator of images (`open_generator`, `train_generator`)')
 
 def _lacks(task, need):
     "Whether a task has not what a method needs."

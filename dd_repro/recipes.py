@@ -16,9 +16,7 @@ from .settings import *
 from .papers import *
 
 # %% ../nbs/20_recipes.ipynb #136a591a
-CITED = {'KIP': ' (infinite-width kernels need another engine)',
-         'GLaD DC': ' (its generator is StyleGAN-XL)', 'GLaD DM': ' (its generator is StyleGAN-XL)',
-         'GLaD MTT': ' (its generator is StyleGAN-XL)'}
+CITED = {'KIP': ' (infinite-width kernels need another engine)'}
 
 def house_name(
     method:str # as printed: MTT, LatentDC, ...
@@ -73,20 +71,22 @@ def deviations(self:Recipe)->str:
     return '; '.join([*(f'{n} {t}' for n, t in changed.items()), *box])
 
 # %% ../nbs/20_recipes.ipynb #a55a033f
+def _said(r): return dict(w.split('=') for w in r.said.split(';') if w)
+
 def row_conditions(
     r, # a printed row
     method:str # by its house name
 )->dict: # column -> word; for variant the set of words
     "What a row says about where lines of the settings table hold."
     where, words = {k: r[k] for k in WHERE[:-1]}, set(r.words.split(';'))
+    where['budget'] = where['budget'] or _said(r).get('ipc', '') # a rate alone is printed
     if r.budget_kind == 'lpc': where['budget'] = '1'
     zca = settings_of(method, **where, variant=words).get('data_zca')
     return where | dict(variant=words | {'zca' if zca and zca.value else 'no zca'})
 
 def _settings(r, method):
     "All settings of a row."
-    said = dict(w.split('=') for w in r.said.split(';') if w)
-    own = {n: Value(as_number(v), 'printed with the row', 'paper') for n, v in said.items()}
+    own = {n: Value(as_number(v), 'printed with the row', 'paper') for n, v in _said(r).items()}
     return settings_of(method, **row_conditions(r, method)) | own
 
 # %% ../nbs/20_recipes.ipynb #30bc6b6f

@@ -26,6 +26,7 @@ from .zoo import *
 from .students import *
 from .experts import *
 from .ftd import *
+from .generator import *
 from .distilled import *
 from .fields import *
 from .loop import *
@@ -236,6 +237,18 @@ def method(self:Job):
     return cls(**has)
 
 @patch
+def generator(self:Job):
+    "The generator of a row: a file under DD_HOME; in a smoke run one that has learned nothing."
+    if self.smoke: return _new_generator(self.real)
+    kind = 'imagenet' if self.r.size > 64 else self.r.dataset
+    return open_generator(f'{dd_home()/"generators"/f"{kind}-{self.r.size}.py"}:generator',
+                          self.real)
+
+def _new_generator(real):
+    with seeded(0): g = SmallGenerator(real.n_classes, real.shape)
+    return check_generator(g, real)
+
+@patch
 def task(self:Job, method):
     "What the method works on, made where it is missing."
     r, choice = self.r, 'iterations' not in settings_fields(method) and not method.needs
@@ -248,6 +261,7 @@ def task(self:Job, method):
         task.arch = row_net(r, self.real, 'eval')().arch if r.eval_net == 'convnet' else None
     if 'experts' in method.needs: task.experts = self.experts(task.codes)
     if 'teachers' in method.needs: task.teachers = self.teachers()
+    if 'generator' in method.needs: task.generator = self.generator()
     return task
 
 # %% ../nbs/24_stages.ipynb #f14aeb0d

@@ -166,7 +166,7 @@ PROTOCOLS = {p.name: p for p in (
     Protocol('dsa', 'paper', epochs=1001, lr=0.01),
     Protocol('full', 'decided', epochs=60, batch=128, lr=0.05, schedule='onecycle'))}
 
-PROTOCOL_ROOMS = tuple(f'dd_repro.{m}' for m in 'soft idc priors labels latent'.split())
+PROTOCOL_ROOMS = tuple(f'dd_repro.{m}' for m in 'soft idc glad priors labels latent'.split())
 
 def as_protocol(
     protocol # a key of `PROTOCOLS`, or a Protocol

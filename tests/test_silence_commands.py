@@ -152,7 +152,7 @@ def deep(monkeypatch, tmp_path):
     class Card(dict): __missing__ = lambda self, k: None
     buffer = lambda path: SimpleNamespace(path=Path(path), card=Card())
     ae = lambda *a: SimpleNamespace(name=a[0], f=a[1], code_shape=lambda s: s)
-    for k, v in dict(Buffer=buffer, open_autoencoder=ae, codes_space=lambda r, a: r, load_teachers=lambda p, r: p, encode_set=lambda *a, **kw: real).items(): monkeypatch.setattr(cli, k, v)
+    for k, v in dict(Buffer=buffer, open_autoencoder=ae, open_generator=lambda name, real: SimpleNamespace(file=name), codes_space=lambda r, a: r, load_teachers=lambda p, r: p, encode_set=lambda *a, **kw: real).items(): monkeypatch.setattr(cli, k, v)
     monkeypatch.setattr(cli.DataOptions, 'load', load)
     for k in ('learn', 'train_experts', 'train_teachers', 'latent_experts', 'evaluate'): monkeypatch.setattr(cli, k, seen(k))
     return real
