@@ -358,7 +358,7 @@ class LatentMTTMethod(LatentMethod, name='latent-mtt'):
     def fits(self, task):
         super().fits(task)
         self.follow(task, codes_space(task.real, task.ae) if task.codes is None else task.codes)
-    def phases(self, d, task, run): return walked(self.follow(task, task.codes), run, task)
+    def phases(self, d, task, run): return mean_of_walks(self.follow(task, task.codes), run, task)
     def opts(self, d):
         return super().opts(d) | {'lr': partial(SGD, lr=self.lr_lr, momentum=self.momentum)}
     def remark(self, loss): return lost_way(loss)

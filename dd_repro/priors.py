@@ -296,7 +296,7 @@ def start(self:D3Method, task):
 @patch
 def phases(self:D3Method, d, task, run):
     "Both phases of an iteration, or the one that the ablation leaves."
-    mtt = walked(self.follow(task, run, self.inner_aug), run, task)
+    mtt = mean_of_walks(self.follow(task, run, self.inner_aug), run, task)
     net = None if task.experts.card.get('arch') else task.net().to(task.device)
     after = 'last' if self.snapshot == 'last' else self.expert_epochs + self.max_start_epoch
     look = PassView if self.decode == 'passes' else ExpertView
