@@ -53,7 +53,7 @@ def same_house(
         raise ValueError('the code has changed since this job was submitted; submit it again')
 
 # %% ../nbs/27_cluster.ipynb #648089fa
-_OF_JOBS = ('partition', 'gpus', 'cpus')
+_OF_JOBS = ('partition', 'account', 'gpus', 'cpus')
 
 def check_cluster(
     o # options of `dd_rows`
@@ -103,10 +103,12 @@ def submit(
     ex = submitit.AutoExecutor(_jobs()/'%j', cluster='slurm' if o.slurm else 'local', **more)
     of_slurm = dict(slurm_array_parallelism=len(pilots), slurm_signal_delay_s=90)
     if o.partition: of_slurm['slurm_partition'] = o.partition
+    if o.account: of_slurm['slurm_account'] = o.account
+    cpus = o.cpus or o.slurm*4*o.ranks # Slurm gives a job one core unless it is told
     ex.update_parameters(name='dd_rows', timeout_min=max(1, round(60*o.hours)), nodes=1,
                          tasks_per_node=1, stderr_to_stdout=True, **of_slurm,
                          **(dict(gpus_per_node=gpus) if gpus and o.slurm else {}),
-                         **(dict(cpus_per_task=o.cpus) if o.cpus else {}))
+                         **(dict(cpus_per_task=cpus) if cpus else {}))
     with ex.batch(): jobs = [ex.submit(p) for p in pilots]
     n = f'{len(jobs)} jobs'.removesuffix('s' if len(jobs) == 1 else '')
     say(f'{n}: {", ".join(j.job_id for j in jobs[:8])}{" ..." if len(jobs) > 8 else ""}; '

@@ -768,7 +768,8 @@ class RowsOptions(RowRun):
     partition: str = setting('', 'of Slurm (default: its own)')
     hours: float = setting(24., 'of a job; then it is queued again and goes on', above=0)
     gpus: int = setting(None, 'of a job (default: 1 for --slurm, or as many as ranks)', least=0)
-    cpus: int = setting(None, 'cores of a job', least=1)
+    cpus: int = setting(None, 'cores of a job (default: 4 for --slurm, or 4 a rank)', least=1)
+    account: str = setting('', 'that --slurm jobs are charged to')
     ranks: int = setting(1, 'processes that share a row, by torchrun', least=1)
 
 ROWS = Subject('dd_rows', '', 'Many rows: ordered by rows per minute, several at once, in a '
@@ -868,6 +869,7 @@ def _as_jobs(found, o, epochs):
     "Hand rows to jobs; on this machine wait for them and say what came of each row."
     rows = [w for b in found for w in b.rows]
     k = min(o.workers or (len(found) if o.slurm else 1), len(found))
+    if (o.workers or 0) > k: say(f'{k} jobs are enough: there are no more sets to be made')
     gpus = o.gpus if o.gpus is not None else o.slurm*max(1, o.ranks)*(o.device != 'cpu')
     device = o.device or ('cuda' if gpus else device_named(''))
     said = dict(lines=lines_of(rows), epochs=epochs, device=device, root=o.root, ranks=o.ranks,
