@@ -1388,21 +1388,14 @@ def _write_card(s, f, place):
     write_atomic(card, (json.dumps(said, indent=1, ensure_ascii=False) + '\n').encode())
 
 # %% ../nbs/20_exchange.ipynb #6a9c4b17
-def _is_open_at(f, path):
-    "Is this open file still the one at a path?"
-    try: return os.path.samestat(os.fstat(f.fileno()), os.stat(path))
-    except FileNotFoundError: return False
-
 @contextmanager
 def _alone(path):
     "Hold a place while the block runs; ValueError where another export holds it."
-    lock, busy = path.with_name(f'.{path.name}.lock'), f'{path}: another export writes there now'
     with ExitStack() as held:
-        try: f = held.enter_context(file_lock(path, wait=False))
-        except BlockingIOError: raise ValueError(busy) from None
-        if not _is_open_at(f, lock): raise ValueError(busy)
-        try: yield
-        finally: lock.unlink(missing_ok=True)
+        try: held.enter_context(file_lock(path, wait=False))
+        except BlockingIOError:
+            raise ValueError(f'{path}: another export writes there now') from None
+        yield
 
 def _left_over(path):
     "Is this the card or the matrix of an export that was killed?"

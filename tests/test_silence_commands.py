@@ -171,8 +171,8 @@ ODD = dict(str='odd', int=1237, float=.1237)
 WHOLE = {'init': 'noise', 'grad': 'detached', 'losses': 'MTT', 'snapshot': 'expert', 'decode': 'passes', 'kind': 'kl-diag', 'layers': 'conv', 'crop': 'cosine', 'ens': 'iter', 'aug': 'rotate', 'inner_aug': 'rotate', 'net': 'vgg11', 'depth': 2, 'size': 16, 'loss': 'mse', 'device': 'meta', 'batch_syn': 7, 'labels': 'fixed', 'learn': 'both', 'kept_by': 'energy', ('datm', 'init'): 'real', ('linba', 'shrink'): 4}
 _CONV = ['--layers', 'conv']
 BESIDE = dict(eval_epochs=['--eval_every', '1'], n_eval=['--eval_every', '1'], gamma3=['--ppc', '2'], jitter_back=['--jitter', '3']) | {(m, f): _CONV for m in ('sre2l', 'cda') for f in ('kind', 'isu')} | {(m, 'ipc'): ['--outer', '1', '--inner', '1'] for m in ('dc', 'dsa')} | {(m, 'level'): ['--isu', *_CONV] for m in ('sre2l', 'cda')} | {('rded', f): ['--candidates', '9999999'] for f in ('ipc', 'factor')} | {k: ['--learn', 'both'] for k in (('dd', 'lr_y'), ('rat', 'lr_y'), ('ld', 'lr_img'))} | {('linba', 'bases'): ['--ipc', '1237']} | {('kfs', f): ['--ipc', '12370'] for f in ('code_channels', 'decoder_width', 'decoders')}
-NEEDED = dict.fromkeys(('dd', 'ld', 'rat', 'linba'), '--syn_steps 3000') | dict(datm='--max_start_epoch 3000', mtt='--syn_steps 2 --expert_epochs 1 --max_start_epoch 1 --lr_img 1 --lr_lr 1 --lr_teacher 1', d3s='--ipc 1 --batch 10', sre2l='--ipc 1', cda='--ipc 1', initial='--ae tiny --f 2')
-NAMED = {'out', 'path', 'teachers', 'buffer', 'ae', 'f'} | {(m, 'width') for m in ('d3s', 'sre2l', 'cda', 'rded')} # they name a folder or a file
+NEEDED = dict.fromkeys(('dd', 'ld', 'rat', 'linba'), '--syn_steps 3000') | dict(datm='--max_start_epoch 3000', mtt='--syn_steps 2 --expert_epochs 1 --max_start_epoch 1 --lr_img 1 --lr_lr 1 --lr_teacher 1', d3s='--ipc 1 --batch 10', **{'d3s-rded': '--ipc 1 --batch 10'}, sre2l='--ipc 1', cda='--ipc 1', initial='--ae tiny --f 2')
+NAMED = {'out', 'path', 'teachers', 'buffer', 'ae', 'f'} | {(m, 'width') for m in ('d3s', 'd3s-rded', 'sre2l', 'cda', 'rded')} # they name a folder or a file
 ELSEWHERE = {'data', ('dd_experts', 'record_to')} # a name that is checked; the cost is recorded after the work
 
 def acting():
