@@ -7,7 +7,7 @@ __all__ = ['LEASE_S', 'BEAT_S', 'this_place', 'is_alive', 'create_once', 'Claim'
            'keep_claim', 'claimed', 'adopted']
 
 # %% ../nbs/00_claims.ipynb #5a201d28
-import errno, json, os, secrets, socket, threading, time
+import errno, json, os, secrets, socket, stat, threading, time
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -44,7 +44,7 @@ def is_alive(
     except ProcessLookupError: return False
     except PermissionError: pass
     state, born = _state(card['pid'])
-    return state not in ('Z', 'X') and born == card['born']
+    return state not in ('Z', 'X') and born == card.get('born')
 
 # %% ../nbs/00_claims.ipynb #75ca8ba0
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -63,16 +63,23 @@ def create_once(
         with os.fdopen(f, 'wb') as out: out.write(Path(own).read_bytes())
     return True
 
+def _sound(said):
+    "A card, or nothing where it cannot be one."
+    ok = isinstance(said, dict) and type(pid := said.get('pid')) is int and 0 < pid < 2**31
+    return said if ok and isinstance(t := said.get('token'), str) and t.isalnum() else {}
+
 def _card(path):
     "What a claim says, with the time of its last heartbeat; None where there is none."
     try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise OSError(errno.EINVAL, f'{path} is in the way of a claim, and no plain file')
         with open(path, 'rb') as f: text, at = f.read(), os.fstat(f.fileno()).st_mtime
     except OSError as e:
         if e.errno in (errno.ENOENT, errno.ESTALE): return None
         raise
     try: said = json.loads(text)
     except ValueError: said = {}
-    return dict(token='unknown') | said | dict(at=at)
+    return dict(token='unknown') | _sound(said) | dict(at=at)
 
 # %% ../nbs/00_claims.ipynb #a2b08d3d
 class Claim:
@@ -169,7 +176,11 @@ def free_claim(
     "Free a claim, unless somebody has taken it over."
     claim.stop.set()
     if not claim.token: return
-    own, end = claim.write(secrets.token_hex(8)), claim.after(claim.token)
+    try: own, end = claim.write(secrets.token_hex(8)), claim.after(claim.token)
+    except OSError: # no room for a card: what is ours still can go
+        if claim.held(): _gone(claim.path)
+        claim.token = ''
+        return
     try:
         if create_once(own, end):
             card = _card(claim.path)

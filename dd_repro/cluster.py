@@ -14,6 +14,7 @@ from .core import *
 from .files import *
 from .parallel import *
 from .shell import *
+from .workers import *
 
 # %% ../nbs/27_cluster.ipynb #4425cd9b
 @dataclass
@@ -55,6 +56,16 @@ def same_house(
 # %% ../nbs/27_cluster.ipynb #648089fa
 _OF_JOBS = ('partition', 'account', 'gpus', 'cpus')
 
+def _fits(o):
+    "ValueError for more ranks or GPUs than this machine has."
+    if o.ranks < 2 and not o.gpus: return
+    import torch
+    gpus = torch.cuda.device_count()
+    if (o.gpus or 0) > gpus:
+        raise ValueError(f'--gpus is {o.gpus}; this machine has {gpus}')
+    if o.ranks > max(gpus, cores()):
+        raise ValueError(f'--ranks is {o.ranks}; this machine has {cores()} cores and {gpus} GPUs')
+
 def check_cluster(
     o # options of `dd_rows`
 ):
@@ -63,10 +74,12 @@ def check_cluster(
     asked = {k: v for k, v in asked.items() if v != ''}
     beside(asked, {}, dict(slurm='local', minutes='slurm'))
     beside(asked, {}, dict(minutes='local'))
-    if not (o.slurm or o.local):
+    if not o.slurm:
         for k in _OF_JOBS:
-            if k in asked: raise ValueError(f'--{k} does nothing without --slurm')
-        return
+            if k in asked and not (k == 'gpus' and o.local):
+                raise ValueError(f'--{k} does nothing without --slurm')
+        _fits(o)
+    if not (o.slurm or o.local): return
     if o.slurm and not (shutil.which('sbatch') and shutil.which('srun')):
         raise ValueError('--slurm: there is no Slurm here (no sbatch); go to a machine that '
                          'submits jobs, or take --local')

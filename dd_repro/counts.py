@@ -181,8 +181,9 @@ def work(
 # %% ../nbs/21_counts.ipynb #79f1ffad
 def read_json(path)->dict:
     "What a JSON file holds; nothing where there is none, or a damaged one."
-    try: return json.loads(Path(path).read_text(encoding='utf-8'))
+    try: said = json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError): return {}
+    return said if isinstance(said, dict) else {}
 
 def rates()->dict: # 1e9 multiply-adds a second, by device kind
     "The rates that were measured on this machine by `plan`, over cautious guesses."

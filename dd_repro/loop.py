@@ -216,7 +216,8 @@ class Run:
         self.joint = n_ranks() > 1 and any(getattr(p, 'joint', False) for p, _ in phases)
         self.opts = {g: _made_opt(f, d.groups()[g]) for g, f in opts.items()}
         self.base = {g: [p['lr'] for p in o.param_groups] for g, o in self.opts.items()}
-        self.it, self.history, self.stopped, self.seconds = 0, [], None, 0.
+        self.it, self.history, self.seconds = 0, [], 0.
+        self.stopped = self.asked = None # asked: by a signal
         self.given = course.settings
         self.rules, self.plain = {g: _rule(o) for g, o in self.opts.items()}, self._plain()
     def _plain(self): return {f'phase{i}': _plainly(p) for i, (p, _) in enumerate(self.phases)}
@@ -419,7 +420,9 @@ def _signals(run):
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    def note(sig, frame): run.stopped = signal.Signals(sig).name
+    def note(sig, frame):
+        run.asked = signal.Signals(sig).name
+        if not run.joint: run.stopped = run.asked # ranks stop together, below
     old = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
     try: yield
     finally: [signal.signal(s, h) for s, h in old.items()]
@@ -431,6 +434,7 @@ def work(self:Run):
                      getattr(self.d, 'arch', None))
     return max(step_work(arch, n, side), n*getattr(self.d, 'width', 0)*side**2)
 
+# %% ../nbs/09_loop.ipynb #4a24a054
 @patch
 def fit(self:Run):
     "Iterate until the steps are done, the time is up, or a signal asks to stop."
@@ -449,7 +453,9 @@ def fit(self:Run):
                 bar.set_postfix(loss=f'{row["loss"]:.4g}', lr=f'{row["lr"]:.3g}')
             if self.minutes and time.time() - start > 60*self.minutes and self.it < self.steps:
                 self.stopped = 'time'
-            if self.joint: self.stopped = next(filter(None, gathered(self.stopped)), None)
+            if self.joint:
+                said = gathered(self.stopped or self.asked)
+                self.stopped = next(filter(None, said), None)
     self.look()
     if self.ckpt and self.stopped: self.save()
     self.stopped = self.stopped or 'done'

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['OF_A_LINE', 'ABOVE', 'AFTER', 'GRACE_S', 'BASE_MB', 'ROWS', 'Wanted', 'read_line', 'wanted', 'read_queue',
            'find_rows', 'Part', 'in_order', 'longest', 'as_long', 'shared_names', 'counted', 'looks_of', 'Weight',
-           'weigh', 'tree', 'Batch', 'batches', 'ledger', 'now', 'note_row', 'is_done', 'claim', 'run_batch',
-           'part_file', 'landed', 'run_child', 'Worker', 'free_mb', 'how_many', 'workers_for', 'Queue', 'human_clock',
-           'outcome', 'last_line', 'table_of', 'log_of', 'Starter', 'torchrun_words', 'RowsOptions', 'rows_words',
-           'run_rows', 'lines_of', 'pull_rows', 'fill', 'dd_rows']
+           'weigh', 'tree', 'Batch', 'batches', 'ledger', 'lines_noted', 'now', 'note_row', 'is_done', 'claim',
+           'run_batch', 'part_file', 'landed', 'run_child', 'Worker', 'free_mb', 'how_many', 'workers_for', 'Queue',
+           'human_clock', 'outcome', 'last_line', 'table_of', 'log_of', 'Starter', 'torchrun_words', 'RowsOptions',
+           'rows_words', 'run_rows', 'lines_of', 'pull_rows', 'fill', 'dd_rows']
 
 # %% ../nbs/28_many.ipynb #a6878bf5
 import dataclasses, json, math, os, shutil, signal, subprocess, sys, tempfile, threading, time
@@ -323,6 +323,10 @@ def ledger()->Path:
     "Where it is noted how each line ended."
     return dd_home()/'done.json'
 
+def lines_noted()->dict: # key of a line -> what is known of it
+    "What is noted of each line; nothing where the file is damaged."
+    return {k: d for k, d in read_json(ledger()).items() if isinstance(d, dict)}
+
 def now()->str:
     "The date, as rows carry it."
     return datetime.now(timezone.utc).strftime('%Y-%m-%dT%H:%M:%SZ')
@@ -333,7 +337,7 @@ def note_row(
 ):
     "Add to what is known of a line."
     with file_lock(ledger()):
-        have = read_json(ledger())
+        have = lines_noted()
         have[key] = have.get(key, {}) | what
         write_atomic(ledger(), json.dumps(have, indent=1).encode())
 
@@ -406,9 +410,11 @@ def _watch_parent():
     whom = os.getppid() if started()[1] > 1 else os.getpid() # torchrun ends all of its ranks
     def wait():
         while os.read(0, 1): pass
-        os.kill(whom, signal.SIGTERM)
-        time.sleep(GRACE_S)
-        os._exit(1)
+        try:
+            if whom in (os.getpid(), os.getppid()): # torchrun may have been killed, too
+                os.kill(whom, signal.SIGTERM)
+                time.sleep(GRACE_S)
+        finally: os._exit(1)
     threading.Thread(target=wait, daemon=True).start()
 
 def _stop(*_): raise KeyboardInterrupt('asked to stop; what is finished is kept')
@@ -532,7 +538,7 @@ class Queue:
         self.soft = self.hard - min(GRACE_S, .1*box)
     @property
     def busy(self): return [w for w in self.workers if w.process]
-    def made(self): return {d.get('made') for d in read_json(ledger()).values() if d.get('whole')}
+    def made(self): return {d.get('made') for d in lines_noted().values() if d.get('whole')}
     def say(self, *words): say(f'{human_clock(self.clock() - self.start)}  ', *words)
 
 def human_clock(
@@ -553,7 +559,7 @@ def outcome(
 @patch
 def look(self:Queue, worker):
     "Say which rows of a worker's batch are there now."
-    have = read_json(ledger())
+    have = lines_noted()
     for w in worker.batch.rows:
         if w.key in self.done or not is_done(w, have, self.record_to): continue
         self.done[w.key] = have[w.key]
@@ -568,7 +574,7 @@ def pick(self:Queue, worker):
     mine = [b for b in self.batches if self.may(worker, b)]
     for b in sorted(mine, key=lambda b: b.seconds > left): # those that fit come first
         if not (held := claim(b, self.made())): continue
-        have = read_json(ledger())
+        have = lines_noted()
         self.done |= {w.key: have[w.key] for w in b.rows if is_done(w, have, self.record_to)}
         b.rows = [w for w in b.rows if w.key not in self.done]
         if b.rows:
@@ -604,7 +610,7 @@ def end(self:Queue, worker, rc):
 @patch
 def note(self:Queue, w, rc, seconds, failed=0):
     "A row that is not whole: how it ended, and the seconds of all its tries."
-    seconds += read_json(ledger()).get(w.key, {}).get('seconds', 0)
+    seconds += lines_noted().get(w.key, {}).get('seconds', 0)
     note_row(w.key, row=w.r.row, whole=False, failed=failed, rc=rc, seconds=round(seconds, 1),
              commit=git_commit(), date=now())
 
@@ -815,7 +821,7 @@ def run_rows(
     start, rows, device = time.monotonic(), _asked(what, o), device_named(o.device)
     for w in rows:
         if file := _file(w, o.record_to): _readable(file)
-    have = read_json(ledger())
+    have = lines_noted()
     old = [] if o.again else [w for w in rows if is_done(w, have, o.record_to)]
     if old: say(f'{len(old)} were done before ({ledger()}; --again makes them anew)')
     if o.again: _forget(rows, o.record_to)
@@ -884,7 +890,7 @@ def _as_jobs(found, o, epochs):
 def _lines_now(rows, record_to):
     "What the ledger says of rows."
     q = Queue([Batch(rows, 0.)], [], None, record_to=record_to)
-    have = read_json(ledger())
+    have = lines_noted()
     q.done = {w.key: have[w.key] for w in rows if is_done(w, have, record_to)}
     for w in rows:
         if have.get(w.key, {}).get('failed'): q.ended[w.key] = 'failed', str(log_of(w))
@@ -900,7 +906,7 @@ def _forget(rows, record_to=''):
         if part := part_file(w, _file(w, record_to)): shutil.rmtree(part.parent, ignore_errors=True)
     with file_lock(ledger()):
         keys = {w.key for w in rows}
-        have = {k: d for k, d in read_json(ledger()).items() if k not in keys}
+        have = {k: d for k, d in lines_noted().items() if k not in keys}
         write_atomic(ledger(), json.dumps(have, indent=1).encode())
 
 # %% ../nbs/28_many.ipynb #e0e8104b

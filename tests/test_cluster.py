@@ -344,3 +344,47 @@ def test_a_preempted_job_is_queued_again_and_goes_on(home, tmp_path, capsys):
     assert '1 done, 0 left, 0 failed' in out and p.returncode == 0, out + said
     assert 'this job is preempted' in said and 'Requeued' in said and said.count(' begins ') == 2
     assert [r.row for r in read_rows(tmp_path/'r.csv')] == [f'smoke/{TOY}'] and not [f for f in (home/'claims').iterdir()]
+
+@pytest.mark.parametrize('said', ['[]', '5', 'null', '"a"', '{"place": "here"}', '{"token": "a/b", "pid": 3}', '{"token": "ab", "pid": "a"}', '{"token": "ab", "pid": 1.5}', '{"token": "ab", "pid": 99999999999999}', '{"token": "ab", "pid": true}'])
+def test_a_claim_that_is_no_card_lasts_as_long_as_a_lease(server, said):
+    c = server('a')
+    c.path.write_text(said, encoding='utf-8')
+    server.beat(c.path)
+    assert not take_claim(c)
+    server.t += c.lease + 1
+    assert take_claim(c) and c.held()
+
+@pytest.mark.parametrize('what', ['link', 'pipe', 'folder'])
+def test_what_is_no_file_is_in_the_way_of_a_claim(tmp_path, what):
+    at = tmp_path/'x'
+    dict(link=lambda: at.symlink_to(tmp_path/'none'), pipe=lambda: os.mkfifo(at), folder=at.mkdir)[what]()
+    with pytest.raises(OSError, match='in the way of a claim'): take_claim(Claim(at))
+    assert names(tmp_path) == ['x']
+
+def test_a_claim_goes_where_there_is_no_room_for_another_card(tmp_path, monkeypatch):
+    c = Claim(tmp_path/'x')
+    assert take_claim(c)
+    with monkeypatch.context() as m:
+        def full(*_): raise OSError(errno.ENOSPC, 'No space left on device')
+        m.setattr(Claim, 'write', full)
+        free_claim(c)
+    assert names(tmp_path) == [] and take_claim(Claim(tmp_path/'x'))
+
+@pytest.mark.parametrize('said', ['[]', '5', '{"a', '{"key": 5, "other": {"made": 1}}'])
+def test_a_damaged_note_is_no_note(home, said):
+    home.mkdir(parents=True)
+    many.ledger().write_text(said, encoding='utf-8')
+    assert set(many.lines_noted()) <= {'other'}
+    many.note_row('new', made=2)
+    assert many.lines_noted()['new'] == dict(made=2)
+
+@pytest.mark.parametrize('kw, says', [(dict(ranks=1000), '--ranks is 1000; this machine has'), (dict(local=True, ranks=1000), '--ranks is 1000'), (dict(local=True, gpus=99), '--gpus is 99; this machine has'),
+    (dict(local=True, partition='a'), '--partition does nothing without --slurm'), (dict(local=True, cpus=3), '--cpus does nothing without --slurm'), (dict(account='me'), '--account does nothing without --slurm')])
+def test_what_this_machine_has_not_and_what_does_nothing(capsys, home, kw, says): assert says in refused(capsys, TOY, **kw) and not home.exists()
+
+@pytest.mark.parametrize('gone', [True, False])
+def test_a_rank_whose_torchrun_was_killed_ends(gone):
+    "The process that is to be asked is looked for again when there is something to ask."
+    code = "import os, signal, sys, time; from dd_repro import many; many.GRACE_S = .01\nmany.started = lambda: (0, 2)\n" + ("os.getppid = iter([99999999] + [1]*9).__next__\n" if gone else 'signal.signal(signal.SIGTERM, lambda *_: None)\nos.getppid = os.getpid\n') + "many._watch_parent(); time.sleep(60)"
+    env = os.environ | dict(PYTHONPATH=os.pathsep.join([str(TOP), *filter(None, [os.environ.get('PYTHONPATH')])]))
+    assert subprocess.run([sys.executable, '-c', code], stdin=subprocess.DEVNULL, env=env, timeout=50).returncode == 1

@@ -237,3 +237,20 @@ def test_looking_does_not_change_the_run(fresh):
     run = distill(b, pull, 4, OPTS, callbacks=[look], quiet=True)
     assert torch.equal(a.images, b.images) and look.k == 2 and look.best >= look.last
     assert [('acc_convnet' in r) for r in run.history] == [False, True, False, True]
+
+@pytest.mark.parametrize('when', ['before', 'while ranks meet'])
+def test_a_signal_stops_ranks_together(fresh, monkeypatch, when):
+    "What a rank is asked while it waits for the others is told at the next meeting."
+    from dd_repro import loop
+    d, pull = fresh()
+    met = []
+    def gathered(said):
+        met.append(said)
+        if len(met) == 2 and when != 'before': signal.raise_signal(signal.SIGTERM)
+        return [said, None]
+    monkeypatch.setattr(loop, 'gathered', gathered)
+    monkeypatch.setattr(loop, 'n_ranks', lambda: 2)
+    monkeypatch.setattr(loop, 'add_grads', lambda d: None)
+    pull.joint = True
+    run = distill(d, pull, 9, OPTS, callbacks=[at(2, lambda r: signal.raise_signal(signal.SIGTERM))] if when == 'before' else [], quiet=True)
+    assert (run.stopped, run.it, met[-1]) == ('SIGTERM', 2 + (when != 'before'), 'SIGTERM')
