@@ -192,7 +192,7 @@ class MTTMethod(TrajectoryMethod, name='mtt'):
         return {k: v for k, v in super().said(task, d).items() if not (exact and k == 'grad')}
     def phases(self, d, task, run):
         mtt = self.follow(task, run, d.aug, grad=self.grad)
-        return mean_of_walks(mtt, run, task)
+        return mean_of_walks(mtt, run, task) if run.walks > 1 else mtt
     def opts(self, d): return mtt_opts(self.lr_img, self.lr_lr, self.momentum)
     def remark(self, loss): return lost_way(loss)
 
