@@ -54,7 +54,7 @@ def same_house(
         raise ValueError('the code has changed since this job was submitted; submit it again')
 
 # %% ../nbs/27_cluster.ipynb #648089fa
-_OF_JOBS = ('partition', 'account', 'gpus', 'cpus')
+_OF_JOBS = ('partition', 'account', 'hours', 'gpus', 'cpus')
 
 def _fits(o):
     "ValueError for more ranks or GPUs than this machine has."
@@ -76,7 +76,7 @@ def check_cluster(
     beside(asked, {}, dict(minutes='local'))
     if not o.slurm:
         for k in _OF_JOBS:
-            if k in asked and not (k == 'gpus' and o.local):
+            if k in asked and not (k in ('gpus', 'hours') and o.local):
                 raise ValueError(f'--{k} does nothing without --slurm')
         _fits(o)
     if not (o.slurm or o.local): return
@@ -97,7 +97,7 @@ TIMEOUTS = 1000 # how often a job may be queued again when its hours are over
 
 def local_env(
     i:int, # the number of a job
-    ranks=1, gpus=0, # of a job
+    gpus=0, # of a job
 )->dict: # environment
     "The cards of a job on this machine."
     if not gpus: return {}
@@ -118,7 +118,7 @@ def submit(
     if o.partition: of_slurm['slurm_partition'] = o.partition
     if o.account: of_slurm['slurm_account'] = o.account
     cpus = o.cpus or o.slurm*4*o.ranks # Slurm gives a job one core unless it is told
-    ex.update_parameters(name='dd_rows', timeout_min=max(1, round(60*o.hours)), nodes=1,
+    ex.update_parameters(name='dd_rows', timeout_min=max(1, round(60*(o.hours or 24))), nodes=1,
                          tasks_per_node=1, stderr_to_stdout=True, **of_slurm,
                          **(dict(gpus_per_node=gpus) if gpus and o.slurm else {}),
                          **(dict(cpus_per_task=cpus) if cpus else {}))
@@ -141,7 +141,7 @@ def wait_for(
         raise
     for j in jobs:
         if not j.paths.result_pickle.is_file():
-            say(f'job {j.job_id} ended without a word; see {j.paths.stdout}')
+            raise ValueError(f'job {j.job_id} ended without a word; see {j.paths.stdout}')
         elif e := j.exception():
             said = [l for l in str(e).splitlines() if re.match(r'\w+(Error|Exit|Interrupt)\b', l)]
             raise ValueError(f'job {j.job_id}: {said[-1] if said else e}')

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['replacing', 'write_atomic', 'what_file', 'save_tensors', 'load_tensors', 'layout_of', 'file_head', 'file_lock',
-           'file_sha256']
+           'module_of', 'file_sha256']
 
 # %% ../nbs/00_files.ipynb #bd1ffa07
-import errno, hashlib, json, math, os, secrets, threading, zipfile
+import errno, hashlib, importlib.util, json, math, os, secrets, sys, threading, zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -156,6 +156,22 @@ def file_lock(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with claimed(path.with_name(f'.{path.name}.claim'), wait) as claim: yield claim
+
+# %% ../nbs/00_files.ipynb #8c637aa1
+def module_of(
+    path, # a Python file
+    stem:str, # what its module is called in this process
+):
+    "A Python file as a module; ValueError where there is none, or where it cannot be run."
+    path = Path(path).expanduser()
+    if not path.is_file(): raise ValueError(f'{path}: no such file')
+    spec = importlib.util.spec_from_file_location(stem, path)
+    module = sys.modules[stem] = importlib.util.module_from_spec(spec)
+    try: spec.loader.exec_module(module)
+    except Exception as e:
+        why = ' '.join(str(e).split())
+        raise ValueError(f'{path}: cannot be run ({type(e).__name__}: {why})') from e
+    return module
 
 # %% ../nbs/00_files.ipynb #e03f5695
 def file_sha256(path)->str:

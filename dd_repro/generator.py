@@ -6,7 +6,7 @@
 __all__ = ['Modulated', 'SmallGenerator', 'train_generator', 'StyleGAN', 'check_generator', 'open_generator', 'generator_key']
 
 # %% ../nbs/12_generator.ipynb #78adc6f2
-import hashlib, importlib.util
+import hashlib
 from pathlib import Path
 
 import torch
@@ -120,15 +120,10 @@ _ASKED = 'latents', 'features', 'pictures', 'n_layers'
 _HOW = ('give --generator FILE.py:NAME, a function that takes the training set and returns a '
         'module with latents, features, pictures and n_layers, or --generator small')
 
-def _from_python(path, name):
+def _called(path, name):
     "What a Python file calls by a name."
-    if not Path(path).is_file(): raise ValueError(f'{path}: no such file; {_HOW}')
-    spec = importlib.util.spec_from_file_location(f'dd_generator_{Path(path).stem}', path)
-    module = importlib.util.module_from_spec(spec)
-    try: spec.loader.exec_module(module)
-    except Exception as e:
-        why = ' '.join(str(e).split())
-        raise ValueError(f'{path}: cannot be run ({type(e).__name__}: {why})') from e
+    if not Path(path).expanduser().is_file(): raise ValueError(f'{path}: no such file; {_HOW}')
+    module = module_of(path, f'dd_generator_{Path(path).stem}')
     if not hasattr(module, name): raise ValueError(f'{path}: defines no {name}; {_HOW}')
     return getattr(module, name)
 
@@ -158,7 +153,7 @@ def open_generator(
     if name == 'small': return train_generator(real)
     if not file.endswith('.py'):
         raise ValueError(f'generator {name!r}: there is none; {_HOW}')
-    return check_generator(_from_python(Path(file).expanduser(), function)(real), real)
+    return check_generator(_called(file, function)(real), real)
 
 # %% ../nbs/12_generator.ipynb #a5eeb752
 def generator_key(

@@ -772,7 +772,8 @@ class RowsOptions(RowRun):
     slurm: bool = setting(False, 'as jobs of Slurm; --workers: how many, each takes rows in turn')
     local: bool = setting(False, 'as such jobs on this machine')
     partition: str = setting('', 'of Slurm (default: its own)')
-    hours: float = setting(24., 'of a job; then it is queued again and goes on', above=0)
+    hours: float = setting(None, 'of a job; then it is queued again and goes on (default: 24)',
+                           above=0)
     gpus: int = setting(None, 'of a job (default: 1 for --slurm, or as many as ranks)', least=0)
     cpus: int = setting(None, 'cores of a job (default: 4 for --slurm, or 4 a rank)', least=1)
     account: str = setting('', 'that --slurm jobs are charged to')
@@ -880,7 +881,7 @@ def _as_jobs(found, o, epochs):
     device = o.device or ('cuda' if gpus else device_named(''))
     said = dict(lines=lines_of(rows), epochs=epochs, device=device, root=o.root, ranks=o.ranks,
                 record_to=os.path.abspath(o.record_to) if '/' in o.record_to else o.record_to)
-    envs = [local_env(i, o.ranks, gpus) if o.local else {} for i in range(k)]
+    envs = [local_env(i, gpus) if o.local else {} for i in range(k)]
     jobs = submit([Pilot(pull_rows, said | dict(name=f'job{i + 1}', env=e))
                    for i, e in enumerate(envs)], o, gpus)
     if o.slurm: return []

@@ -7,7 +7,7 @@ __all__ = ['NEEDS', 'METHODS', 'LOOP', 'FORM', 'Task', 'RunOptions', 'Methods', 
            'method_of', 'learn', 'words_of', 'method_words', 'smoke_of']
 
 # %% ../nbs/09_method.ipynb #f7bb34f8
-import dataclasses, importlib, importlib.util, json, sys
+import dataclasses, importlib, json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +16,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from .core import *
 from .cost import *
+from .files import *
 from .parallel import *
 from .fields import *
 
@@ -110,18 +111,8 @@ def _entry_points():
 
 def _from_file(path, name):
     "The method of this name in a Python file."
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise ValueError(f'{path}: no such file')
-    stem = f'dd_method_{path.stem}'
-    spec = importlib.util.spec_from_file_location(stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[stem] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as e:
-        why = ' '.join(str(e).split())
-        raise ValueError(f'{path}: cannot be run ({type(e).__name__}: {why})') from e
+    stem = f'dd_method_{Path(path).stem}'
+    module_of(path, stem)
     if name not in METHODS.own or METHODS.own[name].__module__ != stem:
         raise ValueError(f'{path}: defines no method {name!r}')
     return METHODS.own[name]

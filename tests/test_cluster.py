@@ -302,7 +302,7 @@ def test_what_slurm_is_asked_for(home, tmp_path, monkeypatch):
     for line in ('--partition=night', '--time=90', '--cpus-per-task=6', '--gpus-per-node=4', '--array=0-1%2', '--nodes=1', '--ntasks-per-node=1', '--signal=USR2@90'): assert line in asked, (line, asked)
 
 def test_cards_of_jobs_on_one_machine():
-    assert [cluster.local_env(i, 2, 2) for i in (0, 1)] == [dict(CUDA_VISIBLE_DEVICES='0,1'), dict(CUDA_VISIBLE_DEVICES='2,3')] and cluster.local_env(0) == {}
+    assert [cluster.local_env(i, 2) for i in (0, 1)] == [dict(CUDA_VISIBLE_DEVICES='0,1'), dict(CUDA_VISIBLE_DEVICES='2,3')] and cluster.local_env(0) == {}
 
 def test_torchrun_stands_before_a_row_torchrun_words():
     assert many.torchrun_words(1) == ['-m'] and '--nproc-per-node=4' in many.torchrun_words(4)
