@@ -256,3 +256,9 @@ def test_pictures_that_are_files_have_no_metadata():
     for p in sorted((Path(__file__).resolve().parent.parent/'docs'/'images').glob('*.png')):
         im = Image.open(p)
         assert not im.info.keys() - {'transparency'} and max(im.size) <= 1400 and p.stat().st_size < 300_000, p.name
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_what_is_printed_is_kept(path):
+    "The shell that runs notebooks drops the words of a cell whose last line ends with a semicolon."
+    cells = [''.join(c['source']).rstrip() for c in read(path)['cells'] if c['cell_type'] == 'code']
+    assert [c.splitlines()[-1] for c in cells if c.endswith(';') and re.search(r'\bprint\(', c)] == []
