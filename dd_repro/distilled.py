@@ -249,6 +249,7 @@ ALIASES = dict( # kind, as cards name it -> where its class is today
     Formation='dd_repro.idc.Formation', LinearBases='dd_repro.linba.LinearBases',
     CodesAndDecoders='dd_repro.kfs.CodesAndDecoders',
     BasesAndHallucinators='dd_repro.haba.BasesAndHallucinators',
+    Generated='dd_repro.glad.Generated', # is saved as pixels
     Parts='dd_repro.parts.Parts')
 
 def class_of(
