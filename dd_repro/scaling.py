@@ -115,9 +115,9 @@ def bench_ranks(
     how=USUAL, # sizes
     visits=2, # of a stage in each start
     starts=1, # of each world
-)->dict: # idle: cores before each start; one, two: stage -> seconds
+)->dict: # how; idle: cores before each start; one, two: stage -> seconds
     "What a second rank gains, stage by stage."
-    out = dict(idle=[], one={s: [] for s in STAGES}, two={s: [] for s in STAGES})
+    out = dict(how=how, idle=[], one={s: [] for s in STAGES}, two={s: [] for s in STAGES})
     for _ in range(starts):
         for name, k in (('one', 1), ('two', 2)):
             out['idle'].append(idle_cores())
@@ -149,7 +149,8 @@ def ranks_rows(
 )->list:
     "The same as rows."
     said = f'{min(found["idle"]):.1f} of {cores()} cores idle before; one thread a rank'
-    kw = dict(protocol=kind, deviations=said, metric='seconds', unit='s', device=device_name())
+    kw = dict(protocol=kind, deviations=said, metric='seconds', unit='s', device=device_name(),
+              settings=settings_hash(found['how']))
     return [Row(f'bench/ranks/{s}', method=f'{name} rank{"s"*(name == "two")}', mean=min(v[s]),
                 n=len(v[s]), **kw)
             for name, v in ((k, found[k]) for k in ('one', 'two')) for s in STAGES]
